@@ -1,0 +1,46 @@
+# `make demo` and `make test` set up what they need by themselves: a virtual environment in .venv, built from
+# hash-locked requirements. llama.cpp is compiled once (about 8 minutes on 2 cores) and then comes from pip's cache.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo run test test-all lint lock bench clean
+help:           ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## ?/\t/' | expand -t 12
+
+$(VENV)/.app: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "flashmoe-tui needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) (the first time compiles llama.cpp: some minutes)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.app  ## chat with the model that comes with the project: no download, no network
+	@$(BIN)/flashmoe-tui demo
+
+run: $(VENV)/.app   ## the app
+	@$(BIN)/flashmoe-tui
+
+test: $(VENV)/.dev  ## the test suite
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev  ## the test suite with the tests that take minutes
+	$(BIN)/python -m pytest -m ''
+
+lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/.dev  ## pin every dependency with hashes again
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+clean:          ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,374 @@
+"""The adapter interface: what a backend is asked and what it answers, as typed structs.
+
+Everything here crosses the pipe between the app and the engine's child process as JSON (`backends.engine.protocol`),
+so it holds plain data only. A backend implements `Backend` and `Model`; it registers under the entry-point group
+``flashmoe.backends`` and is driven by `backends.engine`. Units: bytes, seconds, tokens. A value that can't be known
+is None, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
+
+from msgspec import Struct, field
+
+# ---- requests --------------------------------------------------------------------------------------------------
+
+
+class LoadRequest(Struct, kw_only=True, frozen=True):
+    """What to load and how. None means that the backend chooses and says what it chose in `ModelInfo`."""
+
+    path: str
+    """A GGUF file (the first of a split set), or whatever else the chosen backend understands (a URL for `remote`)."""
+    backend: str = "auto"
+    """A registered backend's name, or ``auto``."""
+    ram_bytes: int | None = None
+    """The most bytes of RAM that routed experts may hold (``--ram``). Dense weights, KV and buffers come on top."""
+    n_ctx: int | None = None
+    """Context size in tokens, for all sequences together; None takes min(trained context, what fits)."""
+    n_seq_max: int = 1
+    """Sequences that may be decoded together."""
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    n_threads: int | None = None
+    n_gpu_layers: int | None = None
+    """Layers whose attention and dense weights go to the GPU; experts never do. None: all that fit."""
+    n_expert_used: int | None = None
+    """Fewer active experts than the model was trained with (``--experts``): lossy."""
+    store: Literal["auto", "pagecache", "pool"] = "auto"
+    """Which residency store the backend `stream` uses."""
+    embeddings: bool = False
+
+
+class ChatMessage(Struct, frozen=True):
+    """One message of a chat. `thinking` is the reasoning that came before an assistant's `content`."""
+
+    role: str
+    content: str
+    thinking: str = ""
+
+
+class Sampling(Struct, kw_only=True, frozen=True):
+    """Sampler settings; the defaults are the app's preset `default`. temperature 0 is greedy."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    """None draws a fresh seed, which `Finished` reports."""
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    """None: until the model ends or the context is full."""
+    grammar: str | None = None
+    """GBNF that the answer (not the thinking) must match."""
+
+
+class GenerateRequest(Struct, kw_only=True, frozen=True):
+    """One answer to produce. Exactly one of `messages`, `prompt` and `tokens` is given."""
+
+    id: str
+    """Unique among the running requests of one engine; every event about this answer carries it."""
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    """Raw text, tokenised without a chat template."""
+    tokens: tuple[int, ...] | None = None
+    sampling: Sampling = Sampling()
+    session: str | None = None
+    """Requests of one chat share a session: its KV cache is reused as far as the tokens agree."""
+    enable_thinking: bool | None = None
+    """Passed to templates that know a switch; None leaves the template's default."""
+    continue_final: bool = False
+    """The last message is an assistant's that was cut short: go on in it instead of opening a new one."""
+    template_args: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class BenchRequest(Struct, kw_only=True, frozen=True):
+    """Teacher-forced random tokens: see the fields of `BenchResult`."""
+
+    prompt_tokens: int = 16
+    tokens: int = 32
+    seed: int = 1
+    parallel: int = 1
+    """Sequences decoded together; each gets its own random ids."""
+    skew: float = 0.0
+    """0 draws ids uniformly; above 0 by a Zipf law of this exponent."""
+
+
+# ---- events ----------------------------------------------------------------------------------------------------
+
+
+class LoadProgress(Struct, kw_only=True, frozen=True, tag=True):
+    """While a model loads. `total_bytes` counts what will really be read or mapped, None while unknown."""
+
+    stage: str
+    """A few words for the user, e.g. ``reading dense weights``."""
+    done_bytes: int = 0
+    total_bytes: int | None = None
+
+
+class PrefillProgress(Struct, kw_only=True, frozen=True, tag=True):
+    """The prompt's tokens done of `total`; `reused` of them came from the KV cache."""
+
+    id: str
+    done: int
+    total: int
+    reused: int = 0
+
+
+class Delta(Struct, kw_only=True, frozen=True, tag=True):
+    """New text of an answer, with the number of tokens that made it."""
+
+    id: str
+    text: str
+    kind: Literal["answer", "thinking"] = "answer"
+    n_tokens: int = 1
+
+
+class Usage(Struct, kw_only=True, frozen=True):
+    """What one answer took. `prefill_s` and `decode_s` are wall seconds; the rates follow from them."""
+
+    prompt_tokens: int
+    reused_tokens: int
+    completion_tokens: int
+    thinking_tokens: int = 0
+    prefill_s: float
+    decode_s: float
+    hit_rate: float | None = None
+    read_bytes: int | None = None
+    stall_s: float | None = None
+    seed: int | None = None
+
+
+class Finished(Struct, kw_only=True, frozen=True, tag=True):
+    """The answer ended: by itself, a stop string, its length, a full context, or because it was cancelled."""
+
+    id: str
+    reason: Literal["stop", "length", "context", "cancelled"]
+    usage: Usage
+
+
+class Failed(Struct, kw_only=True, frozen=True, tag=True):
+    """The request failed; the engine goes on. `message` is one sentence for the user with what to do."""
+
+    id: str
+    code: str
+    """One of `EngineError`'s codes."""
+    message: str
+
+
+class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
+    """A loaded model. Byte figures are what was really allocated or mapped, None where unknown."""
+
+    name: str
+    path: str
+    architecture: str
+    quant: str
+    backend: str
+    backend_reason: str
+    """Why this backend and store were chosen, or why a better one was not: a sentence."""
+    n_layers: int
+    n_vocab: int
+    n_ctx: int
+    n_ctx_train: int
+    n_seq_max: int = 1
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_experts: int = 0
+    """0: a dense model, of which nothing streams."""
+    n_expert_used: int = 0
+    n_expert_used_trained: int = 0
+    file_bytes: int
+    expert_bytes: int = 0
+    """All routed experts together."""
+    dense_bytes: int | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+    budget_bytes: int | None = None
+    """The most that experts may hold in RAM; None: unlimited."""
+    vram_bytes: int | None = None
+    n_gpu_layers: int = 0
+    has_chat_template: bool = True
+    can_think: bool = False
+    """The template has a switch for thinking, or opens a thinking tag."""
+    load_s: float = 0.0
+    load_read_bytes: int | None = None
+    store: str | None = None
+    lossy: str | None = None
+    """A sentence where answers differ from the full model's (fewer experts), to be shown wherever the model is named."""
+
+
+class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
+    """Counters since the model was loaded; take differences. None: this backend can't know."""
+
+    t: float
+    """time.monotonic() in the engine."""
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    prefill_s: float = 0.0
+    """Wall seconds inside llama_decode for batches with prompt tokens."""
+    decode_s: float = 0.0
+    stall_s: float | None = None
+    """Seconds that the compute waited for expert bytes (prefill and decode)."""
+    hook_s: float | None = None
+    """Seconds in the router hook that were not waiting."""
+    expert_hits: int | None = None
+    """Chosen experts (layer, expert) that were resident when the router chose them."""
+    expert_misses: int | None = None
+    read_bytes: int | None = None
+    """Expert bytes read from storage."""
+    evictions: int | None = None
+    resident_bytes: int | None = None
+    budget_bytes: int | None = None
+    ctx_used: int = 0
+    n_active: int = 0
+    """Sequences being prefilled or decoded."""
+    n_waiting: int = 0
+
+
+class ExpertMap(Struct, kw_only=True, frozen=True, tag=True):
+    """Per (layer, expert) state, row-major little-endian arrays of n_layers x n_experts."""
+
+    n_layers: int
+    n_experts: int
+    first_layer: int = 0
+    """Index of row 0 in the model: leading dense layers have no row."""
+    layers: tuple[int, ...] = ()
+    """The model's layer index of each row."""
+    expert_bytes: tuple[int, ...] = ()
+    """Bytes of one expert, per row."""
+    uses: bytes | None = None
+    """uint32: times chosen since load; None where the backend doesn't see the router."""
+    heat: bytes | None = None
+    """float32: uses that decay by half every 64 tokens."""
+    last_used: bytes | None = None
+    """uint32: the token number of the last use, 0 for never."""
+    residency: bytes | None = None
+    """uint8: resident share of the expert's bytes, 0 (on SSD) to 255 (all in RAM)."""
+
+
+class BenchResult(Struct, kw_only=True, frozen=True, tag=True):
+    """The contract of ``bench --json``."""
+
+    backend: str
+    model: str
+    load_s: float
+    load_read_bytes: int | None
+    prefill_tok_s: float
+    decode_tok_s: float
+    compute_s_per_token: float | None
+    stall_s_per_token: float | None
+    hit_rate: float | None
+    read_bytes_per_token: float | None
+    disk_bytes_s: float | None
+    bound_tok_s: float | None
+    bound_share: float | None
+    peak_rss_bytes: int | None
+    budget_bytes: int | None
+    major_faults: int | None
+    logits_sha256: str
+    store: str | None = None
+    parallel: int = 1
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seed: int = 0
+    evictions: int | None = None
+    hook_s_per_token: float | None = None
+    n_threads: int | None = None
+    lossy: str | None = None
+
+
+Event = LoadProgress | PrefillProgress | Delta | Finished | Failed | ModelInfo | Telemetry | ExpertMap | BenchResult
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------
+
+
+class EngineError(Exception):
+    """A failure with one clear sentence for the user.
+
+    Codes: ``not_found``, ``not_a_file``, ``not_gguf``, ``truncated``, ``unknown_architecture``, ``bad_model``,
+    ``no_memory``, ``context_too_large``, ``prompt_too_long``, ``bad_request``, ``bad_template``, ``budget_too_small``,
+    ``unsupported``, ``io_error``, ``cancelled``, ``engine_died``, ``network``, ``unauthorized``, ``internal``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+# ---- what a backend implements -----------------------------------------------------------------------------------
+
+ProgressCallback = Callable[[LoadProgress], bool]
+"""Called now and then while loading; returning False cancels (the loader raises `EngineError("cancelled")`)."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Loads models. Created without arguments by the registry, in the engine's child process."""
+
+    name: str
+
+    def why_not(self, request: LoadRequest) -> str | None:
+        """None if this backend can run the request here, else one sentence that says why not. Cheap: reads headers."""
+        ...
+
+    def load(self, request: LoadRequest, progress: ProgressCallback) -> Model:
+        """Loads the model; raises `EngineError`."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A loaded model that answers requests. One thread drives it; only `cancel` may be called from another."""
+
+    info: ModelInfo
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """Tokens of the request's prompt after the chat template; raises `EngineError`."""
+        ...
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Queues a request; it advances in `step`. Raises `EngineError` where it can't ever run."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Stops a request within one layer; `step` then emits its `Finished`. Thread-safe; unknown ids are ignored."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Advances every active request by one batch and returns what happened; [] when there is nothing to do."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+        ...
+
+    def telemetry(self) -> Telemetry:
+        """Counters now. Thread-safe and cheap: it is read several times a second while `step` runs."""
+        ...
+
+    def expert_map(self) -> ExpertMap | None:
+        """Per-expert state, None where the backend has none (dense models, `remote`). Thread-safe."""
+        ...
+
+    def bench(self, request: BenchRequest, progress: Callable[[int, int], bool]) -> BenchResult:
+        """Runs the teacher-forced benchmark; `progress(done, total)` returning False cancels."""
+        ...
+
+    def save_state(self, session: str, path: str) -> int:
+        """Writes a session's tokens and KV cache to a file; returns its bytes. 0 where not supported."""
+        ...
+
+    def restore_state(self, session: str, path: str) -> int:
+        """Restores a session; returns the tokens restored, 0 where the file doesn't fit this model."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything."""
+        ...
