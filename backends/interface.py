@@ -199,7 +199,7 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     load_read_bytes: int | None = None
     store: str | None = None
     lossy: str | None = None
-    """A sentence where answers differ from the full model's (fewer experts), to be shown wherever the model is named."""
+    """A sentence where answers differ from the full model's (fewer experts); shown wherever the model is named."""
 
 
 class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
