@@ -66,6 +66,8 @@ class Sampling(Struct, kw_only=True, frozen=True):
     """None: until the model ends or the context is full."""
     grammar: str | None = None
     """GBNF that the answer (not the thinking) must match."""
+    json_schema: str | None = None
+    """A JSON schema (as text) that the answer must match: the backend turns it into a grammar."""
 
 
 class GenerateRequest(Struct, kw_only=True, frozen=True):
