@@ -1,0 +1,109 @@
+"""A batch's output: a JSONL file that is valid at every moment and says what is done already.
+
+Each result is one `write` of one line, followed by fsync: a kill leaves whole lines, a power cut at most a torn last
+one, which the next call cuts off. The file is locked while a batch writes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+
+class OutputError(Exception):
+    """The output can't be used; the message says why and what to do. `busy`: worth trying again later."""
+
+    def __init__(self, message: str, *, busy: bool = False) -> None:
+        super().__init__(message)
+        self.busy = busy
+
+
+class Output:
+    """Opens (or creates) the output and reads which ids it holds. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: set[str] = set()
+        self.failed: set[str] = set()
+        self.torn_bytes = 0
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as e:
+            raise OutputError(f"{path} can't be written: {e.strerror}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise OutputError(f"{path} is being written by another batch; wait for it, or name another file",
+                              busy=True) from None  # fmt: skip
+        try:
+            self._recover()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _recover(self) -> None:
+        good = 0
+        with os.fdopen(os.dup(self._fd), "rb") as f:
+            f.seek(0)
+            for number, raw in enumerate(f, 1):
+                try:
+                    line = msgspec.json.decode(raw) if raw.endswith(b"\n") else None
+                except msgspec.DecodeError:
+                    line = None
+                if line is None:
+                    rest = f.read(1)
+                    if rest:
+                        raise OutputError(f"{self.path}, line {number}, is not JSON: name another output file")
+                    self.torn_bytes = len(raw)
+                    break
+                item_id = line.get("custom_id", line.get("id")) if isinstance(line, dict) else None
+                if not isinstance(item_id, str):
+                    raise OutputError(f"{self.path}, line {number}, is not a batch's result: name another output file")
+                (self.failed if line.get("error") else self.done).add(item_id)
+                good += len(raw)
+        if self.torn_bytes:
+            os.ftruncate(self._fd, good)
+            os.fsync(self._fd)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends one result and waits until it is on the disk. Raises OSError (ENOSPC leaves no torn line)."""
+        raw = msgspec.json.encode(line) + b"\n"
+        before = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, raw) != len(raw):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, before)
+            raise
+        item_id = line.get("custom_id", line["id"])
+        (self.failed if line.get("error") else self.done).add(item_id)
+
+    def forget_failed(self) -> None:
+        """Rewrites the file without the lines that failed, so that they are run again."""
+        if not self.failed:
+            return
+        with os.fdopen(os.dup(self._fd), "rb") as f:
+            f.seek(0)
+            keep = b"".join(raw for raw in f if not msgspec.json.decode(raw).get("error"))
+        fresh = self.path.with_name(self.path.name + ".new")
+        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, keep)
+        os.fsync(fd)
+        fresh.replace(self.path)
+        os.close(self._fd)
+        self._fd = fd
+        self.failed.clear()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        os.close(self._fd)

@@ -1,0 +1,295 @@
+"""Runs a batch: keeps the engine full, writes each answer when it is done, starts the engine again if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from backends.engine.client import EngineClient
+from backends.interface import Delta, EngineError, Finished, LoadRequest, ModelInfo, Telemetry
+from flashmoe.batch.energy import EnergyMeter
+from flashmoe.batch.lines import Item
+from flashmoe.batch.output import Output
+from flashmoe.batch.width import WidthSearch
+from flashmoe.serve.shapes import Shape, finish_reason, usage_of
+
+MAX_DEATHS = 3
+"""An item that was in flight when the engine died this often is reported as failed: it may be what kills it."""
+
+
+class Progress(Struct, kw_only=True, frozen=True):
+    """Where a batch stands. Rates are over the last window; None while unknown."""
+
+    done: int
+    failed: int
+    total: int
+    active: int
+    width: int
+    tokens: int
+    tok_s: float | None
+    eta_s: float | None
+    hit_rate: float | None
+    read_bytes_per_token: float | None
+
+
+class Summary(Struct, kw_only=True):
+    """The end of a batch. `tokens` counts generated ones of this call. None: can't be known here."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    bad_lines: int = 0
+    remaining: int = 0
+    width: int = 1
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    tokens: int = 0
+    tokens_per_hour: float | None = None
+    hit_rate: float | None = None
+    read_bytes_per_token: float | None = None
+    energy_kwh: float | None = None
+    cost_per_million_tokens: float | None = None
+    stopped: str | None = None
+    """Why the batch ended before its work did."""
+
+
+def by_prefix(items: Sequence[Item]) -> list[Item]:
+    """Items in an order that puts equal beginnings side by side, so that each is prefilled once."""
+
+    def key(item: Item) -> tuple[tuple[str, str], ...]:
+        if item.request.messages is not None:
+            return tuple((m.role, m.content) for m in item.request.messages)
+        return (("", item.request.prompt or ""),)
+
+    first_seen: dict[tuple[str, str], int] = {}
+    for item in items:  # groups keep the input's order, so that results come roughly as they were asked
+        first_seen.setdefault(key(item)[0], item.line)
+    return sorted(items, key=lambda item: (first_seen[key(item)[0]], key(item)))
+
+
+class Batch:
+    """One call of ``batch``. Drive it with `run`; `stop` lets what is in flight go and returns soon."""
+
+    def __init__(
+        self,
+        load: LoadRequest,
+        items: Sequence[Item],
+        output: Output,
+        *,
+        log_path: Path,
+        width: int | None,
+        on_progress: Callable[[Progress], None],
+        on_note: Callable[[str], None],
+        per_sequence_ctx: int,
+        price_kwh: float | None = None,
+    ) -> None:
+        self._load = load
+        self._queue = deque(by_prefix([i for i in items if i.id not in output.done and i.id not in output.failed]))
+        self._output = output
+        self._total = len(items)
+        self._skipped = len(items) - len(self._queue)
+        self._client = EngineClient(log_path=log_path, on_event=self._on_event)
+        self._search = WidthSearch(width or load.n_seq_max)
+        if width is not None:
+            self._search.width, self._search.settled = width, True
+        self._on_progress = on_progress
+        self._on_note = on_note
+        self._ctx = per_sequence_ctx
+        self._price = price_kwh
+        self._active: dict[str, asyncio.Task[None]] = {}
+        self._deaths: dict[str, int] = {}
+        self._tokens = 0
+        self._window: deque[tuple[float, int]] = deque()
+        self._first_telemetry: Telemetry | None = None
+        self._telemetry: Telemetry | None = None
+        self._stopping: str | None = None
+        self._wake = asyncio.Event()
+        self._energy = EnergyMeter()
+        self.summary = Summary(skipped=self._skipped)
+        self.info: ModelInfo | None = None
+
+    # ---- the outside --------------------------------------------------------------------------------------------
+
+    def stop(self, why: str = "interrupted") -> None:
+        """Ends the batch: nothing new is started, what is in flight is dropped (the next call runs it again)."""
+        self._stopping = self._stopping or why
+        self._wake.set()
+
+    async def run(self) -> Summary:
+        """Runs until everything is done or `stop`. Raises `EngineError` where the model can't be loaded."""
+        try:
+            if self._queue:
+                self.info = await self._client.load(self._load)
+                await self._client.watch(0.5)
+                await self._pump()
+        finally:
+            for task in self._active.values():
+                task.cancel()
+            await asyncio.gather(*self._active.values(), return_exceptions=True)
+            await self._client.stop()
+        return self._finish_summary()
+
+    def interrupted(self) -> Summary:
+        """The figures after `run` was cancelled from outside."""
+        self.stop("interrupted; run the same command again to go on")
+        return self._finish_summary()
+
+    # ---- the engine's side --------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Any) -> None:
+        if isinstance(event, Telemetry):
+            if self._first_telemetry is None or event.t < self._first_telemetry.t:
+                self._first_telemetry = event
+            self._telemetry = event
+
+    async def _pump(self) -> None:
+        started = time.monotonic()
+        while (self._queue or self._active) and not self._stopping:
+            while self._queue and len(self._active) < self._search.width:
+                item = self._queue.popleft()
+                self._active[item.id] = asyncio.create_task(self._one(item))
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 0.5)
+            now = time.monotonic()
+            self._search.observe(self._tokens, len(self._active), now)
+            self._report(now)
+            if not self._client.alive and not self._stopping:
+                await self._revive()
+        self.summary.seconds = time.monotonic() - started
+
+    async def _revive(self) -> None:
+        """Starts the engine again; what was in flight has gone back to the queue by itself."""
+        await asyncio.gather(*self._active.values(), return_exceptions=True)
+        if not self._queue:
+            return
+        self._on_note("the engine died; starting it again")
+        self._first_telemetry = self._telemetry = None
+        self.info = await self._client.load(self._load)
+        await self._client.watch(0.5)
+
+    async def _one(self, item: Item) -> None:
+        text: dict[str, list[str]] = {"answer": [], "thinking": []}
+        limit = item.request.sampling.max_tokens
+        request = item.request
+        if limit is None or limit > self._ctx:
+            sampling = msgspec.structs.replace(request.sampling, max_tokens=self._ctx)
+            request = msgspec.structs.replace(request, sampling=sampling)
+        try:
+            async for event in self._client.generate(request):
+                if isinstance(event, Delta):
+                    text[event.kind].append(event.text)
+                    self._tokens += event.n_tokens
+                elif isinstance(event, Finished) and event.reason != "cancelled":
+                    self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
+        except EngineError as e:
+            if e.code != "engine_died" or (deaths := self._deaths.get(item.id, 0) + 1) >= MAX_DEATHS:
+                self._write(self._error_line(item, e))
+            else:
+                self._deaths[item.id] = deaths
+                self._queue.appendleft(item)
+        finally:
+            self._active.pop(item.id, None)
+            self._wake.set()
+
+    # ---- results ------------------------------------------------------------------------------------------------
+
+    def _answer(self, item: Item, answer: str, thinking: str, event: Finished) -> None:
+        assert self.info is not None
+        self.summary.prompt_tokens += event.usage.prompt_tokens
+        self.summary.reused_tokens += event.usage.reused_tokens
+        self.summary.tokens += event.usage.completion_tokens
+        name = self.info.name
+        if item.openai:
+            shape = Shape(chat=item.chat, id=f"req-{item.line}", created=int(time.time()), model=name)
+            body = shape.whole(answer, thinking, event)
+            response = {"status_code": 200, "request_id": shape.id, "body": body}
+            line = {"id": f"batch-{item.line}", "custom_id": item.id, "response": response, "error": None}
+        else:
+            line = {"id": item.id, "answer": answer, "finish_reason": finish_reason(event), "model": name}
+            if thinking:
+                line["thinking"] = thinking
+            if self.info.lossy:
+                line["lossy"] = self.info.lossy
+            line["usage"] = usage_of(event)
+        self._write(line)
+
+    @staticmethod
+    def _error_line(item: Item, e: EngineError) -> dict[str, Any]:
+        error = {"code": e.code, "message": e.message}
+        if item.openai:
+            return {"id": f"batch-{item.line}", "custom_id": item.id, "response": None, "error": error}
+        return {"id": item.id, "error": error}
+
+    def _write(self, line: dict[str, Any]) -> None:
+        try:
+            self._output.write(line)
+        except OSError as e:
+            self.stop(f"{self._output.path} can't be written: {e.strerror}; make room and run the same command again")
+            return
+        if line.get("error"):
+            self.summary.failed += 1
+            self._on_note(f"{line.get('custom_id', line['id'])}: {line['error']['message']}")
+        else:
+            self.summary.done += 1
+
+    # ---- figures ------------------------------------------------------------------------------------------------
+
+    def _rates(self) -> tuple[float | None, float | None]:
+        """Hit rate, and bytes read a token, since the model was loaded."""
+        a, b = self._first_telemetry, self._telemetry
+        if a is None or b is None:
+            return None, None
+        hit = per_token = None
+        if b.expert_hits is not None and b.expert_misses is not None and a.expert_hits is not None:
+            chosen = b.expert_hits + b.expert_misses - a.expert_hits - (a.expert_misses or 0)
+            hit = (b.expert_hits - a.expert_hits) / chosen if chosen else None
+        made = b.decode_tokens - a.decode_tokens
+        if b.read_bytes is not None and made:
+            per_token = (b.read_bytes - (a.read_bytes or 0)) / made
+        return hit, per_token
+
+    def _report(self, now: float) -> None:
+        self._energy.joules()
+        self._window.append((now, self._tokens))
+        while len(self._window) > 2 and now - self._window[0][0] > 20:
+            self._window.popleft()
+        seconds, made = now - self._window[0][0], self._tokens - self._window[0][1]
+        rate = made / seconds if seconds > 1 and made else None
+        ended = self.summary.done + self.summary.failed
+        eta = None
+        if self.summary.done and self.summary.tokens and rate:
+            each = self.summary.tokens / self.summary.done
+            eta = (len(self._queue) + len(self._active)) * each / rate
+        hit, per_token = self._rates()
+        self._on_progress(
+            Progress(
+                done=ended - self.summary.failed + self._skipped, failed=self.summary.failed, total=self._total,
+                active=len(self._active), width=self._search.width, tokens=self._tokens, tok_s=rate, eta_s=eta,
+                hit_rate=hit, read_bytes_per_token=per_token,
+            )
+        )  # fmt: skip
+
+    def _finish_summary(self) -> Summary:
+        s = self.summary
+        s.stopped = self._stopping
+        s.width = self._search.width
+        s.remaining = self._total - self._skipped - s.done - s.failed
+        s.hit_rate, s.read_bytes_per_token = self._rates()
+        if s.seconds and s.tokens:
+            s.tokens_per_hour = s.tokens / s.seconds * 3600
+        joules = self._energy.joules()
+        if joules is not None and s.seconds:
+            s.energy_kwh = joules / 3.6e6
+            if self._price is not None and s.tokens:
+                s.cost_per_million_tokens = s.energy_kwh * self._price / s.tokens * 1e6
+        return s

@@ -1,0 +1,117 @@
+"""The engine as the server sees it: admission, cancellation, and starting the child again after its death."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from backends.engine.client import EngineClient
+from backends.interface import EngineError, Event, Finished, GenerateRequest, LoadRequest, ModelInfo, Telemetry
+
+MAX_WAITING = 256
+"""Requests queued beyond those being decoded; more are refused with 429."""
+
+log = logging.getLogger(__name__)
+
+
+class BusyError(Exception):
+    """Too many requests wait already."""
+
+
+class Ticket:
+    """One admitted request's place in the count, given back once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Engine | None = engine
+        engine.in_flight += 1
+
+    def give_back(self) -> None:
+        if self._engine is not None:
+            self._engine.in_flight -= 1
+            self._engine = None
+
+
+class Engine:
+    """One model in one child process, shared by all clients of the server."""
+
+    def __init__(self, request: LoadRequest, log_path: Path, model_id: str | None = None) -> None:
+        self.request = request
+        self.client = EngineClient(log_path=log_path, on_event=self._on_event)
+        self._info: ModelInfo | None = None
+        self._model_id = model_id
+        self._reload: asyncio.Task[None] | None = None
+        self.telemetry: Telemetry | None = None
+        self.in_flight = 0
+        self.finished: dict[str, int] = {"stop": 0, "length": 0, "context": 0, "cancelled": 0}
+        self.failed = 0
+        self.restarts = 0
+
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise EngineError("not_found", "no model is loaded yet")
+        return self._info
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id or self.info.name or Path(self.info.path).stem
+
+    @property
+    def ready(self) -> bool:
+        return self.client.alive and self.client.model is not None
+
+    async def start(self) -> ModelInfo:
+        """Loads the model; raises `EngineError`."""
+        self._info = await self.client.load(self.request)
+        await self.client.watch(1.0)
+        return self._info
+
+    async def stop(self) -> None:
+        if self._reload is not None:
+            self._reload.cancel()
+        await self.client.stop()
+
+    def _on_event(self, event: Any) -> None:
+        if isinstance(event, Telemetry):
+            self.telemetry = event
+
+    async def _again(self) -> None:
+        try:
+            await self.start()
+            self.restarts += 1
+        except EngineError as e:
+            log.error("the engine could not be started again: %s", e.message)
+
+    async def admit(self, request: GenerateRequest) -> Ticket:
+        """A place for one request. Raises `BusyError`, or `EngineError` while the engine is being started again."""
+        if not self.ready:
+            if self._reload is None or self._reload.done():
+                self._reload = asyncio.create_task(self._again())
+            raise EngineError("engine_died", "the engine stopped and is being started again; try once more in a moment")
+        if self.in_flight >= self.info.n_seq_max + MAX_WAITING:
+            raise BusyError(f"{self.in_flight} requests wait already; try again in a moment")
+        return Ticket(self)
+
+    async def generate(self, request: GenerateRequest, ticket: Ticket) -> AsyncIterator[Event]:
+        """The request's events. Closing the iterator early cancels the request in the engine."""
+        ended = False
+        try:
+            async for event in self.client.generate(request):
+                if isinstance(event, Finished):
+                    ended = True
+                    self.finished[event.reason] += 1
+                yield event
+            ended = True
+        except EngineError:
+            ended = True
+            self.failed += 1
+            raise
+        finally:
+            ticket.give_back()
+            if not ended:
+                self.finished["cancelled"] += 1
+                if self.client.alive:
+                    await self.client.cancel(request.id)
