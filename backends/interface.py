@@ -200,6 +200,9 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     load_s: float = 0.0
     load_read_bytes: int | None = None
     store: str | None = None
+    n_threads: int | None = None
+    disk_bytes_s: float | None = None
+    """What the model's disk gave when it was probed with reads of an expert's size: the ceiling of the SSD pane."""
     lossy: str | None = None
     """A sentence where answers differ from the full model's (fewer experts); shown wherever the model is named."""
 
@@ -230,6 +233,10 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
     n_active: int = 0
     """Sequences being prefilled or decoded."""
     n_waiting: int = 0
+    reuse_bytes_hist: tuple[int, ...] | None = None
+    """Recent decode uses per bin of reuse distance (`backends.streaming.reuse.ReuseMeter.histogram`)."""
+    next_token_reuse: float | None = None
+    """The share of a token's experts that the token before it used too."""
 
 
 class ExpertMap(Struct, kw_only=True, frozen=True, tag=True):
@@ -251,6 +258,12 @@ class ExpertMap(Struct, kw_only=True, frozen=True, tag=True):
     """uint32: the token number of the last use, 0 for never."""
     residency: bytes | None = None
     """uint8: resident share of the expert's bytes, 0 (on SSD) to 255 (all in RAM)."""
+    hits: bytes | None = None
+    """uint32 per row: chosen experts that were resident, since load."""
+    misses: bytes | None = None
+    """uint32 per row: chosen experts that were not."""
+    next_token_reuse: bytes | None = None
+    """float32 per row: the share of a token's experts that the token before it used too; NaN while unknown."""
 
 
 class BenchResult(Struct, kw_only=True, frozen=True, tag=True):

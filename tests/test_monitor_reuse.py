@@ -1,0 +1,110 @@
+"""Reuse distances against an LRU cache that is really run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from backends.streaming.reuse import N_BINS, ReuseMeter, hit_rate_at
+
+
+def trace(n_rows: int, n_experts: int, used: int, tokens: int, skew: float, seed: int = 3) -> list[list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    weights = 1.0 / np.arange(1, n_experts + 1) ** skew
+    orders = [rng.permutation(n_experts) for _ in range(n_rows)]
+    out = []
+    for _ in range(tokens):
+        graph = []
+        for row in range(n_rows):
+            keys = rng.exponential(size=n_experts) / weights
+            graph.append(orders[row][np.argsort(keys)[:used]])
+        out.append(graph)
+    return out
+
+
+def lru_hit_rate(graphs: list[list[np.ndarray]], sizes: list[int], budget: int) -> float:
+    cache: OrderedDict[tuple[int, int], int] = OrderedDict()
+    held = hits = uses = 0
+    for graph in graphs:
+        for row, experts in enumerate(graph):
+            for expert in experts:
+                key = (row, int(expert))
+                uses += 1
+                if key in cache:
+                    hits += 1
+                    cache.move_to_end(key)
+                    continue
+                cache[key] = sizes[row]
+                held += sizes[row]
+                while held > budget:
+                    held -= cache.popitem(last=False)[1]
+    return hits / uses
+
+
+def feed(meter: ReuseMeter, graphs: list[list[np.ndarray]]) -> ReuseMeter:
+    for graph in graphs:
+        for row, experts in enumerate(graph):
+            meter.observe(row, experts)
+    meter.flush()
+    return meter
+
+
+@pytest.mark.parametrize("skew", [0.0, 1.0])
+def test_exact_where_every_expert_is_followed(skew: float) -> None:
+    sizes = [40_000, 56_000, 40_000, 90_000]
+    graphs = trace(4, 16, 3, 60, skew)  # fewer tokens than the fade, so that counts are whole
+    meter = feed(ReuseMeter(4, 16, sizes), graphs)
+    assert meter.rate == 1.0
+    assert sum(meter.histogram()) == 60 * 4 * 3
+    for budget in (2**19, 2**20, 2**21):  # bin edges: no interpolation
+        assert meter.hit_rate_at(budget) == pytest.approx(lru_hit_rate(graphs, sizes, budget), abs=1e-9)
+
+
+@pytest.mark.parametrize("skew", [0.3, 0.8, 1.2])
+def test_sampled_curve_stays_near_the_real_cache(skew: float) -> None:
+    sizes = [1_500_000] * 24
+    graphs = trace(24, 128, 8, 300, skew)
+    meter = feed(ReuseMeter(24, 128, sizes, max_sampled=768), graphs)
+    assert meter.rate < 0.3
+    for budget in (2**29, 2**30, 3 * 2**30):
+        assert meter.hit_rate_at(budget) == pytest.approx(lru_hit_rate(graphs, sizes, budget), abs=0.05)
+
+
+def test_first_uses_are_misses_at_any_budget() -> None:
+    meter = ReuseMeter(1, 8, [100])
+    for expert in range(8):
+        meter.observe(0, [expert])
+    meter.flush()
+    assert meter.histogram()[N_BINS] == 8
+    assert meter.hit_rate_at(1e12) == 0.0
+
+
+def test_prefill_moves_the_clock_but_is_not_counted() -> None:
+    meter = ReuseMeter(2, 8, [100, 100])
+    for row in range(2):
+        meter.observe(row, list(range(8)), decode=False)
+    assert meter.hit_rate_at(1e9) is None
+    meter.observe(0, [1])
+    meter.observe(1, [1])
+    meter.flush()
+    assert sum(meter.histogram()) == 2
+    assert meter.hit_rate_at(1e9) == 1.0
+
+
+def test_next_token_reuse() -> None:
+    meter = ReuseMeter(2, 8, [100, 100])
+    assert meter.next_token_reuse() is None
+    for experts in ([0, 1], [0, 2], [0, 3]):
+        meter.observe(0, experts)
+        meter.observe(1, [7])
+    meter.flush()
+    # row 0: the first token repeats nothing, the next two repeat one of two; row 1: two of three
+    assert meter.next_token_reuse() == pytest.approx((2 + 2) / (6 + 3))
+    assert meter.next_token_reuse_by_row() == pytest.approx([2 / 6, 2 / 3])
+
+
+def test_a_histogram_of_the_wrong_length_is_not_believed() -> None:
+    assert hit_rate_at([1, 2, 3], 1e9) is None
+    assert hit_rate_at([0] * (N_BINS + 1), 1e9) is None
