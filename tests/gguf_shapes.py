@@ -31,9 +31,9 @@ class Dims:
     n_swa: int = 32
     """Attention window of the sliding layers, in tokens."""
     attn_interval: int = 4
-    """Hybrids: every so manieth layer has attention, the others are recurrent."""
+    """Hybrids: every n-th layer has attention, the others are recurrent."""
     n_nextn: int = 0
-    """Multi-token-prediction layers that are added after `n_layer` and counted in ``block_count`` (glm4moe, deepseek2)."""
+    """Multi-token-prediction layers after `n_layer`, counted in ``block_count`` (glm4moe, deepseek2)."""
     n_ctx_train: int = 2048
     n_vocab: int = 512
 
@@ -42,7 +42,7 @@ class Dims:
 class TensorSpec:
     """One tensor: its name, its dimensions in ggml's order (the row length first), and what it is for.
 
-    Roles: ``embd`` ``output`` ``norm`` ``router`` ``in`` ``out`` ``expert_in`` ``expert_out`` ``bias`` ``scale`` ``ssm_a``.
+    Roles: ``embd output norm router in out expert_in expert_out bias scale conv ssm_a``.
     """
 
     name: str
@@ -168,7 +168,7 @@ def _qwen3(d: Dims) -> Shape:
         _norms(s, d, p, "attn_norm", "ffn_norm")
         _attention(s, d, p, norm=d.head_dim)
         _dense(s, d, p)
-    _ends(s, d, tied=True)
+    _ends(s, d)
     return s
 
 
