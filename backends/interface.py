@@ -132,11 +132,14 @@ class Delta(Struct, kw_only=True, frozen=True, tag=True):
 
 
 class Usage(Struct, kw_only=True, frozen=True):
-    """What one answer took. `prefill_s` and `decode_s` are wall seconds; the rates follow from them."""
+    """What one answer took. `prefill_s` and `decode_s` are wall seconds; the rates follow from them.
 
-    prompt_tokens: int
-    reused_tokens: int
-    completion_tokens: int
+    Token counts are None only where a remote server doesn't tell them.
+    """
+
+    prompt_tokens: int | None
+    reused_tokens: int | None
+    completion_tokens: int | None
     thinking_tokens: int = 0
     prefill_s: float
     decode_s: float
@@ -176,6 +179,7 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     n_layers: int
     n_vocab: int
     n_ctx: int
+    """0: a remote server that doesn't tell."""
     n_ctx_train: int
     n_seq_max: int = 1
     n_batch: int = 512

@@ -205,9 +205,9 @@ class Batch:
 
     def _answer(self, item: Item, answer: str, thinking: str, event: Finished) -> None:
         assert self.info is not None
-        self.summary.prompt_tokens += event.usage.prompt_tokens
-        self.summary.reused_tokens += event.usage.reused_tokens
-        self.summary.tokens += event.usage.completion_tokens
+        self.summary.prompt_tokens += event.usage.prompt_tokens or 0
+        self.summary.reused_tokens += event.usage.reused_tokens or 0
+        self.summary.tokens += event.usage.completion_tokens or 0
         name = self.info.name
         if item.openai:
             shape = Shape(chat=item.chat, id=f"req-{item.line}", created=int(time.time()), model=name)

@@ -18,10 +18,11 @@ def finish_reason(event: Finished) -> str:
 def usage_of(event: Finished) -> dict[str, Any]:
     """OpenAI's usage object, plus what this engine measured under ``flashmoe`` (null where unknown)."""
     u = event.usage
+    known = u.prompt_tokens is not None and u.completion_tokens is not None
     return {
         "prompt_tokens": u.prompt_tokens,
         "completion_tokens": u.completion_tokens,
-        "total_tokens": u.prompt_tokens + u.completion_tokens,
+        "total_tokens": (u.prompt_tokens or 0) + (u.completion_tokens or 0) if known else None,
         "prompt_tokens_details": {"cached_tokens": u.reused_tokens},
         "completion_tokens_details": {"reasoning_tokens": u.thinking_tokens},
         "flashmoe": {

@@ -1,0 +1,162 @@
+"""The adapter `remote`: any OpenAI-compatible server (llama-server, vLLM, our own `serve`) behind the interface.
+
+For those who outgrow one machine. The server computes; what it doesn't tell (bytes read, hit rates, its memory) is
+None here and shown as unknown. It lives in `flashmoe` and not in `backends` because it needs the network.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from backends.interface import (
+    EngineError,
+    LoadProgress,
+    LoadRequest,
+    Model,
+    ModelInfo,
+    ProgressCallback,
+)
+from flashmoe.remote.model import RemoteModel
+
+KEY_VARIABLES = ("FLASHMOE_REMOTE_KEY", "OPENAI_API_KEY")
+CONNECT_S = 10.0
+
+
+class RemoteBackend:
+    """Registered as ``remote``. MODEL is the server's base URL, ``http://host:8080/v1``, with ``#name`` to pick a
+    model where it serves several."""
+
+    name = "remote"
+
+    def why_not(self, request: LoadRequest) -> str | None:
+        """None for an http(s) URL."""
+        url = urlsplit(request.path)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            return f"{request.path} is not a server's address, such as http://127.0.0.1:8080/v1"
+        return None
+
+    def load(self, request: LoadRequest, progress: ProgressCallback) -> Model:
+        """Asks the server what it serves; raises `EngineError`."""
+        if (why := self.why_not(request)) is not None:
+            raise EngineError("bad_request", why)
+        base, _, wanted = request.path.partition("#")
+        client = make_client(base)
+        try:
+            if not progress(LoadProgress(stage=f"asking {urlsplit(base).hostname}")):
+                raise EngineError("cancelled", "loading was cancelled")
+            listed = _models(client, base)
+            chosen = _choose(listed, wanted, base)
+            return RemoteModel(client, _info(chosen, base, request))
+        except BaseException:
+            client.close()
+            raise
+
+
+def make_client(base: str) -> httpx2.Client:
+    """A client for one server: the key from the environment, no redirects (a key must not travel on)."""
+    headers = {"Accept": "application/json", "User-Agent": "flashmoe-tui"}
+    for variable in KEY_VARIABLES:
+        if key := os.environ.get(variable):
+            headers["Authorization"] = f"Bearer {key}"
+            break
+    url = base.rstrip("/")
+    if not urlsplit(url).path:
+        url += "/v1"
+    timeout = httpx2.Timeout(CONNECT_S, read=None)
+    return httpx2.Client(base_url=url, headers=headers, timeout=timeout, follow_redirects=False)
+
+
+def network_error(e: httpx2.HTTPError, base: str) -> EngineError:
+    """One sentence for a connection that failed."""
+    host = urlsplit(base).netloc
+    if isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return EngineError("network", f"no server answers at {host}: is it running, and is the address right?")
+    return EngineError("network", f"the connection to {host} failed ({type(e).__name__}); try again")
+
+
+def status_error(status: int, body: bytes, base: str) -> EngineError:
+    """One sentence for an HTTP error, with the server's own words where it has some."""
+    host = urlsplit(base).netloc
+    said = _message(body)
+    if status in (401, 403):
+        return EngineError("unauthorized", f"{host} wants a key: set {KEY_VARIABLES[0]}")
+    if status == 404:
+        return EngineError("not_found", f"{host} has no such route or model{said}; the address usually ends in /v1")
+    if status == 429 or status >= 500:
+        return EngineError("network", f"{host} can't answer now (status {status}){said}; try again in a moment")
+    code = "prompt_too_long" if "context" in said.lower() else "bad_request"
+    return EngineError(code, f"{host} refused the request (status {status}){said}")
+
+
+def _message(body: bytes) -> str:
+    import msgspec
+
+    try:
+        data = msgspec.json.decode(body[:65536])
+        text = data["error"]["message"] if isinstance(data["error"], dict) else data["error"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""
+    return f": {str(text)[:300]}" if text else ""
+
+
+def _models(client: httpx2.Client, base: str) -> list[dict[str, Any]]:
+    try:
+        response = client.get("models", timeout=CONNECT_S)
+    except httpx2.HTTPError as e:
+        raise network_error(e, base) from None
+    if response.status_code != 200:
+        raise status_error(response.status_code, response.content, base)
+    try:
+        listed = response.json()["data"]
+        return [m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
+    except (ValueError, KeyError, TypeError):
+        host = urlsplit(base).netloc
+        raise EngineError("network", f"{host} doesn't speak OpenAI's API at this address (no list of models)") from None
+
+
+def _choose(listed: list[dict[str, Any]], wanted: str, base: str) -> dict[str, Any]:
+    host = urlsplit(base).netloc
+    if not listed:
+        raise EngineError("not_found", f"{host} serves no model at the moment")
+    if not wanted:
+        return listed[0]
+    for model in listed:
+        if model["id"] == wanted:
+            return model
+    names = ", ".join(m["id"][:80] for m in listed[:8])
+    raise EngineError("not_found", f"{host} doesn't serve {wanted}; it serves {names}")
+
+
+def _info(model: dict[str, Any], base: str, request: LoadRequest) -> ModelInfo:
+    meta = model.get("meta") if isinstance(model.get("meta"), dict) else {}
+    assert isinstance(meta, dict)
+
+    def number(*names: str) -> int:
+        for name in names:
+            value = meta.get(name, model.get(name))
+            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:
+                return value
+        return 0
+
+    lossy = meta.get("lossy")
+    host = urlsplit(base).netloc
+    return ModelInfo(
+        name=model["id"][:200],
+        path=request.path,
+        architecture=str(meta.get("architecture") or "unknown")[:64],
+        quant=str(meta.get("quant") or "unknown")[:64],
+        backend="remote",
+        backend_reason=f"{host} computes: what you type and its answers travel there",
+        n_layers=0,
+        n_vocab=number("n_vocab"),
+        n_ctx=number("n_ctx", "max_model_len", "context_length", "n_ctx_train"),
+        n_ctx_train=number("n_ctx_train", "max_model_len", "context_length"),
+        n_seq_max=max(request.n_seq_max, 1),
+        file_bytes=number("size"),
+        can_think=True,
+        lossy=str(lossy)[:300] if lossy else None,
+    )

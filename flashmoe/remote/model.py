@@ -1,0 +1,276 @@
+"""A remote server's model: one thread a request reads its stream, `step` hands the events on."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+
+from backends.interface import (
+    BenchRequest,
+    BenchResult,
+    Delta,
+    EngineError,
+    Event,
+    ExpertMap,
+    Failed,
+    Finished,
+    GenerateRequest,
+    ModelInfo,
+    PrefillProgress,
+    Telemetry,
+    Usage,
+)
+
+MAX_EVENT = 4 * 1024 * 1024
+"""A server-sent event longer than this is not an answer but an attack or a fault."""
+STEP_S = 0.1
+_Reason = Literal["stop", "length", "context", "cancelled"]
+_REASONS: dict[str, _Reason] = {"stop": "stop", "length": "length", "content_filter": "stop", "eos": "stop"}
+
+
+class _Running(msgspec.Struct):
+    """A request on its way."""
+
+    request: GenerateRequest
+    cancelled: threading.Event
+    response: httpx2.Response | None = None
+
+
+class RemoteModel:
+    """Implements `backends.interface.Model` over HTTP."""
+
+    def __init__(self, client: httpx2.Client, info: ModelInfo) -> None:
+        self.info = info
+        self._client = client
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._running: dict[str, _Running] = {}
+        self._lock = threading.Lock()
+        self._prefill_tokens = self._decode_tokens = 0
+        self._prefill_s = self._decode_s = 0.0
+
+    # ---- the interface ------------------------------------------------------------------------------------------
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        raise EngineError("unsupported", "a remote server's tokens can't be counted before they are sent")
+
+    def submit(self, request: GenerateRequest) -> None:
+        if request.messages is None and request.prompt is None and request.tokens is None:
+            raise EngineError("bad_request", "the request has neither messages nor a prompt")
+        running = _Running(request, threading.Event())
+        with self._lock:
+            self._running[request.id] = running
+        threading.Thread(target=self._run, args=(running,), name=f"remote-{request.id}", daemon=True).start()
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            running = self._running.get(request_id)
+        if running is None:
+            return
+        running.cancelled.set()
+        if running.response is not None:
+            with contextlib.suppress(Exception):  # closing under a reader raises there, which is the point
+                running.response.close()
+
+    def step(self) -> list[Event]:
+        """Waits up to 0.1 s for something to happen."""
+        out: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            out.append(self._events.get(timeout=STEP_S))
+            while True:
+                out.append(self._events.get_nowait())
+        return out
+
+    def busy(self) -> bool:
+        return bool(self._running) or not self._events.empty()
+
+    def telemetry(self) -> Telemetry:
+        return Telemetry(
+            t=time.monotonic(), prefill_tokens=self._prefill_tokens, decode_tokens=self._decode_tokens,
+            prefill_s=self._prefill_s, decode_s=self._decode_s, n_active=len(self._running),
+        )  # fmt: skip
+
+    def expert_map(self) -> ExpertMap | None:
+        return None
+
+    def bench(self, request: BenchRequest, progress: Callable[[int, int], bool]) -> BenchResult:
+        raise EngineError("unsupported", "bench measures this machine; a remote server takes no teacher-forced tokens")
+
+    def save_state(self, session: str, path: str) -> int:
+        return 0
+
+    def restore_state(self, session: str, path: str) -> int:
+        return 0
+
+    def close(self) -> None:
+        for request_id in list(self._running):
+            self.cancel(request_id)
+        self._client.close()
+
+    # ---- one request --------------------------------------------------------------------------------------------
+
+    def _run(self, running: _Running) -> None:
+        request = running.request
+        start = time.monotonic()
+        answer = _Answer(request.id, self._events.put)
+        try:
+            route, body = _body(request, self.info.name)
+            self._events.put(PrefillProgress(id=request.id, done=0, total=0))
+            with self._client.stream("POST", route, json=body) as response:
+                running.response = response
+                if running.cancelled.is_set():
+                    raise EngineError("cancelled", "cancelled")
+                if response.status_code != 200:
+                    from flashmoe.remote.backend import status_error
+
+                    raise status_error(response.status_code, response.read(), self.info.path)
+                for chunk in _events_of(response):
+                    answer.take(chunk)
+            if answer.reason is None and not running.cancelled.is_set():
+                host = urlsplit(self.info.path).netloc
+                raise EngineError("network", f"{host} ended the answer in the middle; what came so far is kept")
+            self._finish(running, answer, start)
+        except EngineError as e:
+            self._fail(running, answer, start, e)
+        except httpx2.HTTPError as e:
+            from flashmoe.remote.backend import network_error
+
+            self._fail(running, answer, start, network_error(e, self.info.path))
+        except Exception as e:  # a closed response raises what it likes; a thread must never end silently
+            self._fail(running, answer, start, EngineError("network", f"the answer could not be read ({e})"))
+
+    def _finish(self, running: _Running, answer: _Answer, start: float) -> None:
+        end = time.monotonic()
+        first = answer.first or end
+        usage = Usage(
+            prompt_tokens=answer.prompt_tokens,
+            reused_tokens=answer.reused_tokens,
+            completion_tokens=answer.completion_tokens,
+            thinking_tokens=answer.thinking_tokens,
+            prefill_s=first - start,
+            decode_s=end - first,
+            seed=running.request.sampling.seed,
+        )
+        with self._lock:
+            self._prefill_tokens += answer.prompt_tokens or 0
+            self._decode_tokens += answer.completion_tokens or 0
+            self._prefill_s += first - start
+            self._decode_s += end - first
+            self._running.pop(running.request.id, None)
+        reason: _Reason = "cancelled" if running.cancelled.is_set() else _REASONS.get(answer.reason or "", "stop")
+        self._events.put(Finished(id=running.request.id, reason=reason, usage=usage))
+
+    def _fail(self, running: _Running, answer: _Answer, start: float, e: EngineError) -> None:
+        if running.cancelled.is_set():
+            self._finish(running, answer, start)
+            return
+        with self._lock:
+            self._running.pop(running.request.id, None)
+        self._events.put(Failed(id=running.request.id, code=e.code, message=e.message))
+
+
+class _Answer:
+    """Puts a stream's chunks together: text to the events, figures into fields (None while unknown)."""
+
+    def __init__(self, request_id: str, emit: Callable[[Event], None]) -> None:
+        self._id = request_id
+        self._emit = emit
+        self.first: float | None = None
+        self.reason: str | None = None
+        self.prompt_tokens: int | None = None
+        self.reused_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.thinking_tokens = 0
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        """One decoded event of the stream. Raises `EngineError` where the server reports a failure."""
+        if isinstance(error := chunk.get("error"), dict):
+            raise EngineError("network", f"the server failed: {str(error.get('message'))[:300]}")
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else []:
+            if not isinstance(choice, dict):
+                continue
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._text(delta.get("reasoning_content") or delta.get("reasoning"), thinking=True)
+                self._text(delta.get("content"), thinking=False)
+            self._text(choice.get("text"), thinking=False)
+            if isinstance(reason := choice.get("finish_reason"), str):
+                self.reason = reason
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.prompt_tokens = _count(usage, "prompt_tokens")
+            self.completion_tokens = _count(usage, "completion_tokens")
+            self.reused_tokens = _count(usage.get("prompt_tokens_details"), "cached_tokens")
+            self.thinking_tokens = _count(usage.get("completion_tokens_details"), "reasoning_tokens") or 0
+
+    def _text(self, text: Any, *, thinking: bool) -> None:
+        if isinstance(text, str) and text:
+            if self.first is None:
+                self.first = time.monotonic()
+            self._emit(Delta(id=self._id, text=text, kind="thinking" if thinking else "answer"))
+
+
+def _count(holder: Any, name: str) -> int | None:
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _body(request: GenerateRequest, model: str) -> tuple[str, dict[str, Any]]:
+    """The route and the JSON body; settings that OpenAI doesn't know go only where they were set."""
+    s = request.sampling
+    body: dict[str, Any] = {
+        "model": model, "stream": True, "stream_options": {"include_usage": True},
+        "temperature": s.temperature, "top_p": s.top_p,
+    }  # fmt: skip
+    extra = {
+        "max_tokens": s.max_tokens, "seed": s.seed, "stop": list(s.stop) or None,
+        "presence_penalty": s.presence_penalty or None, "frequency_penalty": s.frequency_penalty or None,
+        "top_k": s.top_k or None, "min_p": s.min_p or None, "grammar": s.grammar,
+        "repeat_penalty": s.repeat_penalty if s.repeat_penalty != 1.0 else None,
+    }  # fmt: skip
+    body.update({k: v for k, v in extra.items() if v is not None})
+    if s.json_schema is not None:
+        schema = {"name": "answer", "schema": msgspec.json.decode(s.json_schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    kwargs: dict[str, Any] = dict(request.template_args)
+    if request.enable_thinking is not None:
+        kwargs["enable_thinking"] = request.enable_thinking
+    if kwargs:
+        body["chat_template_kwargs"] = kwargs
+    if request.messages is None:
+        body["prompt"] = request.prompt if request.prompt is not None else list(request.tokens or ())
+        return "completions", body
+    if request.continue_final:
+        raise EngineError("unsupported", "a remote server can't go on in an answer: regenerate it instead")
+    body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+    return "chat/completions", body
+
+
+def _events_of(response: httpx2.Response) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a stream of server-sent events, until ``[DONE]``."""
+    buffer = bytearray()
+    for piece in response.iter_bytes():
+        buffer += piece
+        while (end := buffer.find(b"\n")) >= 0:
+            line = bytes(buffer[:end]).rstrip(b"\r")
+            del buffer[: end + 1]
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            try:
+                decoded = msgspec.json.decode(data)
+            except msgspec.DecodeError:
+                raise EngineError("network", "the server sent something that is not an answer") from None
+            if isinstance(decoded, dict):
+                yield decoded
+        if len(buffer) > MAX_EVENT:
+            raise EngineError("network", "the server sent something too large to be an answer")
