@@ -73,7 +73,10 @@ class Shape(Struct, frozen=True):
 
     def closing(self, reason: str) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": reason}
-        choice.update({"delta": {}} if self.chat else {"text": ""})
+        if self.chat:
+            choice["delta"] = {}
+        else:
+            choice["text"] = ""
         return self._chunk([choice])
 
     def usage_only(self, usage: dict[str, Any]) -> dict[str, Any]:
