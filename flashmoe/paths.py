@@ -13,7 +13,6 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 APP = "flashmoe-tui"
@@ -178,7 +177,7 @@ def ensure_dir(path: Path, *, private: bool = False) -> Path:
         fd, name = tempfile.mkstemp(prefix=".write-test-", dir=path)
         os.close(fd)
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            Path(name).unlink()
     except FileExistsError:
         raise PathError(f"{display(path)} is a file where a folder is needed; move it away.") from None
     except OSError as error:

@@ -1,0 +1,42 @@
+"""``flashmoe-tui [MODEL]``: opens the app. The one place of the commands that knows `tui`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from flashmoe.cli.common import UsageError, add_load_flags, load_request, resolve_model
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the app's own command line."""
+    from flashmoe.cli.main import PROGRAM, Parser
+
+    result = Parser(prog=PROGRAM, description="Opens the app, with MODEL loaded where one is named.")
+    result.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
+    result.add_argument("--calm", action="store_true", help="no animation and few repaints, as over SSH")
+    add_load_flags(result)
+    return result
+
+
+def main(args: argparse.Namespace) -> int:
+    """Opens the app."""
+    from flashmoe.cli.main import COMMANDS, PROGRAM
+
+    if args.model in COMMANDS:
+        raise UsageError(
+            f"{args.model} is a command and comes first: {PROGRAM} {args.model} …; for a file of that name say ./{args.model}."
+        )
+    return open_app(args)
+
+
+def open_app(args: argparse.Namespace) -> int:
+    """Opens the app on ``args.model``; needs a terminal on both sides."""
+    path = resolve_model(args.model) if args.model else None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the app needs a terminal; for pipes there is: flashmoe-tui run MODEL PROMPT.")
+    # Without MODEL the load flags still count, for whatever is loaded in the app.
+    request = load_request(args, path or "")
+    from tui.app import AppOptions, run_app
+
+    return run_app(AppOptions(request=request if path else None, defaults=request, calm=args.calm or None))

@@ -1,0 +1,378 @@
+"""What every command shares: exit codes, flags that load a model, printing, errors and running asyncio code.
+
+A command is a module with ``register(subparsers)`` (adds its parser, imports nothing heavy) and ``main(args) -> int``.
+stdout belongs to the result, stderr to diagnostics and progress. Heavy imports wait until they are needed: this
+module is imported before any command says what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from flashmoe.text_safety import visible, visible_line
+
+if TYPE_CHECKING:
+    from backends.engine.client import EngineClient
+    from backends.interface import LoadProgress, LoadRequest, ModelInfo
+    from flashmoe.config import Config
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_RETRY = 3
+"""Worth trying again: the network, a lock."""
+EXIT_INTERRUPTED = 130
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+T = TypeVar("T")
+
+
+class CliError(Exception):
+    """Ends a command: one clear sentence for stderr and an exit code."""
+
+    def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class UsageError(CliError):
+    """A flag or argument that makes no sense: exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, EXIT_USAGE)
+
+
+RETRY_CODES = frozenset({"network", "engine_died"})
+"""`EngineError` codes that may go away by themselves."""
+USAGE_CODES = frozenset({"not_found", "not_a_file", "bad_request"})
+"""`EngineError` codes that mean: what was typed is wrong."""
+
+
+def exit_code_of(engine_code: str) -> int:
+    """The exit code for an `EngineError`'s code."""
+    if engine_code == "cancelled":
+        return EXIT_INTERRUPTED
+    if engine_code in USAGE_CODES:
+        return EXIT_USAGE
+    return EXIT_RETRY if engine_code in RETRY_CODES else EXIT_FAILED
+
+
+# ---- printing --------------------------------------------------------------------------------------------------
+
+
+def out(text: str = "", *, end: str = "\n") -> None:
+    """Writes to stdout: made safe where that is a terminal, as it is where it is piped."""
+    if sys.stdout.isatty():
+        text = visible(text)
+    sys.stdout.write(text + end)
+
+
+def note(text: str) -> None:
+    """Writes a line to stderr, where progress and diagnostics belong."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def error(text: str) -> None:
+    """Writes an error line to stderr."""
+    note(f"flashmoe-tui: {text}")
+
+
+def print_json(value: object, stream: TextIO | None = None) -> None:
+    """Prints one JSON object (structs, paths and dataclasses too), indented."""
+    import msgspec
+
+    data = msgspec.json.encode(value, enc_hook=str)
+    (stream or sys.stdout).write(msgspec.json.format(data, indent=2).decode() + "\n")
+
+
+def print_json_line(value: object) -> None:
+    """Prints one JSON line and flushes, for streams of events."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
+    sys.stdout.flush()
+
+
+def size(n: float | None) -> str:
+    """Bytes for people: ``1.5 GiB``, ``12 MiB``; ``unknown`` for None."""
+    if n is None:
+        return "unknown"
+    for unit, scale in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10)):
+        if abs(n) >= scale:
+            value = n / scale
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+    return f"{int(n)} B"
+
+
+def rate(n: float | None) -> str:
+    """Bytes per second for people, in the decimal units that disks are sold in."""
+    if n is None:
+        return "unknown"
+    return f"{n / 1e9:.2f} GB/s" if n >= 1e9 else f"{n / 1e6:.1f} MB/s"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: ``8 s``, ``2 min 05 s``, ``3 h 20 min``; ``unknown`` for None."""
+    if seconds is None or seconds != seconds or seconds == float("inf"):
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class ProgressLine:
+    """One line on stderr that is redrawn at most five times a second, and only where stderr is a terminal."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._on = enabled and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._last = 0.0
+        self._drawn = False
+
+    def update(self, text: str, *, force: bool = False) -> None:
+        """Shows `text`, unless it was drawn a moment ago."""
+        now = time.monotonic()
+        if not self._on or (not force and now - self._last < 0.2):
+            return
+        self._last, self._drawn = now, True
+        with contextlib.suppress(OSError):
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            sys.stderr.write("\r\x1b[K" + visible_line(text, max(width - 1, 10)))
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Removes the line."""
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._drawn = False
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------
+
+
+def _positive_int(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small: 1 is the least")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    return _positive_int(text)
+
+
+def count_or_auto(text: str) -> int | None:
+    """argparse type: a whole number of at least 0; ``auto`` gives None."""
+    if text == "auto":
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto") from None
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(|[GM](?:i?B)?)", re.IGNORECASE)
+
+
+def gib(text: str) -> int:
+    """argparse type: GiB (``6``, ``2.5``, also ``900MiB``) to bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in GiB, such as 6 or 2.5")
+    value = float(match[1]) * (MIB if match[2][:1].lower() == "m" else GIB)
+    if not 1 <= value < 1 << 50:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size that any machine has")
+    return int(value)
+
+
+def gib_or_auto(text: str) -> int | None:
+    """argparse type: `gib`, or ``auto`` for None."""
+    return None if text == "auto" else gib(text)
+
+
+class _Unset:
+    """Default of the load flags: the flag was not given, so the configuration decides (None means ``auto``)."""
+
+    def __repr__(self) -> str:
+        return "from the configuration"
+
+
+UNSET: Any = _Unset()
+
+
+def add_load_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of everything that loads a model; `load_request` reads them."""
+    group = parser.add_argument_group(
+        "loading", "Defaults come from the configuration file (section backend), else auto."
+    )
+    group.add_argument(
+        "--backend", metavar="NAME", default=UNSET,
+        help="auto, mmap (the kernel pages the file in), stream (experts are read on demand) or another installed one",
+    )  # fmt: skip
+    group.add_argument(
+        "--ram", metavar="GIB", type=gib_or_auto, default=UNSET,
+        help="the most memory that experts may hold, in GiB, or auto; dense weights and the context come on top",
+    )  # fmt: skip
+    group.add_argument(
+        "--gpu-layers", metavar="N", type=count_or_auto, default=UNSET,
+        help="layers whose dense weights go to the GPU, or auto; experts never do",
+    )  # fmt: skip
+    group.add_argument("--threads", metavar="N", type=count_or_auto, default=UNSET, help="compute threads, or auto")
+    group.add_argument("--ctx", metavar="N", type=count_or_auto, default=UNSET, help="context in tokens, or auto")
+    group.add_argument(
+        "--experts", metavar="N", type=positive_int, default=UNSET,
+        help="use fewer active experts than the model was trained with: faster, and lossy",
+    )  # fmt: skip
+
+
+def add_json_flag(parser: argparse.ArgumentParser, help: str = "print one JSON object") -> None:
+    """Adds ``--json``."""
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def load_settings() -> Config:
+    """The user's configuration; what is wrong in it is named on stderr and stays at its default."""
+    from flashmoe.config import load_config
+
+    loaded = load_config()
+    for problem in loaded.problems:
+        error(problem.sentence)
+    return loaded.config
+
+
+def load_request(args: argparse.Namespace, path: str | Path, **more: Any) -> LoadRequest:
+    """The request that the load flags and the configuration ask for; `more` are further `LoadRequest` fields."""
+    from backends.interface import LoadRequest
+    from flashmoe.config import auto_to_none
+
+    settings = load_settings().backend
+    ram_gib = auto_to_none(settings.ram)
+    fields: dict[str, Any] = {
+        "backend": settings.backend,
+        "ram_bytes": None if ram_gib is None else int(ram_gib * GIB),
+        "n_gpu_layers": auto_to_none(settings.gpu_layers),
+        "n_threads": auto_to_none(settings.threads),
+        "n_ctx": auto_to_none(settings.ctx),
+        "n_expert_used": None,
+    }
+    flags = {
+        "backend": "backend", "ram": "ram_bytes", "gpu_layers": "n_gpu_layers",
+        "threads": "n_threads", "ctx": "n_ctx", "experts": "n_expert_used",
+    }  # fmt: skip
+    for flag, name in flags.items():
+        value = getattr(args, flag, UNSET)
+        if value is not UNSET:
+            fields[name] = value
+    fields.update(more)
+    # 0 threads or 0 tokens of context mean "you choose" elsewhere; here auto says that.
+    for name in ("n_threads", "n_ctx"):
+        if fields[name] == 0:
+            fields[name] = None
+    return LoadRequest(path=str(path), **fields)
+
+
+# ---- models and the engine ---------------------------------------------------------------------------------------
+
+
+def resolve_model(name: str) -> Path | str:
+    """MODEL as typed (a file, ``demo``, a name in the library, a URL) to what `LoadRequest.path` takes.
+
+    Raises `UsageError` with the closest names where there is none.
+    """
+    from flashmoe.cli.models import resolve
+
+    return resolve(name)
+
+
+@contextlib.asynccontextmanager
+async def engine(log_name: str = "engine.log") -> AsyncIterator[EngineClient]:
+    """A started engine client, stopped at the end. Its prints go to the log folder (or to a scratch file)."""
+    from backends.engine.client import EngineClient
+
+    client = EngineClient(log_path=log_file(log_name))
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.stop()
+
+
+def log_file(name: str) -> Path:
+    """A file in the log folder; in a folder of its own in /tmp where that can't be written."""
+    import tempfile
+
+    from flashmoe import paths
+
+    try:
+        return paths.ensure_dir(paths.log_dir()) / name
+    except paths.PathError:
+        return Path(tempfile.mkdtemp(prefix="flashmoe-log-")) / name
+
+
+async def load_model(client: EngineClient, request: LoadRequest, progress: ProgressLine) -> ModelInfo:
+    """Loads a model with its progress on stderr; says what is lossy."""
+
+    def show(p: LoadProgress) -> None:
+        done = f" {size(p.done_bytes)}" if p.done_bytes else ""
+        if p.total_bytes:
+            done = f" {size(p.done_bytes)} of {size(p.total_bytes)}"
+        progress.update(f"{p.stage}{done}")
+
+    try:
+        info = await client.load(request, show)
+    finally:
+        progress.clear()
+    if info.lossy:
+        note(info.lossy)
+    return info
+
+
+def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs `coroutine`; SIGINT and SIGTERM cancel it (so that engines are stopped), then raise KeyboardInterrupt."""
+
+    async def supervised() -> T:
+        task = asyncio.ensure_future(coroutine)
+        loop = asyncio.get_running_loop()
+        signalled = False
+
+        def stop() -> None:
+            nonlocal signalled
+            signalled = True
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if signalled:
+                raise KeyboardInterrupt from None
+            raise
+
+    return asyncio.run(supervised())

@@ -1,0 +1,171 @@
+"""``flashmoe-tui``: finds the command and imports only its module.
+
+The table below is all that ``--help`` needs, so it answers before anything heavy is imported. A first word that is no
+command is a model, and opens the app; a command wins over a model of the same name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+PROGRAM = "flashmoe-tui"
+
+
+class Command(NamedTuple):
+    """A command: its module under `flashmoe.cli`, what it does in a line, and the heading it is listed under."""
+
+    module: str
+    help: str
+    group: str
+
+
+COMMANDS: dict[str, Command] = {
+    "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
+    "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
+    "completion": Command("completion", "completion for bash, zsh or fish", "setup"),
+}
+
+GROUPS = {
+    "chat": "Chat",
+    "models": "Models",
+    "speed": "Memory and speed",
+    "work": "Without the app",
+    "setup": "This machine",
+}
+
+EXIT_TEXT = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 worth trying again (network, a lock), 130 interrupted."
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as written, and gives flags room."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        options.setdefault("max_help_position", 28)
+        super().__init__(prog, **options)
+
+
+class Parser(argparse.ArgumentParser):
+    """One-line usage errors that say where help is; no abbreviated flags, which would break scripts later."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", HelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{PROGRAM}: {message} (see {self.prog} --help)\n")
+        raise SystemExit(2)
+
+
+def general_help() -> str:
+    """The text of ``flashmoe-tui --help``."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [
+        f"usage: {PROGRAM} [MODEL] [options]      the app",
+        f"       {PROGRAM} COMMAND …              {PROGRAM} COMMAND --help says more",
+        "",
+        "Chat in the terminal with Mixture-of-Experts models larger than RAM: experts stream from the SSD.",
+        "",
+        "MODEL is a GGUF file (the first of a split set), a name in the library, or demo.",
+    ]
+    for group, title in GROUPS.items():
+        names = [name for name, command in COMMANDS.items() if command.group == group]
+        if names:
+            lines += ["", f"{title}:", *(f"  {name:<{width}}{COMMANDS[name].help}" for name in names)]
+    lines += [
+        "",
+        "Options of the app:",
+        "  --backend NAME  --ram GIB  --gpu-layers N  --threads N  --ctx N  --experts N",
+        "                  how MODEL is loaded (flashmoe-tui run --help explains each)",
+        "  --calm          no animation and few repaints, as over SSH",
+        "  --version       the version",
+        "",
+        "Examples:",
+        f"  {PROGRAM} demo",
+        f"  {PROGRAM} ~/models/Qwen3-30B-A3B-Q4_K_M.gguf --ram 6",
+        f'  {PROGRAM} run demo "What is an expert?"',
+        "",
+        EXIT_TEXT,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def version() -> str:
+    """The installed version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed(PROGRAM)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def build_parser(only: str | None = None) -> Parser:
+    """The parser with the command `only`, or with all of them (completion)."""
+    parser = Parser(prog=PROGRAM, description="Chat with Mixture-of-Experts models larger than RAM.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name in COMMANDS if only is None else (only,):
+        module(name).register(subparsers)
+    return parser
+
+
+def module(name: str) -> Any:
+    """The module of a command."""
+    return importlib.import_module(f"flashmoe.cli.{COMMANDS[name].module}")
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Runs the command or the app."""
+    first = argv[0] if argv else ""
+    if first in ("-h", "--help", "help"):
+        topic = argv[1] if first == "help" and len(argv) > 1 else None
+        if topic in COMMANDS:
+            return dispatch([topic, "--help"])
+        sys.stdout.write(general_help())
+        return 0
+    if first in ("-V", "--version"):
+        sys.stdout.write(f"{PROGRAM} {version()}\n")
+        return 0
+    if first in COMMANDS:
+        if os.path.isfile(first):  # noqa: PTH113 - pathlib would be one more import before --help
+            sys.stderr.write(f"{PROGRAM}: {first} is taken as the command; for the file of that name say ./{first}\n")
+        args = build_parser(first).parse_args(argv)
+        return int(module(first).main(args))
+    from flashmoe.cli import app
+
+    return app.main(app.parser().parse_args(argv))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Turns every failure into one sentence on stderr and an exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A C locale or a model's lone surrogate must not end in a UnicodeEncodeError.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader went away (| head): say nothing, and keep Python's own flush at exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as failure:
+        from flashmoe.cli.failures import report
+
+        return report(failure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""MODEL as typed, to what a `LoadRequest` takes: a file, ``demo``, a server's address or a name in the library."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from flashmoe import paths
+from flashmoe.cli.common import UsageError
+
+DEMO = "demo"
+URL_SCHEMES = ("http://", "https://")
+
+
+def demo_model() -> Path:
+    """The model that comes with the project."""
+    path = paths.guide_model()
+    if not path.exists():
+        raise UsageError(f"The demo model is missing from this installation ({paths.display(path)}); install it again.")
+    return path
+
+
+def resolve(name: str) -> Path | str:
+    """What to load for MODEL. Raises `UsageError` with one sentence and the closest names."""
+    if name == DEMO and not Path(name).exists():
+        return demo_model()
+    if name.startswith(URL_SCHEMES):
+        return name
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return _only_model_in(path)
+    except OSError as error:
+        raise UsageError(f"{name} can't be opened: {error.strerror}.") from None
+    except ValueError:
+        raise UsageError("The model's name holds a character that no file name can hold.") from None
+    found = _in_library(name)
+    if found is not None:
+        return found
+    if path.suffix.lower() == ".gguf" or "/" in name:
+        raise UsageError(f"{name} does not exist.")
+    raise UsageError(f"There is no model, file or command called {name!r}{_hint(name)}.")
+
+
+def _only_model_in(folder: Path) -> Path:
+    """The one GGUF of a folder (the first of one split set)."""
+    firsts = [f for f in sorted(folder.glob("*.gguf")) if "-of-" not in f.name or "-00001-of-" in f.name]
+    if len(firsts) == 1:
+        return firsts[0]
+    if not firsts:
+        raise UsageError(f"{folder} is a folder without GGUF files; name a GGUF file.")
+    shown = ", ".join(f.name for f in firsts[:4]) + (" …" if len(firsts) > 4 else "")
+    raise UsageError(f"{folder} is a folder with {len(firsts)} models; name one of them: {shown}.")
+
+
+def _in_library(name: str) -> Path | None:
+    return None
+
+
+def _hint(name: str) -> str:
+    from flashmoe.cli.main import COMMANDS
+
+    close = difflib.get_close_matches(name, [*COMMANDS, DEMO], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?"[:-1] if close else "; give a GGUF file, or demo"
