@@ -1,0 +1,65 @@
+"""The real server on a free loopback port: uvicorn in a thread, a real engine child, a tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from backends.interface import LoadRequest
+from flashmoe.serve.app import create_app
+from flashmoe.serve.engine import Engine
+from flashmoe.serve.socket import bind
+
+
+class Running:
+    """A running server; `engine` may be looked at, `call` runs a coroutine function on its loop."""
+
+    def __init__(self, url: str, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self.url = url
+        self.engine = engine
+        self.loop = loop
+
+
+@contextmanager
+def serving(
+    model: Path, log: Path, *, key: str | None = None, parallel: int = 4, n_ctx: int = 2048
+) -> Iterator[Running]:
+    """Starts the server and yields it when it answers."""
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    started = threading.Event()
+    box: dict[str, object] = {}
+
+    async def main() -> None:
+        try:
+            engine = Engine(LoadRequest(path=str(model), backend="mmap", n_seq_max=parallel, n_ctx=n_ctx), log)
+            await engine.start()
+            app = create_app(engine, api_key=key, allowed_hosts=["*"] if key else ["127.0.0.1", "localhost"])
+            config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+            server = uvicorn.Server(config)
+            server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+            box.update(engine=engine, server=server, loop=asyncio.get_running_loop())
+            started.set()
+            await server.serve(sockets=[listener])
+            await engine.stop()
+        except BaseException as e:
+            box["error"] = e
+            started.set()
+            raise
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    assert started.wait(60)
+    if "error" in box:
+        raise RuntimeError("the server did not start") from box["error"]  # type: ignore[misc]
+    try:
+        yield Running(f"http://127.0.0.1:{port}", box["engine"], box["loop"])  # type: ignore[arg-type]
+    finally:
+        box["server"].should_exit = True  # type: ignore[attr-defined]
+        thread.join(30)
+        listener.close()

@@ -1,0 +1,182 @@
+"""`batch` through its command line, with real engines and real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flashmoe.batch.lines import Item, Problem, read_items
+from flashmoe.batch.output import Output, OutputError
+from flashmoe.batch.runner import by_prefix
+from flashmoe.batch.width import WidthSearch
+from tests.gguf_factory import make_gguf
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_gguf(tmp_path_factory.mktemp("batch") / "tiny.gguf", n_ctx_train=4096)
+
+
+def command(model: Path, source: Path, out: Path, *more: str) -> list[str]:
+    args = ["batch", str(model), str(source), "-o", str(out), "--seq-ctx", "256", "--backend", "mmap", *more]
+    return [sys.executable, "-m", "flashmoe.cli.main", *args]
+
+
+def prompts(path: Path, n: int, max_tokens: int = 6) -> Path:
+    lines = [
+        json.dumps({"id": f"p{i}", "prompt": f"say {i}", "max_tokens": max_tokens, "temperature": 0}) for i in range(n)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def results(path: Path) -> dict[str, dict[str, object]]:
+    out: dict[str, dict[str, object]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        name = row.get("custom_id", row["id"])
+        assert name not in out, f"{name} twice"
+        out[name] = row
+    return out
+
+
+def test_lines_good_and_bad(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(
+        b'{"id": "a", "prompt": "x"}\n'
+        b"\n"
+        b"{broken\n"
+        b'{"id": "a", "prompt": "again"}\n'
+        b'{"custom_id": "b", "method": "POST", "url": "/v1/chat/completions",'
+        b' "body": {"messages": [{"role": "user", "content": "y"}]}}\n'
+        b'{"id": "c", "messages": [{"role": "user", "content": "z"}], "wat": 1}\n'
+        b'{"prompt": "no id"}\n'
+        b'{"id": "d"}\n'
+        b"[1]\n"
+        b"\xff\n"
+    )
+    rows = list(read_items(source))
+    assert [(r.line, r.id) for r in rows if isinstance(r, Item)] == [(1, "a"), (5, "b"), (7, "line-7")]
+    assert [r.line for r in rows if isinstance(r, Problem)] == [3, 4, 6, 8, 9, 10]
+
+
+def test_equal_beginnings_stand_together(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    rows = []
+    for i in range(9):
+        system = {"role": "system", "content": f"rules {i % 3}"}
+        rows.append(json.dumps({"id": str(i), "messages": [system, {"role": "user", "content": f"q{i}"}]}))
+    source.write_text("\n".join(rows))
+    ordered = by_prefix([i for i in read_items(source) if isinstance(i, Item)])
+    assert [i.id for i in ordered] == ["0", "3", "6", "1", "4", "7", "2", "5", "8"]
+
+
+def test_torn_last_line_is_cut_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"id": "a", "answer": "1"}\n{"id": "b", "ans')
+    with Output(path) as output:
+        assert output.done == {"a"}
+        assert output.torn_bytes > 0
+        with pytest.raises(OutputError, match="another batch"):
+            Output(path)
+        output.write({"id": "b", "answer": "2"})
+    assert set(results(path)) == {"a", "b"}
+    path.write_text("my diary\nsecond line\n")
+    with pytest.raises(OutputError, match="line 1"):
+        Output(path)
+    assert path.read_text().startswith("my diary")
+
+
+def test_width_search_doubles_while_it_pays_and_then_stays() -> None:
+    def run(rate_at: dict[int, float]) -> WidthSearch:
+        search, now, tokens = WidthSearch(64, window_s=5.0), 0.0, 0.0
+        while not search.settled and now < 1000:
+            search.observe(int(tokens), search.width, now)
+            now += 0.5
+            tokens += 0.5 * rate_at[search.width]
+        return search
+
+    assert run({1: 3, 2: 5, 4: 8, 8: 11, 16: 12, 32: 12, 64: 9}).width == 16
+    assert run({1: 3, 2: 6, 4: 12, 8: 24, 16: 48, 32: 96, 64: 192}).width == 64
+    assert run({1: 10, 2: 10, 4: 10, 8: 5, 16: 1, 32: 1, 64: 1}).width in (1, 2, 4)
+
+
+def test_batch_answers_everything_and_a_second_call_does_nothing(model: Path, tmp_path: Path) -> None:
+    source, out = prompts(tmp_path / "in.jsonl", 10), tmp_path / "out.jsonl"
+    with source.open("a") as f:
+        f.write("{bad\n")
+        f.write(
+            json.dumps({"custom_id": "oa", "body": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}})
+        )
+    done = subprocess.run(command(model, source, out, "--json"), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr  # one line was bad
+    assert "line 11" in done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["done"], summary["bad_lines"], summary["failed"]) == (11, 1, 0)
+    rows = results(out)
+    assert set(rows) == {f"p{i}" for i in range(10)} | {"oa"}
+    assert rows["oa"]["response"]["body"]["choices"][0]["message"]["role"] == "assistant"  # type: ignore[index]
+    before = out.read_bytes()
+    again = subprocess.run(command(model, source, out, "--json"), capture_output=True, text=True, timeout=100)
+    assert json.loads(again.stdout)["skipped"] == 11
+    assert out.read_bytes() == before
+
+
+def test_batch_greedy_equals_one_alone(model: Path, tmp_path: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 6)
+    for name, width in (("one", "1"), ("many", "6")):
+        cmd = command(model, source, tmp_path / name, "--parallel", width)
+        assert subprocess.run(cmd, capture_output=True, timeout=100).returncode == 0
+    one, many = results(tmp_path / "one"), results(tmp_path / "many")
+    assert {k: v["answer"] for k, v in one.items()} == {k: v["answer"] for k, v in many.items()}
+
+
+def kill_campaign(model: Path, tmp_path: Path, n: int, kills: int, seed: int) -> None:
+    rng = random.Random(seed)
+    source, out = prompts(tmp_path / "in.jsonl", n, max_tokens=12), tmp_path / "out.jsonl"
+    for _ in range(kills):
+        process = subprocess.Popen(command(model, source, out), stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(rng.uniform(0.3, 3.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            whole = out.read_bytes()
+            for line in whole[: whole.rfind(b"\n") + 1].splitlines():
+                json.loads(line)
+    last = subprocess.run(command(model, source, out), capture_output=True, text=True, timeout=600)
+    assert last.returncode == 0, last.stderr
+    assert set(results(out)) == {f"p{i}" for i in range(n)}
+
+
+def test_batch_survives_kills(model: Path, tmp_path: Path) -> None:
+    kill_campaign(model, tmp_path, n=60, kills=4, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_batch_survives_many_kills(model: Path, tmp_path: Path) -> None:
+    kill_campaign(model, tmp_path, n=500, kills=20, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing.gguf"], "nothing.gguf"),
+        (["in.jsonl"], "GGUF"),
+    ],
+)
+def test_batch_bad_model(tmp_path: Path, arguments: list[str], says: str) -> None:
+    source = prompts(tmp_path / "in.jsonl", 1)
+    cmd = command(tmp_path / arguments[0], source, tmp_path / "out.jsonl")
+    done = subprocess.run(cmd, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
