@@ -1,0 +1,77 @@
+"""The ctypes layouts and the few functions of its C API that llama-cpp-python doesn't bind.
+
+They belong to one release of llama-cpp-python (pinned in pyproject.toml); the layouts that streaming needs, and the proof
+that they fit, are in `backends.streaming.abi`. Nothing is loaded on import.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import functools
+from pathlib import Path
+from typing import Any
+
+DEVICE_TYPE_CPU = 0
+DEVICE_TYPE_GPU = 1
+DEVICE_TYPE_IGPU = 2
+
+EXPERT_PATTERN = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""Names of the tensors that hold routed experts, as llama.cpp's own ``--cpu-moe`` has it (their biases included)."""
+
+
+class TensorOverride(C.Structure):
+    """``struct llama_model_tensor_buft_override`` (llama.h)."""
+
+    _fields_ = [("pattern", C.c_char_p), ("buft", C.c_void_p)]
+
+
+def library_folder() -> Path:
+    """Where llama-cpp-python keeps its shared libraries (imports it)."""
+    import llama_cpp
+
+    return Path(str(llama_cpp.__file__)).parent / "lib"
+
+
+@functools.cache
+def ggml_base() -> Any:
+    """``libggml-base``: tensors and buffers."""
+    return C.CDLL(str(library_folder() / "libggml-base.so"))
+
+
+@functools.cache
+def ggml() -> Any:
+    """``libggml``: the registry of devices."""
+    return C.CDLL(str(library_folder() / "libggml.so"))
+
+
+def declare(library: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """The function `name` of `library` with its C signature set."""
+    function = getattr(library, name)
+    function.restype = result
+    function.argtypes = list(arguments)
+    return function
+
+
+@functools.cache
+def cpu_buffer_type() -> int:
+    """``ggml_backend_cpu_buffer_type()``: plain host memory, without repacking."""
+    return int(declare(ggml_base(), "ggml_backend_cpu_buffer_type", C.c_void_p)())
+
+
+def gpu_devices() -> list[int]:
+    """Handles (``ggml_backend_dev_t``) of the GPUs with memory of their own that this build of llama.cpp can use."""
+    count = declare(ggml(), "ggml_backend_dev_count", C.c_size_t)
+    get = declare(ggml(), "ggml_backend_dev_get", C.c_void_p, C.c_size_t)
+    kind = declare(ggml_base(), "ggml_backend_dev_type", C.c_int, C.c_void_p)
+    devices = [int(get(i)) for i in range(count())]
+    return [d for d in devices if kind(d) in (DEVICE_TYPE_GPU, DEVICE_TYPE_IGPU)]
+
+
+def device_memory(device: int) -> tuple[int, int]:
+    """Free and total bytes of a device."""
+    query = declare(
+        ggml_base(), "ggml_backend_dev_memory", None, C.c_void_p, C.POINTER(C.c_size_t), C.POINTER(C.c_size_t)
+    )
+    free, total = C.c_size_t(), C.c_size_t()
+    query(device, C.byref(free), C.byref(total))
+    return free.value, total.value

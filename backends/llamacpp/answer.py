@@ -1,0 +1,194 @@
+"""One answer in the making: its prompt, its sampler, and the way from tokens to events."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import numpy as np
+
+from backends.interface import Delta, Event, Finished, GenerateRequest, PrefillProgress, Usage
+from backends.llamacpp.context import LlamaContext
+from backends.llamacpp.detok import StopStrings, Utf8Stream
+from backends.llamacpp.sampling import Sampler
+from backends.llamacpp.sequences import KvSequence
+from backends.llamacpp.thinking import ThinkingParser
+from backends.llamacpp.vocab import Vocab
+
+Reason = Literal["stop", "length", "context", "cancelled"]
+
+EMIT_INTERVAL_S = 1 / 60
+"""Deltas of one answer come at most this often."""
+
+
+class Answer:
+    """A request from `submit` to `Finished`. The scheduler decodes `todo` tokens; `accept` takes what was sampled."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        prompt: list[int],
+        *,
+        vocab: Vocab,
+        parser: ThinkingParser,
+        n_ctx: int,
+        stable: int = 0,
+        counters: dict[str, float] | None = None,
+    ) -> None:
+        """`n_ctx`: tokens that prompt and answer may have together. `stable`: how much of the prompt later prompts of the
+        chat will begin with. Raises `EngineError` ``bad_request`` for bad sampler settings."""
+        self.request = request
+        self.id = request.id
+        self.prompt = np.asarray(prompt, np.int32)
+        self.n_ctx = n_ctx
+        self.stable = stable
+        self.sampler = Sampler(vocab, request.sampling, prompt)
+        self.counters = counters or {}
+        self.sequence: KvSequence | None = None
+        self.generated: list[int] = []
+        self.cancelled = False
+        self.reused = 0
+        self.started = time.perf_counter()
+        self.first_token = 0.0
+        self.max_tokens = request.sampling.max_tokens
+        self._vocab = vocab
+        self._parser = parser
+        self._utf8 = Utf8Stream()
+        self._stops = StopStrings(request.sampling.stop)
+        self._openers = frozenset(
+            t for t in vocab.markers if vocab.piece(t) in (b"<think>", b"<|channel>", b"[THINK]", b"<seed:think>")
+        )
+        self._pending: list[Delta] = []
+        self._tokens_pending = 0
+        self._last_emit = 0.0
+        self._thinking_tokens = 0
+        self._reported = -1
+
+    # -- tokens to decode ------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> Any:
+        """All tokens that have to be in the KV cache before the next one can be sampled (int32)."""
+        return np.concatenate([self.prompt, np.asarray(self.generated, np.int32)]) if self.generated else self.prompt
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.generated)
+
+    @property
+    def done(self) -> int:
+        """Tokens that are in the KV cache."""
+        return len(self.sequence.tokens) if self.sequence is not None else 0
+
+    @property
+    def todo(self) -> int:
+        """Tokens to decode before the next one can be sampled; 1 while decoding, more while prefilling."""
+        return self.length - self.done
+
+    @property
+    def prefilling(self) -> bool:
+        return not self.generated or self.todo > 1
+
+    @property
+    def reserve(self) -> int:
+        """Cells that the answer will need beyond its prompt, as far as one can say."""
+        return min(self.max_tokens or 256, self.n_ctx - len(self.prompt)) - len(self.generated)
+
+    def next_tokens(self, n: int) -> list[int]:
+        """The next `n` tokens to decode."""
+        done = self.done
+        if done >= len(self.prompt):
+            start = done - len(self.prompt)
+            return self.generated[start : start + n]
+        return [int(t) for t in self.tokens[done : done + n]]
+
+    # -- sampled tokens ----------------------------------------------------------------------------------------------
+
+    def sample(self, context: LlamaContext, index: int) -> Reason | None:
+        """Draws the next token from the batch's output `index`; returns why the answer ended, None if it goes on."""
+        if not self.first_token:
+            self.first_token = time.perf_counter()
+        sampler, phase = self.sampler, self._parser.phase
+        if sampler.has_grammar and phase in ("answer", "boundary"):
+            token, _ = sampler.draw_bound(context, index, self._openers if phase == "boundary" else frozenset())
+        else:
+            token = sampler.draw(context, index)
+        if self._vocab.is_end(token):
+            return "stop"
+        return self._accept(token)
+
+    def _accept(self, token: int) -> Reason | None:
+        self.generated.append(token)
+        if self._parser.phase in ("thinking", "header"):
+            self._thinking_tokens += 1
+        self._tokens_pending += 1
+        self._take(self._utf8.feed(self._vocab.piece(token)))
+        if self._stops.stopped:
+            return "stop"
+        if self.max_tokens is not None and len(self.generated) >= self.max_tokens:
+            return "length"
+        return "context" if self.length >= self.n_ctx else None
+
+    def _take(self, text: str) -> None:
+        for kind, piece in self._parser.feed(text):
+            self._queue(kind, self._stops.feed(piece) if kind == "answer" else piece)
+            if self._stops.stopped:
+                return
+
+    def _queue(self, kind: Literal["answer", "thinking"], text: str) -> None:
+        if not text:
+            return
+        n, self._tokens_pending = self._tokens_pending, 0
+        if self._pending and self._pending[-1].kind == kind:
+            last = self._pending.pop()
+            text, n = last.text + text, last.n_tokens + n
+        self._pending.append(Delta(id=self.id, text=text, kind=kind, n_tokens=n))
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def progress(self) -> list[Event]:
+        """How far the prompt is, if that changed."""
+        done = min(self.done, len(self.prompt))
+        if self.generated or done == self._reported:
+            return []
+        self._reported = done
+        return [PrefillProgress(id=self.id, done=done, total=len(self.prompt), reused=self.reused)]
+
+    def deltas(self, *, force: bool = False) -> list[Event]:
+        """New text, at most sixty times a second unless forced."""
+        if not self._pending:
+            return []
+        now = time.perf_counter()
+        if not force and now - self._last_emit < EMIT_INTERVAL_S:
+            return []
+        self._last_emit = now
+        events: list[Event] = list(self._pending)
+        self._pending.clear()
+        return events
+
+    def finish(self, reason: Reason, counters: dict[str, float]) -> list[Event]:
+        """The last text and `Finished`; `counters` as the backend has them now."""
+        if not self._stops.stopped:
+            self._take(self._utf8.finish())
+        if not self._stops.stopped:
+            for kind, piece in self._parser.finish():
+                self._queue(kind, self._stops.feed(piece) if kind == "answer" else piece)
+        self._queue("answer", self._stops.finish())
+        self.sampler.free()
+        now = time.perf_counter()
+        first = self.first_token or now
+        spent = {k: counters[k] - v for k, v in self.counters.items() if k in counters}
+        seen = spent.get("hits", 0) + spent.get("misses", 0)
+        usage = Usage(
+            prompt_tokens=len(self.prompt),
+            reused_tokens=self.reused,
+            completion_tokens=len(self.generated),
+            thinking_tokens=self._thinking_tokens,
+            prefill_s=first - self.started,
+            decode_s=now - first,
+            hit_rate=spent["hits"] / seen if seen and "hits" in spent else None,
+            read_bytes=int(spent["read_bytes"]) if "read_bytes" in spent else None,
+            stall_s=spent.get("stall_s"),
+            seed=self.sampler.seed,
+        )
+        return [*self.deltas(force=True), Finished(id=self.id, reason=reason, usage=usage)]

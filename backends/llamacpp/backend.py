@@ -1,0 +1,49 @@
+"""The backend ``mmap``: llama.cpp's own loading. The kernel pages experts in and out; it is the reference for `stream`
+and what `auto` falls back to."""
+
+from __future__ import annotations
+
+from backends.gguf_file import read_gguf
+from backends.interface import EngineError, LoadRequest, ProgressCallback
+from backends.llamacpp.loading import load_mmap
+from backends.llamacpp.model import LlamaModel, Parts
+from backends.llamacpp.probe import disk_bytes_per_second
+from backends.llamacpp.residency import PageCacheMap
+from backends.llamacpp.sizing import describe
+
+
+class MmapBackend:
+    """Loads any GGUF that llama.cpp knows, by mmap."""
+
+    name = "mmap"
+
+    def why_not(self, request: LoadRequest) -> str | None:
+        """None if the file's header can be read, else why not."""
+        try:
+            read_gguf(request.path).require_complete()
+        except EngineError as error:
+            return error.message
+        return None
+
+    def load(self, request: LoadRequest, progress: ProgressCallback) -> LlamaModel:
+        """Loads the model; raises `EngineError`."""
+        gguf = read_gguf(request.path).require_complete()
+        base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
+        weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
+        weights.lossy = base.lossy
+        experts = PageCacheMap(gguf)
+        weights.on_close.append(experts.close)
+        reason = (
+            "Plain mmap was asked for."
+            if request.backend == self.name
+            else "The kernel maps the whole file and pages experts in as they are needed."
+        )
+        if not gguf.n_experts:
+            reason = "A dense model: it has no experts to stream, so the kernel maps the whole file."
+        parts = Parts(
+            backend=self.name,
+            reason=reason,
+            expert_map=experts.snapshot,
+            disk_probe=lambda: disk_bytes_per_second(gguf),
+        )
+        return LlamaModel(weights, request, parts, base)

@@ -1,0 +1,140 @@
+"""The teacher-forced benchmark: random token ids in, a hash over every logit out, and figures of what it took."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backends.interface import BenchRequest, BenchResult, EngineError
+from backends.llamacpp import procfs
+from backends.llamacpp.context import Batch, LlamaContext
+
+if TYPE_CHECKING:
+    from backends.llamacpp.model import LlamaModel, Parts
+
+
+def token_ids(request: BenchRequest, n_vocab: int) -> Any:
+    """The ids to feed: an int64 array (parallel, prompt_tokens + tokens). Uniform, or by a Zipf law over ranks that a
+    permutation gives to the ids."""
+    rng = np.random.default_rng(request.seed)
+    n = request.prompt_tokens + request.tokens
+    if request.skew <= 0:
+        return np.stack([rng.integers(0, n_vocab, n) for _ in range(request.parallel)])
+    weights = np.arange(1, n_vocab + 1, dtype=np.float64) ** -request.skew
+    ids = rng.permutation(n_vocab)
+    return np.stack([ids[rng.choice(n_vocab, n, p=weights / weights.sum())] for _ in range(request.parallel)])
+
+
+def run_bench(
+    model: LlamaModel, parts: Parts, request: BenchRequest, progress: Callable[[int, int], bool]
+) -> BenchResult:
+    """Feeds the prompts, each as one batch, then one id a step for every sequence. The KV cache must be empty.
+
+    Raises `EngineError`: ``bad_request`` where it doesn't fit the context, ``cancelled``.
+    """
+    context, info = model.context, model.info
+    total = request.prompt_tokens + request.tokens
+    if request.prompt_tokens < 1 or request.tokens < 1 or request.parallel < 1:
+        raise EngineError("bad_request", "A benchmark needs at least one prompt token, one token and one sequence.")
+    if request.parallel > min(context.n_seqs, context.n_batch):
+        raise EngineError(
+            "bad_request",
+            f"{request.parallel} sequences were asked for, but the model was loaded for {info.n_seq_max}.",
+        )
+    if total * request.parallel > context.n_ctx:
+        raise EngineError(
+            "bad_request",
+            f"The benchmark needs a context of {total * request.parallel} tokens, and there are {context.n_ctx}.",
+        )
+    ids, digest = token_ids(request, context.n_vocab), hashlib.sha256()
+    parts.before_bench()
+    context.abort.clear()
+    started = time.perf_counter()
+    for row in range(request.parallel):
+        _prefill(context, row, [int(t) for t in ids[row, : request.prompt_tokens]], digest)
+        _tell(progress, 0, request.tokens)
+    prefill_s = time.perf_counter() - started
+    before, read_before, faults_before = parts.counters(), procfs.read_bytes(), procfs.major_faults()
+    started = time.perf_counter()
+    for step in range(request.tokens):
+        batch = Batch()
+        for row in range(request.parallel):
+            batch.add(int(ids[row, request.prompt_tokens + step]), request.prompt_tokens + step, row, True)
+        _decode(context, batch)
+        for row in range(request.parallel):
+            _hash_logits(context, row, digest)
+        _tell(progress, step + 1, request.tokens)
+    decode_s = time.perf_counter() - started
+    after, read_after, faults_after = parts.counters(), procfs.read_bytes(), procfs.major_faults()
+    disk = parts.disk_probe()
+    n = request.tokens * request.parallel
+    stall = _per(after.stall_s, before.stall_s, n)
+    hook = _per(after.hook_s, before.hook_s, n)
+    hits = _per(after.expert_hits, before.expert_hits, 1)
+    misses = _per(after.expert_misses, before.expert_misses, 1)
+    read = _per(read_after, read_before, n)
+    compute = None if stall is None else max(0.0, decode_s / n - stall)
+    bound = None if compute is None or read is None or not disk else 1.0 / max(1e-9, compute + read / disk)
+    return BenchResult(
+        backend=info.backend,
+        model=info.name,
+        load_s=info.load_s,
+        load_read_bytes=info.load_read_bytes,
+        prefill_tok_s=request.prompt_tokens * request.parallel / prefill_s,
+        decode_tok_s=n / decode_s,
+        compute_s_per_token=compute,
+        stall_s_per_token=stall,
+        hit_rate=hits / (hits + misses) if hits is not None and misses is not None and hits + misses else None,
+        read_bytes_per_token=read,
+        disk_bytes_s=disk,
+        bound_tok_s=bound,
+        bound_share=None if bound is None else n / decode_s / bound,
+        peak_rss_bytes=procfs.peak_rss_bytes(),
+        budget_bytes=info.budget_bytes,
+        major_faults=None if faults_after is None or faults_before is None else faults_after - faults_before,
+        logits_sha256=digest.hexdigest(),
+        store=info.store,
+        parallel=request.parallel,
+        prompt_tokens=request.prompt_tokens,
+        tokens=request.tokens,
+        seed=request.seed,
+        evictions=None if after.evictions is None or before.evictions is None else after.evictions - before.evictions,
+        hook_s_per_token=hook,
+        n_threads=context.n_threads,
+        lossy=info.lossy,
+    )
+
+
+def _per(after: float | None, before: float | None, n: int) -> float | None:
+    return None if after is None or before is None else (after - before) / n
+
+
+def _tell(progress: Callable[[int, int], bool], done: int, total: int) -> None:
+    if not progress(done, total):
+        raise EngineError("cancelled", "The benchmark was cancelled.")
+
+
+def _prefill(context: LlamaContext, row: int, tokens: list[int], digest: Any) -> None:
+    for start in range(0, len(tokens), context.n_batch):
+        batch = Batch()
+        for i, token in enumerate(tokens[start : start + context.n_batch], start):
+            batch.add(token, i, row, i == len(tokens) - 1)
+        _decode(context, batch)
+    _hash_logits(context, -1, digest)
+
+
+def _decode(context: LlamaContext, batch: Batch) -> None:
+    result = context.decode(batch)
+    if result.status == "cancelled":
+        raise EngineError("cancelled", "The benchmark was cancelled.")
+    if result.status != "ok":
+        raise EngineError("internal", f"The benchmark's batch could not be decoded ({result.status}).")
+
+
+def _hash_logits(context: LlamaContext, index: int, digest: Any) -> None:
+    logits = np.ctypeslib.as_array(context.logits(index), (context.n_vocab,))
+    digest.update(logits.astype(np.float32, copy=False).tobytes())

@@ -1,0 +1,281 @@
+"""One ``llama_context``: decoding batches, with a stop button and an optional hook into the compute graph.
+
+`LlamaContext.decode` hides three traps of llama.cpp: a decode that the abort callback stopped leaves some of its batch in
+the KV cache; a decode whose eval callback returned false reports success; and a recurrent state can't be rolled back.
+After every call the caller knows which positions each sequence really has.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from backends.interface import EngineError
+from backends.llamacpp import native
+from backends.llamacpp.loading import Weights
+
+
+class AbortFlag:
+    """A flag that llama.cpp's compute threads read before each graph node, without Python and without the GIL.
+
+    ggml wants ``bool callback(void *data)``. libc's ``strlen`` is one: it is 0 for an empty string and 1 for a string of
+    one byte, so the flag is that byte. Any thread may set it.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = C.create_string_buffer(2)
+        self._function = C.cast(C.CDLL(None).strlen, C.c_void_p)
+
+    def set(self) -> None:
+        self._bytes[0] = b"\x01"
+
+    def clear(self) -> None:
+        self._bytes[0] = b"\x00"
+
+    def is_set(self) -> bool:
+        return self._bytes[0] != b"\x00"
+
+    @property
+    def callback(self) -> int:
+        """Address for ``llama_context_params.abort_callback``."""
+        return int(self._function.value or 0)
+
+    @property
+    def data(self) -> int:
+        """Address for ``abort_callback_data``."""
+        return C.addressof(self._bytes)
+
+
+@dataclass
+class Batch:
+    """Tokens to decode together: parallel lists, one entry a token. At most `LlamaContext.n_batch` of them.
+
+    The positions of each sequence must go on where the sequence stands in the KV cache.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    seq_ids: list[int] = field(default_factory=list)
+    outputs: list[bool] = field(default_factory=list)
+    """Whether logits are wanted for the token."""
+
+    def add(self, token: int, position: int, seq_id: int, output: bool) -> int:
+        """Appends a token; returns its index, which is the `index` of `LlamaContext.logits`."""
+        self.tokens.append(token)
+        self.positions.append(position)
+        self.seq_ids.append(seq_id)
+        self.outputs.append(output)
+        return len(self.tokens) - 1
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def first_positions(self) -> dict[int, int]:
+        """Of each sequence in the batch the first position that it adds."""
+        first: dict[int, int] = {}
+        for seq_id, position in zip(self.seq_ids, self.positions, strict=True):
+            first[seq_id] = min(position, first.get(seq_id, position))
+        return first
+
+
+class EvalHook(Protocol):
+    """What a backend that watches the compute graph gives to `LlamaContext` (llama.cpp's ``cb_eval``).
+
+    Once `callback` returned False within a decode it must go on returning False until `end`: llama.cpp goes on with the
+    next ubatch and reports success. It should return False soon after the `AbortFlag` that it was given is set.
+    """
+
+    callback: Any
+    """A ``ggml_backend_sched_eval_callback`` (ctypes function), fixed for the life of the context."""
+
+    def begin(self, batch: Batch) -> None:
+        """Called before each ``llama_decode``; also before each retry."""
+        ...
+
+    def end(self) -> Literal["ok", "retry", "cancelled"]:
+        """Called after each ``llama_decode``. ``retry``: the graph was aborted because of something that is mended now,
+        decode the batch again. ``cancelled``: it was aborted because the flag was set. Raises `EngineError` where the
+        batch can't be computed at all (the file changed, no memory); the batch is then taken out of the KV cache."""
+        ...
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """How a decode ended. Unless ``ok`` the batch left nothing behind."""
+
+    status: Literal["ok", "cancelled", "no_room", "again"]
+    """``again``: the hook mended something, but sequences were lost on the way: prefill these, then decode again."""
+    lost: frozenset[int] = frozenset()
+    """Sequences that are empty now, because their recurrent state could not be rolled back: prefill them again."""
+    seconds: float = 0.0
+
+
+class LlamaContext:
+    """Owns a ``llama_context`` over `weights`. Not thread-safe, but for `abort`."""
+
+    MAX_RETRIES = 64
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_seqs: int,
+        n_threads: int,
+        hook: EvalHook | None = None,
+        abort: AbortFlag | None = None,
+        swa_full: bool = True,
+        embeddings: bool = False,
+    ) -> None:
+        """Allocates KV cache and compute buffers: `n_ctx` tokens shared by at most `n_seqs` sequences, batches of up to
+        `n_batch` tokens (one ubatch each). Raises `EngineError` ``no_memory`` where llama.cpp can't."""
+        L = self._lib = native.lib()
+        self.weights = weights
+        self.hook = hook
+        self.abort = abort or AbortFlag()
+        params = L.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
+        params.n_seq_max, params.kv_unified = n_seqs, True
+        params.n_threads = params.n_threads_batch = n_threads
+        params.swa_full, params.no_perf, params.embeddings = swa_full, True, embeddings
+        params.abort_callback = C.cast(self.abort.callback, L.ggml_abort_callback)
+        params.abort_callback_data = self.abort.data
+        if hook is not None:
+            params.cb_eval = hook.callback
+        with native.log_tail() as tail:
+            self._ctx = L.llama_init_from_model(weights.model, params)
+        if not self._ctx:
+            raise EngineError(
+                "no_memory",
+                f"There is not enough memory for a context of {n_ctx} tokens ({native.last_error(tail) or 'llama.cpp gave no reason'}); "
+                "ask for a smaller one.",
+            )
+        self._memory = L.llama_get_memory(self._ctx)
+        self.n_ctx = int(L.llama_n_ctx(self._ctx))
+        self.n_batch = int(L.llama_n_batch(self._ctx))
+        self.n_seqs = n_seqs
+        self.n_threads = n_threads
+        self.n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(weights.model)))
+        self.kv_bytes = native.logged_mib(tail, "(?:KV|RS)")
+        self.compute_bytes = native.logged_mib(tail, "compute")
+        self.recurrent = bool(L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model))
+        """Part of the state is recurrent: a sequence can only grow or be dropped."""
+        self.n_swa = 0 if swa_full else int(L.llama_model_n_swa(weights.model))
+        self._batch = L.llama_batch_init(self.n_batch, 0, 1)
+
+    @property
+    def pointer(self) -> int:
+        """``llama_context *``."""
+        return int(self._ctx)
+
+    def decode(self, batch: Batch) -> DecodeResult:
+        """Computes a batch. Raises `EngineError` where it can't be computed; the KV cache is as before the call then,
+        but that recurrent sequences of the batch are dropped (`DecodeResult.lost` can't tell: ask `length`)."""
+        if not 0 < len(batch) <= self.n_batch:
+            raise EngineError("internal", f"A batch of {len(batch)} tokens was built where at most {self.n_batch} fit.")
+        self._fill(batch)
+        first = batch.first_positions()
+        started = time.perf_counter()
+        for _ in range(self.MAX_RETRIES):
+            if self.hook is not None:
+                self.hook.begin(batch)
+            code = self._lib.llama_decode(self._ctx, self._batch)
+            verdict: str = "ok"
+            if self.hook is not None:
+                try:
+                    verdict = self.hook.end()
+                except EngineError:
+                    self._take_out(first)
+                    raise
+            if code == 2 or (verdict == "cancelled"):
+                lost = self._take_out(first)
+                return DecodeResult("cancelled", lost, time.perf_counter() - started)
+            if code == 1:
+                return DecodeResult("no_room", frozenset(), time.perf_counter() - started)
+            if verdict == "retry":
+                lost = self._take_out(first)
+                if lost:
+                    return DecodeResult("again", lost, time.perf_counter() - started)
+                continue
+            if code != 0:
+                self._take_out(first)
+                raise EngineError("internal", f"llama.cpp could not compute the batch (code {code}); see the log.")
+            return DecodeResult("ok", frozenset(), time.perf_counter() - started)
+        raise EngineError("internal", f"The batch was aborted {self.MAX_RETRIES} times over; see the log.")
+
+    def _fill(self, batch: Batch) -> None:
+        raw = self._batch
+        raw.n_tokens = len(batch)
+        for i, token in enumerate(batch.tokens):
+            raw.token[i] = token
+            raw.pos[i] = batch.positions[i]
+            raw.n_seq_id[i] = 1
+            raw.seq_id[i][0] = batch.seq_ids[i]
+            raw.logits[i] = batch.outputs[i]
+
+    def _take_out(self, first: dict[int, int]) -> frozenset[int]:
+        """Removes what an aborted batch added; returns the sequences that had to be dropped whole."""
+        lost = set()
+        for seq_id, position in first.items():
+            if self.recurrent or not self.remove(seq_id, position):
+                self.remove(seq_id, 0)
+                lost.add(seq_id)
+        return frozenset(lost)
+
+    def logits(self, index: int) -> Any:
+        """``float *`` to the `n_vocab` logits of the batch's token `index`; valid until the next decode."""
+        return self._lib.llama_get_logits_ith(self._ctx, index)
+
+    def remove(self, seq_id: int, start: int) -> bool:
+        """Removes a sequence's positions from `start` on; False where only the whole can be removed (nothing is then)."""
+        return bool(self._lib.llama_memory_seq_rm(self._memory, seq_id, start, -1))
+
+    def copy(self, source: int, target: int, end: int) -> None:
+        """Lets `target` (empty) share the positions [0, end) of `source`; no data moves in a unified KV cache."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+
+    def length(self, seq_id: int) -> int:
+        """Positions that a sequence has in the KV cache, from 0 on."""
+        return int(self._lib.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
+
+    def first_position(self, seq_id: int) -> int:
+        """The smallest position that is held: above 0 where a sliding window dropped older ones; -1 when empty."""
+        return int(self._lib.llama_memory_seq_pos_min(self._memory, seq_id))
+
+    def clear(self) -> None:
+        """Empties the KV cache."""
+        self._lib.llama_memory_clear(self._memory, True)
+
+    def save(self, seq_id: int, path: str, tokens: Seq[int]) -> int:
+        """Writes a sequence's state and tokens to a file; returns its bytes, 0 on failure."""
+        array = (C.c_int32 * len(tokens))(*tokens)
+        return int(self._lib.llama_state_seq_save_file(self._ctx, path.encode(), seq_id, array, len(tokens)))
+
+    def restore(self, seq_id: int, path: str) -> list[int] | None:
+        """Reads a file of `save` into an empty sequence; returns its tokens, None on failure."""
+        array, count = (C.c_int32 * self.n_ctx)(), C.c_size_t()
+        done = self._lib.llama_state_seq_load_file(self._ctx, path.encode(), seq_id, array, self.n_ctx, C.byref(count))
+        return list(array[: count.value]) if done else None
+
+    def get_partial_state(self, seq_id: int) -> bytes | None:
+        """The recurrent (or sliding-window) part of a sequence's state, which can't be rolled back otherwise."""
+        size = int(self._lib.llama_state_seq_get_size_ext(self._ctx, seq_id, 1))
+        buffer = (C.c_uint8 * size)()
+        done = int(self._lib.llama_state_seq_get_data_ext(self._ctx, buffer, size, seq_id, 1))
+        return bytes(buffer) if done == size and size else None
+
+    def set_partial_state(self, seq_id: int, state: bytes) -> bool:
+        """Puts a state of `get_partial_state` back."""
+        buffer = (C.c_uint8 * len(state)).from_buffer_copy(state)
+        return int(self._lib.llama_state_seq_set_data_ext(self._ctx, buffer, len(state), seq_id, 1)) == len(state)
+
+    def close(self) -> None:
+        """Frees the context, not the weights; a second call does nothing."""
+        if self._ctx:
+            self._lib.llama_batch_free(self._batch)
+            self._lib.llama_free(self._ctx)
+            self._ctx = None

@@ -1,0 +1,138 @@
+"""One answer's sampler: a chain of llama.cpp's, and a grammar that binds the answer but not the thinking."""
+
+from __future__ import annotations
+
+import ctypes as C
+import math
+import secrets
+from typing import Any
+
+import numpy as np
+
+from backends.interface import EngineError, Sampling
+from backends.llamacpp import native
+from backends.llamacpp.context import LlamaContext
+from backends.llamacpp.vocab import Vocab
+
+PENALTY_WINDOW = 64
+"""Tokens that the penalties look back on."""
+MAX_GRAMMAR_BYTES = 1 << 20
+
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+def check(sampling: Sampling) -> None:
+    """Raises `EngineError` ``bad_request`` for settings that no sampler can take."""
+    for name, low, high in (
+        ("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0), ("min_p", 0.0, 1.0), ("repeat_penalty", 0.0, 100.0),
+        ("presence_penalty", -100.0, 100.0), ("frequency_penalty", -100.0, 100.0),
+    ):  # fmt: skip
+        value = getattr(sampling, name)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise EngineError("bad_request", f"{name} must be from {low:g} to {high:g}, not {value:g}.")
+    if sampling.repeat_penalty == 0.0:
+        raise EngineError("bad_request", "repeat_penalty must be above 0; 1 turns it off.")
+    if sampling.max_tokens is not None and sampling.max_tokens < 1:
+        raise EngineError("bad_request", f"max_tokens must be at least 1, not {sampling.max_tokens}.")
+    if len(sampling.stop) > 64 or any(len(s) > 1000 for s in sampling.stop):
+        raise EngineError("bad_request", "At most 64 stop strings of 1000 characters each are possible.")
+    if sampling.grammar is not None and len(sampling.grammar.encode()) > MAX_GRAMMAR_BYTES:
+        raise EngineError("bad_request", "The grammar is larger than 1 MiB.")
+
+
+class Sampler:
+    """Draws the tokens of one answer. `free` must be called."""
+
+    def __init__(self, vocab: Vocab, sampling: Sampling, prompt: list[int]) -> None:
+        """Raises `EngineError` ``bad_request`` where the settings or the grammar are no good."""
+        check(sampling)
+        L = self._lib = native.lib()
+        self._vocab = vocab
+        self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed & 0xFFFFFFFE
+        self._grammar: Any = None
+        if sampling.grammar:
+            self._grammar = L.llama_sampler_init_grammar(vocab.pointer, sampling.grammar.encode(), b"root")
+            if not self._grammar:
+                raise EngineError("bad_request", "The grammar is not valid GBNF, or it has no rule named root.")
+        self._chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+        penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+        if penalties != (1.0, 0.0, 0.0):
+            self._add(L.llama_sampler_init_penalties(vocab.size, PENALTY_WINDOW, *penalties))
+        if sampling.temperature == 0.0:
+            self._add(L.llama_sampler_init_greedy())
+        else:
+            if sampling.top_k > 0:
+                self._add(L.llama_sampler_init_top_k(sampling.top_k))
+            if sampling.top_p < 1.0:
+                self._add(L.llama_sampler_init_top_p(sampling.top_p, 1))
+            if sampling.min_p > 0.0:
+                self._add(L.llama_sampler_init_min_p(sampling.min_p, 1))
+            self._add(L.llama_sampler_init_temp(sampling.temperature))
+            self._add(L.llama_sampler_init_dist(self.seed))
+        if penalties != (1.0, 0.0, 0.0):
+            for token in prompt[-PENALTY_WINDOW:]:
+                L.llama_sampler_accept(self._chain, token)
+
+    def _add(self, sampler: Any) -> None:
+        self._lib.llama_sampler_chain_add(self._chain, sampler)
+
+    @property
+    def has_grammar(self) -> bool:
+        return self._grammar is not None
+
+    def draw(self, context: LlamaContext, index: int) -> int:
+        """Samples from the logits of the batch's token `index`, without the grammar."""
+        return int(self._lib.llama_sampler_sample(self._chain, context.pointer, index))
+
+    def draw_bound(self, context: LlamaContext, index: int, free_tokens: frozenset[int]) -> tuple[int, bool]:
+        """Samples a token that the grammar allows, or one of `free_tokens` (which open a thinking block).
+
+        Returns the token and whether the grammar took it. Raises `EngineError` ``bad_request`` where the vocabulary has
+        no token that fits.
+        """
+        logits = np.ctypeslib.as_array(context.logits(index), (context.n_vocab,))
+        token = self._choose(self._candidates(logits))
+        if token in free_tokens:
+            self._lib.llama_sampler_accept(self._chain, token)
+            return token, False
+        if not self._allowed(token):
+            candidates = self._candidates(logits)
+            self._apply(self._grammar, candidates)
+            if not np.isfinite(candidates["logit"]).any():
+                raise EngineError("bad_request", "The model has no token that continues the answer within the grammar.")
+            token = self._choose(candidates[np.isfinite(candidates["logit"])].copy())
+        self._lib.llama_sampler_accept(self._grammar, token)
+        self._lib.llama_sampler_accept(self._chain, token)
+        return token, True
+
+    def _candidates(self, logits: Any) -> Any:
+        array = np.empty(len(logits), _TOKEN_DATA)
+        array["id"], array["logit"], array["p"] = np.arange(len(logits), dtype=np.int32), logits, 0.0
+        return array
+
+    def _apply(self, sampler: Any, array: Any) -> Any:
+        L = self._lib
+        view = L.llama_token_data_array()
+        view.data = array.ctypes.data_as(C.POINTER(L.llama_token_data))
+        view.size, view.selected, view.sorted = len(array), -1, False
+        L.llama_sampler_apply(sampler, C.byref(view))
+        return view
+
+    def _choose(self, array: Any) -> int:
+        view = self._apply(self._chain, array)
+        return int(view.data[view.selected].id)
+
+    def _allowed(self, token: int) -> bool:
+        one = np.zeros(1, _TOKEN_DATA)
+        one["id"] = token
+        self._apply(self._grammar, one)
+        return bool(np.isfinite(one["logit"][0]))
+
+    def free(self) -> None:
+        """Frees the samplers; a second call does nothing."""
+        if self._chain:
+            self._lib.llama_sampler_free(self._chain)
+            self._chain = None
+        if self._grammar:
+            self._lib.llama_sampler_free(self._grammar)
+            self._grammar = None

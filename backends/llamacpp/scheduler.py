@@ -1,0 +1,312 @@
+"""Continuous batching: every step decodes one batch with the next token of each answer and a share of waiting prompts.
+
+Greedy answers are those of one sequence alone up to llama.cpp's own rounding: its kernels sum in another order when a
+batch has another width (llamafile's matrix product for F32, F16 and Q8_0; flash attention that splits the KV cache), so
+that logits may differ in the last bits and a tie may break the other way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from backends.interface import EngineError, Event, Failed
+from backends.llamacpp.answer import Answer, Reason
+from backends.llamacpp.context import Batch, DecodeResult, LlamaContext
+from backends.llamacpp.sequences import KvBook, KvSequence, common_prefix
+
+SHARE_FROM = 16
+"""A prefix of another sequence is copied when it is at least so much longer than what the session itself has."""
+WAIT_FOR_PREFIX = 64
+"""A prompt waits for a running prefill that will have so many more tokens of it."""
+
+
+class Scheduler:
+    """Runs answers over one context. `cancel` is thread-safe, everything else belongs to one thread."""
+
+    def __init__(self, context: LlamaContext, counters: Callable[[], dict[str, float]], max_active: int) -> None:
+        """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them."""
+        self.context = context
+        self.book = KvBook(context)
+        self.max_active = max_active
+        self.waiting: deque[Answer] = deque()
+        self.active: list[Answer] = []
+        self.prefill_tokens = self.decode_tokens = 0
+        self.prefill_s = self.decode_s = 0.0
+        self._counters = counters
+        self._lock = threading.Lock()
+        self._cancelled: set[str] = set()
+        self._known: set[str] = set()
+        self._in_batch: dict[str, int] = {}
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def submit(self, answer: Answer) -> None:
+        """Queues an answer. Raises `EngineError` ``bad_request`` where its id is in use."""
+        with self._lock:
+            if answer.id in self._known:
+                answer.sampler.free()
+                raise EngineError("bad_request", f"A request with the id {answer.id} is running already.")
+            self._known.add(answer.id)
+        self.waiting.append(answer)
+
+    def cancel(self, request_id: str) -> None:
+        """Stops an answer: at once where the batch that is being computed is mostly its, else after that batch."""
+        with self._lock:
+            if request_id not in self._known:
+                return
+            self._cancelled.add(request_id)
+            own, total = self._in_batch.get(request_id, 0), sum(self._in_batch.values())
+            alone = len(self._in_batch) == 1
+            if own and (alone or (own * 2 > total and not self.context.recurrent)):
+                self.context.abort.set()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.active)
+
+    # -- a step --------------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Event]:
+        """Advances every active answer by one batch."""
+        events: list[Event] = []
+        self.context.abort.clear()
+        self._drop_cancelled(events)
+        self._admit(events)
+        batch, parts = self._compose(events)
+        if not parts:
+            return events
+        with self._lock:
+            if any(answer.id in self._cancelled for answer, _, _ in parts):
+                return events  # the next step drops it
+            self._in_batch = {answer.id: n for answer, n, _ in parts}
+        try:
+            result = self.context.decode(batch)
+        except EngineError as error:
+            self._fail_all(parts, error, events)
+            return events
+        finally:
+            with self._lock:
+                self._in_batch = {}
+        self._count(parts, result)
+        if result.status == "ok":
+            self._advance(batch, parts, events)
+        else:
+            self._recover(parts, result, events)
+        return events
+
+    def _drop_cancelled(self, events: list[Event]) -> None:
+        with self._lock:
+            gone, self._cancelled = self._cancelled, set()
+        for answer in [a for a in (*self.active, *self.waiting) if a.id in gone]:
+            self._finish(answer, "cancelled", events)
+
+    # -- admission -----------------------------------------------------------------------------------------------------
+
+    def _admit(self, events: list[Event]) -> None:
+        for answer in list(self.waiting):
+            if len(self.active) >= self.max_active:
+                return
+            if self._worth_waiting(answer):
+                continue
+            sequence = self._place(answer)
+            if sequence is None:
+                return
+            self.waiting.remove(answer)
+            answer.sequence = sequence
+            if not answer.generated:
+                answer.reused = len(sequence.tokens)
+            self.active.append(answer)
+            events += answer.progress()
+
+    def _worth_waiting(self, answer: Answer) -> bool:
+        """Whether a running prefill will soon have a prefix of this prompt that would be computed twice otherwise."""
+        for other in self.active:
+            if other.prefilling and not self.context.recurrent:
+                ahead = min(common_prefix(other.prompt, answer.prompt), len(answer.prompt) - 1)
+                if ahead - other.done >= WAIT_FOR_PREFIX:
+                    return True
+        return False
+
+    def _place(self, answer: Answer) -> KvSequence | None:
+        """A sequence for an answer, with as much of its prompt as the KV cache has already; None: there is no room yet."""
+        tokens, book = answer.tokens, self.book
+        own = book.of_session(answer.request.session)
+        usable = len(tokens) - 1  # one token at least must be decoded to have logits
+        agreed = min(common_prefix(_array(own), tokens), usable) if own is not None else 0
+        other, shared = book.longest_match(tokens)
+        shared = min(shared, usable)
+        take_other = other is not None and other is not own and shared >= agreed + SHARE_FROM
+        source = other if take_other else own
+        needed = len(tokens) - (shared if take_other else agreed) + max(0, answer.reserve)
+        if not book.make_room(needed, keep=source):
+            if source is not None and not source.active:
+                return self._place_without(answer, source)
+            if self.active:
+                return None  # an active answer will end and make room
+        if take_other and other is not None:
+            return self._branch(answer, other, shared)
+        if own is not None:
+            own.active = True
+            book.truncate(own, agreed)
+            return own
+        return book.open(answer.request.session)
+
+    def _place_without(self, answer: Answer, source: KvSequence) -> KvSequence | None:
+        """There is no room beside the idle sequence that shares the prefix: the answer takes it over."""
+        needed = answer.length - len(source.tokens) + max(0, answer.reserve)
+        agreed = min(common_prefix(_array(source), answer.tokens), answer.length - 1)
+        if self.active and self.book.room + len(source.tokens) - agreed < needed:
+            return None
+        source.active, source.session = True, answer.request.session
+        self.book.truncate(source, agreed)
+        return source
+
+    def _branch(self, answer: Answer, source: KvSequence, shared: int) -> KvSequence | None:
+        if not source.active and source.session is None and not self.context.recurrent:
+            source.active, source.session = True, answer.request.session  # nobody comes back for it: take it over
+            self.book.truncate(source, shared)
+            return source
+        held, source.active = source.active, True  # it must not be evicted to make place for its own branch
+        try:
+            target = self.book.open(answer.request.session)
+        finally:
+            source.active = held
+        if target is not None:
+            self.book.share(source, target, shared)
+        return target
+
+    # -- the batch -----------------------------------------------------------------------------------------------------
+
+    def _compose(self, events: list[Event]) -> tuple[Batch, list[tuple[Answer, int, int]]]:
+        """The batch and, for each answer in it, its number of tokens and the index of its output (-1: none yet)."""
+        while True:
+            plan = self._plan()
+            if self.book.make_room(sum(n for _, n in plan)):
+                break
+            if not self._preempt(events):
+                return Batch(), []
+        batch, parts = Batch(), []
+        for answer, n in plan:
+            assert answer.sequence is not None
+            position, index, last = answer.done, -1, n == answer.todo
+            for i, token in enumerate(answer.next_tokens(n)):
+                index = batch.add(token, position + i, answer.sequence.seq_id, last and i == n - 1)
+            parts.append((answer, n, index if last else -1))
+        return batch, parts
+
+    def _plan(self) -> list[tuple[Answer, int]]:
+        """How many tokens of each active answer go into the next batch: decoding ones first."""
+        left, plan = self.context.n_batch, []
+        for answer in sorted(self.active, key=lambda a: a.todo > 1):
+            n = min(answer.todo, left)
+            if answer.stable and self.context.recurrent and answer.done < answer.stable:
+                n = min(n, answer.stable - answer.done)  # stop there once, to save the state
+            if n:
+                plan.append((answer, n))
+                left -= n
+        return plan
+
+    def _preempt(self, events: list[Event]) -> bool:
+        """Makes room while nothing is idle: the answer that started last waits again. False: there is only one, which
+        ends because the context is full."""
+        if not self.active:
+            return False
+        answer = self.active[-1]
+        if len(self.active) == 1:
+            self._finish(answer, "context", events)
+            return False
+        assert answer.sequence is not None
+        self.book.release(answer.sequence)
+        answer.sequence = None
+        self.active.remove(answer)
+        self.waiting.appendleft(answer)
+        return True
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def _count(self, parts: list[tuple[Answer, int, int]], result: DecodeResult) -> None:
+        prefill = sum(n for answer, n, _ in parts if answer.prefilling)
+        if result.status == "ok":
+            self.prefill_tokens += prefill
+            self.decode_tokens += sum(n for _, n, _ in parts) - prefill
+        if prefill:
+            self.prefill_s += result.seconds
+        else:
+            self.decode_s += result.seconds
+
+    def _advance(self, batch: Batch, parts: list[tuple[Answer, int, int]], events: list[Event]) -> None:
+        at = 0
+        for answer, n, index in parts:
+            assert answer.sequence is not None
+            self.book.append(answer.sequence, batch.tokens[at : at + n])
+            at += n
+            if self.context.recurrent and answer.stable and answer.done == answer.stable:
+                state = self.context.get_partial_state(answer.sequence.seq_id)
+                answer.sequence.checkpoint = None if state is None else (answer.stable, state)
+            events += answer.progress()
+            if index < 0:
+                continue
+            try:
+                reason = answer.sample(self.context, index)
+            except EngineError as error:
+                self._fail(answer, error, events)
+                continue
+            if reason is not None:
+                self._finish(answer, reason, events)
+            else:
+                events += answer.deltas()
+
+    def _recover(self, parts: list[tuple[Answer, int, int]], result: DecodeResult, events: list[Event]) -> None:
+        """A batch left nothing behind. Sequences that were lost start over."""
+        for answer, _, _ in parts:
+            sequence = answer.sequence
+            if sequence is not None and sequence.seq_id in result.lost:
+                self.book.empty(sequence)
+        if result.status == "no_room" and not self.book.evict_idle() and not self._preempt(events) and self.active:
+            raise EngineError("internal", "The KV cache has no room for a batch though it should; see the log.")
+
+    def _fail_all(self, parts: list[tuple[Answer, int, int]], error: EngineError, events: list[Event]) -> None:
+        for answer, _, _ in parts:
+            if answer.sequence is not None and self.context.length(answer.sequence.seq_id) < answer.done:
+                self.book.empty(answer.sequence)
+            self._fail(answer, error, events)
+
+    def _fail(self, answer: Answer, error: EngineError, events: list[Event]) -> None:
+        answer.sampler.free()
+        self._let_go(answer)
+        events.append(Failed(id=answer.id, code=error.code, message=error.message))
+
+    def _finish(self, answer: Answer, reason: Reason, events: list[Event]) -> None:
+        events += answer.finish(reason, self._counters())
+        self._let_go(answer)
+
+    def _let_go(self, answer: Answer) -> None:
+        with self._lock:
+            self._known.discard(answer.id)
+            self._cancelled.discard(answer.id)
+        if answer in self.active:
+            self.active.remove(answer)
+        if answer in self.waiting:
+            self.waiting.remove(answer)
+        sequence, answer.sequence = answer.sequence, None
+        if sequence is not None:
+            if sequence.session is None and not self.context.recurrent:
+                self.book.truncate(sequence, min(len(sequence.tokens), len(answer.prompt)))
+            self.book.park(sequence)
+
+    def close(self) -> None:
+        """Forgets every request and every sequence."""
+        for answer in (*self.active, *self.waiting):
+            answer.sampler.free()
+        self.active.clear()
+        self.waiting.clear()
+        self.book.reset()
+
+
+def _array(sequence: KvSequence) -> Any:
+    return np.asarray(sequence.tokens, np.int32)

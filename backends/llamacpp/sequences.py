@@ -1,0 +1,183 @@
+"""Which sequences hold what in the KV cache: sessions, shared prefixes, and the room that is left.
+
+llama.cpp knows sequences by number and cells by position. This book keeps the tokens beside them, so that a prompt finds
+the sequence that agrees with it longest, and counts cells that several sequences share once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backends.llamacpp.context import LlamaContext
+
+
+@dataclass(eq=False)
+class KvSequence:
+    """One sequence of the KV cache and the tokens it holds."""
+
+    seq_id: int
+    tokens: list[int] = field(default_factory=list)
+    cells: list[int] = field(default_factory=list)
+    """A number for each token's cell; sequences that share a prefix share the numbers."""
+    session: str | None = None
+    active: bool = False
+    last_used: int = 0
+    checkpoint: tuple[int, bytes] | None = None
+    """Recurrent models: the state after so many tokens, to go back to."""
+
+
+def common_prefix(a: Any, b: Any) -> int:
+    """Number of leading tokens in which two int32 arrays agree."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
+
+
+class KvBook:
+    """Sequences over a `LlamaContext`. Every change goes to both."""
+
+    def __init__(self, context: LlamaContext) -> None:
+        self._context = context
+        self._free = list(range(context.n_seqs))[::-1]
+        self._clock = itertools.count(1)
+        self._cell = itertools.count()
+        self._shares: dict[int, int] = {}
+        self.sequences: list[KvSequence] = []
+
+    @property
+    def used(self) -> int:
+        """Cells that hold a token."""
+        return len(self._shares)
+
+    @property
+    def room(self) -> int:
+        """Cells that are free."""
+        return self._context.n_ctx - self.used
+
+    def of_session(self, session: str | None) -> KvSequence | None:
+        """The idle sequence of a session."""
+        if session is None:
+            return None
+        return next((s for s in self.sequences if s.session == session and not s.active), None)
+
+    def open(self, session: str | None) -> KvSequence | None:
+        """A new, empty, active sequence; an idle one is dropped where no number is free. None: all are active."""
+        if not self._free and not self.evict_idle():
+            return None
+        sequence = KvSequence(self._free.pop(), session=session, active=True, last_used=next(self._clock))
+        self.sequences.append(sequence)
+        return sequence
+
+    def longest_match(self, prompt: Any) -> tuple[KvSequence | None, int]:
+        """The sequence that agrees longest with a prompt (int32 array), and how long."""
+        best, length = None, 0
+        for sequence in self.sequences:
+            if len(sequence.tokens) > length:
+                n = common_prefix(np.asarray(sequence.tokens, np.int32), prompt)
+                if n > length:
+                    best, length = sequence, n
+        return best, length
+
+    def append(self, sequence: KvSequence, tokens: Iterable[int]) -> None:
+        """Notes tokens that a decode has put into the KV cache."""
+        for token in tokens:
+            cell = next(self._cell)
+            self._shares[cell] = 1
+            sequence.cells.append(cell)
+            sequence.tokens.append(token)
+        sequence.last_used = next(self._clock)
+
+    def truncate(self, sequence: KvSequence, length: int) -> int:
+        """Cuts a sequence to at most `length` tokens; returns how many are left, fewer where the model can't go back that
+        far (recurrent states, sliding windows)."""
+        if length >= len(sequence.tokens):
+            return len(sequence.tokens)
+        if length > 0 and self._roll_back(sequence, length):
+            self._forget(sequence, length)
+            return length
+        saved = sequence.checkpoint
+        if saved is not None and 0 < saved[0] <= length and self._context.set_partial_state(sequence.seq_id, saved[1]):
+            if self._context.remove(sequence.seq_id, saved[0]):
+                self._forget(sequence, saved[0])
+                return saved[0]
+        self.empty(sequence)
+        return 0
+
+    def _roll_back(self, sequence: KvSequence, length: int) -> bool:
+        context = self._context
+        if context.recurrent:
+            return False
+        if context.n_swa and context.first_position(sequence.seq_id) > max(0, length - context.n_swa):
+            return False
+        return context.remove(sequence.seq_id, length)
+
+    def share(self, source: KvSequence, target: KvSequence, length: int) -> bool:
+        """Lets an empty sequence begin with the first `length` tokens of another; False where the model can't."""
+        if self._context.recurrent and length != len(source.tokens):
+            return False
+        if self._context.n_swa and self._context.first_position(source.seq_id) > 0:
+            return False
+        self._context.copy(source.seq_id, target.seq_id, length)
+        target.tokens = source.tokens[:length]
+        target.cells = source.cells[:length]
+        for cell in target.cells:
+            self._shares[cell] += 1
+        return True
+
+    def empty(self, sequence: KvSequence) -> None:
+        """Drops all tokens of a sequence, keeps the sequence."""
+        self._context.remove(sequence.seq_id, 0)
+        self._forget(sequence, 0)
+        sequence.checkpoint = None
+
+    def _forget(self, sequence: KvSequence, length: int) -> None:
+        for cell in sequence.cells[length:]:
+            left = self._shares[cell] - 1
+            if left:
+                self._shares[cell] = left
+            else:
+                del self._shares[cell]
+        del sequence.cells[length:]
+        del sequence.tokens[length:]
+
+    def release(self, sequence: KvSequence) -> None:
+        """Drops a sequence and its tokens."""
+        self.empty(sequence)
+        self.sequences.remove(sequence)
+        self._free.append(sequence.seq_id)
+
+    def park(self, sequence: KvSequence) -> None:
+        """A sequence became idle: it is kept for its session's next turn, or as the prefix of other prompts."""
+        sequence.active = False
+        sequence.last_used = next(self._clock)
+        for other in [
+            s for s in self.sequences if s is not sequence and not s.active and s.session == sequence.session
+        ]:
+            self.release(other)  # one idle sequence for each session, and one without
+
+    def evict_idle(self, keep: KvSequence | None = None) -> bool:
+        """Drops the idle sequence that was used longest ago, those without a session first; False: none was idle."""
+        idle = [s for s in self.sequences if not s.active and s is not keep]
+        if not idle:
+            return False
+        self.release(min(idle, key=lambda s: (s.session is not None, s.last_used)))
+        return True
+
+    def make_room(self, cells: int, keep: KvSequence | None = None) -> bool:
+        """Drops idle sequences until `cells` cells are free; False where that is not enough."""
+        while self.room < cells:
+            if not self.evict_idle(keep):
+                return False
+        return True
+
+    def reset(self) -> None:
+        """Empties everything."""
+        self._context.clear()
+        self._shares.clear()
+        self.sequences.clear()
+        self._free = list(range(self._context.n_seqs))[::-1]

@@ -1,0 +1,130 @@
+"""What a load decides before it allocates: the context that fits, the batch, how many sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.gguf_file import GgufFile
+from backends.interface import EngineError, LoadRequest, ModelInfo
+from backends.llamacpp import procfs
+
+DEFAULT_CTX = 8192
+DEFAULT_UBATCH = 512
+MIN_CTX = 256
+MAX_SEQUENCES = 250
+"""llama.cpp knows 256 sequences; some are kept for idle chats."""
+RESERVE_BYTES = 256 << 20
+"""Left for compute buffers and this process when a context is sized to memory."""
+
+
+def kv_bytes_per_token(gguf: GgufFile) -> int:
+    """Bytes of KV cache for one token in f16, at most: sliding windows and compressed caches take less."""
+    heads = gguf.per_layer("attention.head_count", 1)
+    kv_heads = gguf.per_layer("attention.head_count_kv", heads[0] if heads else 1)
+    head_dim = gguf.n_embd // max(1, heads[0] if heads else 1)
+    key = _number(gguf, "attention.key_length", head_dim)
+    value = _number(gguf, "attention.value_length", head_dim)
+    if _number(gguf, "attention.kv_lora_rank", 0):  # multi-head latent attention: one latent, no values
+        return (
+            2 * gguf.n_layers * (_number(gguf, "attention.kv_lora_rank", 0) + _number(gguf, "rope.dimension_count", 64))
+        )
+    every = _number(gguf, "full_attention_interval", 1)  # hybrids: only every n-th layer has a KV cache
+    return 2 * sum(n * (key + value) for i, n in enumerate(kv_heads) if every <= 1 or (i + 1) % every == 0)
+
+
+def _number(gguf: GgufFile, key: str, default: int) -> int:
+    value = gguf.key(key)
+    if isinstance(value, tuple):
+        value = max(value, default=default)
+    return int(value) if isinstance(value, int | float) else default
+
+
+def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int) -> int:
+    """Tokens of context for all sequences together. `resident_bytes`: what the weights will take that can't be dropped.
+
+    Raises `EngineError` ``context_too_large`` where what was asked for can't be allocated, with the largest that can.
+    """
+    per_token = max(1, kv_bytes_per_token(gguf))
+    available = procfs.available_memory()
+    fits = None if available is None else max(0, (available - resident_bytes - RESERVE_BYTES) // per_token)
+    if request.n_ctx is not None:
+        if request.n_ctx < 1:
+            raise EngineError("bad_request", f"A context of {request.n_ctx} tokens makes no sense.")
+        if fits is not None and request.n_ctx > fits and request.n_ctx > MIN_CTX:
+            most = max(MIN_CTX, fits // 256 * 256)
+            need = request.n_ctx * per_token / 2**30
+            raise EngineError(
+                "context_too_large",
+                f"A context of {request.n_ctx} tokens needs {need:.1f} GiB for its KV cache, more than there is; "
+                f"at most {most} tokens fit now.",
+            )
+        return request.n_ctx
+    trained = gguf.n_ctx_train or DEFAULT_CTX
+    wanted = min(trained, DEFAULT_CTX)
+    if request.n_seq_max > 1:
+        wanted = max(wanted, min(trained, 2048) * request.n_seq_max)
+    if fits is not None:
+        wanted = min(
+            wanted, max(MIN_CTX, fits // 2 // 256 * 256)
+        )  # the default leaves half of the memory to the experts
+    return wanted
+
+
+def check_request(request: LoadRequest, gguf: GgufFile) -> None:
+    """Raises `EngineError` for settings that don't fit the model."""
+    if gguf.problems:
+        raise EngineError("unsupported", f"{Path(gguf.path).name}: {gguf.problems[0]}")
+    if not 1 <= request.n_seq_max <= MAX_SEQUENCES:
+        raise EngineError(
+            "bad_request", f"Between 1 and {MAX_SEQUENCES} sequences are possible, not {request.n_seq_max}."
+        )
+    used = request.n_expert_used
+    if used is not None and (not gguf.n_experts or not 1 <= used <= gguf.n_experts):
+        raise EngineError(
+            "bad_request",
+            f"{used} active experts were asked for, but the model has {gguf.n_experts} experts a layer."
+            if gguf.n_experts
+            else "The model has no experts, so their number can't be set.",
+        )
+    for name in ("n_batch", "n_ubatch", "n_threads"):
+        value = getattr(request, name)
+        if value is not None and not 1 <= value <= 65536:
+            raise EngineError("bad_request", f"{name} must be from 1 to 65536, not {value}.")
+
+
+def lossy_sentence(request: LoadRequest, gguf: GgufFile) -> str | None:
+    """The sentence that marks fewer active experts than the model was trained with."""
+    if request.n_expert_used is None or request.n_expert_used == gguf.n_expert_used:
+        return None
+    return (
+        f"{request.n_expert_used} of the {gguf.n_expert_used} experts that the model was trained to use for each token "
+        "are active: answers differ from the full model's."
+    )
+
+
+def describe(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int) -> ModelInfo:
+    """What is known of a model before it is loaded, with the decisions for this load. Raises `EngineError`."""
+    check_request(request, gguf)
+    ubatch = request.n_ubatch or min(request.n_batch or DEFAULT_UBATCH, DEFAULT_UBATCH)
+    return ModelInfo(
+        name=gguf.name or Path(gguf.path).stem,
+        path=gguf.path,
+        architecture=gguf.architecture,
+        quant=gguf.quant,
+        backend="",
+        backend_reason="",
+        n_layers=gguf.n_layers,
+        n_vocab=gguf.n_vocab,
+        n_ctx=choose_context(request, gguf, resident_bytes=resident_bytes),
+        n_ctx_train=gguf.n_ctx_train,
+        n_seq_max=request.n_seq_max,
+        n_batch=ubatch,
+        n_ubatch=max(ubatch, request.n_seq_max),
+        n_experts=gguf.n_experts,
+        n_expert_used=request.n_expert_used or gguf.n_expert_used,
+        n_expert_used_trained=gguf.n_expert_used,
+        file_bytes=gguf.file_bytes,
+        expert_bytes=gguf.bytes.experts,
+        dense_bytes=gguf.bytes.dense,
+        lossy=lossy_sentence(request, gguf),
+    )

@@ -1,0 +1,108 @@
+"""Renders a chat template from a model file: a hostile program in Jinja, so sandboxed and in a process with limits.
+
+This module is what runs inside that process (``python -m backends.llamacpp.template_env``): one JSON object a line on
+stdin, one on stdout. `backends.llamacpp.templates` talks to it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from typing import Any, NoReturn
+
+MAX_OUTPUT = 8 << 20
+"""Characters that a rendered prompt may have."""
+MEMORY_LIMIT = 768 << 20
+"""Bytes of address space that rendering may take."""
+
+
+class TemplateRefusal(Exception):
+    """The template called ``raise_exception``: its own words about why it can't render these messages."""
+
+
+def make_environment() -> Any:
+    """A sandboxed Jinja environment that behaves as Hugging Face's for chat templates."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}…{% endgeneration %}`` marks assistant text for training; it renders as what it holds."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+
+    def raise_exception(message: object = "") -> NoReturn:
+        raise TemplateRefusal(str(message)[:300])
+
+    def strftime_now(pattern: str) -> str:
+        return datetime.now().strftime(str(pattern)[:100])
+
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    return environment
+
+
+def render(environment: Any, template: str, variables: dict[str, Any]) -> dict[str, str]:
+    """``{"text": …}``, or ``{"refused": …}`` with the template's own words, or ``{"error": …}``."""
+    from jinja2 import TemplateError
+
+    try:
+        pieces: list[str] = []
+        size = 0
+        for piece in environment.from_string(template).generate(**variables):
+            size += len(piece)
+            if size > MAX_OUTPUT:
+                return {"error": f"it makes a prompt of more than {MAX_OUTPUT} characters"}
+            pieces.append(piece)
+        return {"text": "".join(pieces)}
+    except TemplateRefusal as refusal:
+        return {"refused": str(refusal)}
+    except MemoryError:
+        return {"error": "it takes too much memory"}
+    except RecursionError:
+        return {"error": "it nests too deeply"}
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        return {"error": f"{error.message}" + (f" (line {line})" if line else "")}
+    except Exception as error:  # any Python error a template can provoke
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def main() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    environment = make_environment()
+    for line in sys.stdin.buffer:
+        job = json.loads(line)
+        try:
+            answer = json.dumps(render(environment, job["template"], job["variables"]))
+        except MemoryError:
+            answer = '{"error": "it takes too much memory"}'
+        sys.stdout.buffer.write(answer.encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

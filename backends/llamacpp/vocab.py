@@ -1,0 +1,90 @@
+"""The model's vocabulary: text to tokens, tokens to bytes."""
+
+from __future__ import annotations
+
+import ctypes as C
+from typing import Any
+
+from backends.llamacpp import native
+
+MARKERS = frozenset(
+    {
+        "<think>", "</think>", "[THINK]", "[/THINK]", "<seed:think>", "</seed:think>",
+        "<|channel>", "<channel|>",
+        "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", "<|constrain|>",
+    }
+)  # fmt: skip
+"""Special tokens that `backends.llamacpp.thinking` reads; every other control token stays invisible."""
+
+
+class Vocab:
+    """A ``llama_vocab``. Thread-safe, as llama.cpp's tokenizer is."""
+
+    def __init__(self, model: int) -> None:
+        """`model`: a ``llama_model *``."""
+        L = self._lib = native.lib()
+        self._vocab = L.llama_model_get_vocab(model)
+        self.size = int(L.llama_vocab_n_tokens(self._vocab))
+        self.pointer = self._vocab
+        self.bos = int(L.llama_vocab_bos(self._vocab))
+        self.eos = int(L.llama_vocab_eos(self._vocab))
+        self.adds_bos = bool(L.llama_vocab_get_add_bos(self._vocab)) and self.bos >= 0
+        self.bos_text = self._text(self.bos)
+        self.eos_text = self._text(self.eos)
+        self._pieces: dict[int, bytes] = {}
+        self._eog: dict[int, bool] = {}
+        self._buffer = C.create_string_buffer(1024)
+        self.markers = {t for t in map(self._marker, sorted(MARKERS)) if t is not None}
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        raw: Any = self._lib.llama_vocab_get_text(self._vocab, token)
+        return raw.decode("utf-8", "replace") if raw else ""
+
+    def _marker(self, text: str) -> int | None:
+        tokens = self.tokenize(text)
+        return tokens[0] if len(tokens) == 1 and self._lib.llama_vocab_is_control(self._vocab, tokens[0]) else None
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Tokens of `text`, without BOS; `special` reads special tokens in it as such."""
+        raw = text.encode("utf-8", "surrogatepass").replace(b"\0", b"")
+        if not raw:
+            return []
+        size = len(raw) + 16
+        for _ in range(2):
+            array = (C.c_int32 * size)()
+            n = int(self._lib.llama_tokenize(self._vocab, raw, len(raw), array, size, False, special))
+            if n >= 0:
+                return list(array[:n])
+            size = -n
+        return []
+
+    def prompt_tokens(self, text: str) -> list[int]:
+        """Tokens of a prompt: BOS goes first where the model wants one and the text doesn't bring it."""
+        tokens = self.tokenize(text)
+        if self.adds_bos and tokens[:1] != [self.bos]:
+            tokens.insert(0, self.bos)
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token: b'' for control tokens other than those of `MARKERS`. Cut characters are possible."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token)
+        return piece
+
+    def _piece(self, token: int) -> bytes:
+        buffer, special = self._buffer, token in self.markers
+        n = int(self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special))
+        if n < 0:
+            buffer = C.create_string_buffer(-n)
+            n = int(self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special))
+        return buffer.raw[: max(0, n)]
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends the answer (EOS, end of turn)."""
+        known = self._eog.get(token)
+        if known is None:
+            known = self._eog[token] = bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+        return known
