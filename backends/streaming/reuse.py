@@ -75,7 +75,7 @@ class ReuseMeter:
         return self._rate
 
     def observe(self, row: int, experts: Sequence[int] | npt.NDArray[np.integer], *, decode: bool = True) -> None:
-        """The distinct experts that row `row` uses in this graph; rows come in graph order, a lower one starts the next.
+        """The distinct experts that row `row` uses in this graph; rows come in order, a lower one starts the next.
 
         Uses with `decode` False (prefill: one graph touches most experts) move the clock but aren't counted.
         """
