@@ -25,7 +25,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.model in COMMANDS:
         raise UsageError(
-            f"{args.model} is a command and comes first: {PROGRAM} {args.model} …; for a file of that name say ./{args.model}."
+            f"{args.model} is a command and comes first: {PROGRAM} {args.model} …; "
+            f"for a file of that name say ./{args.model}."
         )
     return open_app(args)
 

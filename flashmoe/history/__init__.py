@@ -1,0 +1,25 @@
+"""Chats in SQLite: every chat, message, branch and figure; see `History`."""
+
+from flashmoe.history.records import (
+    Attachment,
+    Chat,
+    ChatSettings,
+    Figures,
+    HistoryError,
+    Hit,
+    Message,
+)
+from flashmoe.history.store import History
+from flashmoe.history.writer import AnswerWriter
+
+__all__ = [
+    "AnswerWriter",
+    "Attachment",
+    "Chat",
+    "ChatSettings",
+    "Figures",
+    "History",
+    "HistoryError",
+    "Hit",
+    "Message",
+]

@@ -1,0 +1,122 @@
+"""Opens the history's database, or says why chats stay in memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from pathlib import Path
+
+from flashmoe import paths
+from flashmoe.history.records import HistoryError
+from flashmoe.history.schema import migrate
+
+BUSY_MS = 5000
+"""How long a write waits for another instance's."""
+
+
+def connect(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
+    """A connection and, where nothing will be kept, one sentence that says why. None asks for memory."""
+    if path is None:
+        return _in_memory(None), None
+    try:
+        paths.ensure_dir(path.parent)
+    except paths.PathError as error:
+        return _in_memory(path), f"{error.message} Until then chats are only in memory."
+    db = None
+    try:
+        db = _open(str(path))
+        _prepare(db, path)
+        os.chmod(path, 0o600)  # noqa: PTH101 - chats are private, whatever the umask
+        return db, None
+    except HistoryError as error:
+        reason = error.message
+    except sqlite3.DatabaseError as error:
+        reason = explain(error, path)
+    except OSError as error:
+        reason = paths.cannot_write(path.parent, error)
+    if db is not None:
+        db.close()
+    return _in_memory(path), f"{reason} Until then chats are only in memory."
+
+
+def _open(name: str, *, uri: bool = False) -> sqlite3.Connection:
+    # isolation_level None: transactions are begun where this code says so. The lock in `History` serialises threads.
+    return sqlite3.connect(name, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, uri=uri)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    db.execute("PRAGMA journal_mode = WAL")  # some network file systems refuse: then its default works too
+    db.execute("PRAGMA synchronous = FULL")  # a machine that loses power loses no flushed token
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA cache_size = -8192")
+    migrate(db, paths.display(path))
+    db.execute("BEGIN IMMEDIATE")  # a read-only file opens well and fails at the first write: fail now
+    db.execute("ROLLBACK")
+
+
+def _in_memory(copy_of: Path | None) -> sqlite3.Connection:
+    """An empty database in memory, or a copy of one that can be read but not written."""
+    db = _open(":memory:")
+    if copy_of is not None and copy_of.is_file():
+        for mode in ("mode=ro", "immutable=1"):  # a WAL file without its -shm can only be read as immutable
+            try:
+                source = _open(f"{copy_of.absolute().as_uri()}?{mode}", uri=True)
+                try:
+                    if source.execute("PRAGMA user_version").fetchone()[0] == 1:
+                        source.backup(db)
+                finally:
+                    source.close()
+                break
+            except sqlite3.DatabaseError:
+                db.close()
+                db = _open(":memory:")
+    db.execute("PRAGMA foreign_keys = ON")
+    migrate(db, "memory")
+    return db
+
+
+def explain(error: sqlite3.Error, path: Path | None) -> str:
+    """One sentence for a failure of SQLite's."""
+    name = paths.display(path) if path is not None else "the history in memory"
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return f"{name} is in use by another instance for too long; try again."
+    if "full" in text:
+        return f"There is no room left on the disk of {name}; free some and it goes on."
+    if "readonly" in text or "unable to open" in text or "permission" in text.lower():
+        variable = paths.governing_variable(path) if path is not None else paths.HOME_VARIABLE
+        return f"{name} can't be written; make it writable or set {variable} to a folder that you can write to."
+    if "not a database" in text or "malformed" in text or "corrupt" in text:
+        return f"{name} is damaged ({text}); move it away, or put a backup in its place."
+    return f"{name}: {text}."
+
+
+def owner() -> str:
+    """Names this process for as long as it lives: host, process id and its start time."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_start_time(os.getpid())}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process that `owner` named is gone. Unknown (another machine): no."""
+    host, pid, start = ("::" + name).rsplit(":", 2)
+    if host.lstrip(":") != socket.gethostname() or not pid.isdigit():
+        return False
+    return _start_time(int(pid)) != start
+
+
+def _start_time(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return "gone"
+        try:  # no /proc: only tell whether there is such a process
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return "gone"
+        except OSError:
+            pass
+        return "alive"
+    return stat.rpartition(")")[2].split()[19]
