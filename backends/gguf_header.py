@@ -22,8 +22,11 @@ MAX_HEADER_BYTES = 96 << 20
 """More metadata than any real model has; a file that claims more is refused."""
 MAX_KEYS = 8192
 MAX_TENSORS = 32768
-MAX_STRING_BYTES = 4 << 20
 MAX_KEY_BYTES = 4096
+MAX_KEPT_STRING = 1 << 20
+"""Longer text (a whole tokenizer.json) is stepped over."""
+MAX_KEPT_TEXT = 16 << 20
+"""All text that is kept; real headers have less than 1 MiB."""
 MAX_ARRAY_STRINGS = 1 << 20
 """Strings in all arrays together that are stepped over: twice the largest vocabulary with its merges."""
 MAX_KEPT_ARRAY = 1024
@@ -39,9 +42,10 @@ _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 
 
 class ArrayInfo(Struct, frozen=True):
-    """An array in the metadata whose contents were stepped over."""
+    """An array, or a long text, in the metadata whose contents were stepped over."""
 
     n: int
+    """Elements, or bytes of text."""
 
 
 Value = int | float | bool | str | tuple[int | float | bool, ...] | ArrayInfo
@@ -295,7 +299,7 @@ def _what_it_is(start: bytes) -> str:
 def _read_kv(c: _Cursor, n_kv: int) -> dict[str, Value]:
     name = c.source.name
     kv: dict[str, Value] = {}
-    strings_left = MAX_ARRAY_STRINGS
+    strings_left, text_left = MAX_ARRAY_STRINGS, MAX_KEPT_TEXT
     for _ in range(n_kv):
         key = c.string("a metadata key", MAX_KEY_BYTES)
         if not key or key in kv:
@@ -303,14 +307,19 @@ def _read_kv(c: _Cursor, n_kv: int) -> dict[str, Value]:
         what = f"metadata key {_shown(key)}"
         kind = c.u32(what)
         if kind == _STRING:
-            kv[key] = c.string(what, MAX_STRING_BYTES)
+            kv[key] = text = _read_text(c, what)
+            text_left -= len(text) if isinstance(text, str) else 0
+            if text_left < 0:
+                raise EngineError("bad_model", f"{name}: {what} brings its text above {MAX_KEPT_TEXT >> 20} MiB.")
         elif kind == _ARRAY:
             of, n = c.u32(what), c.u64(what)
             if of == _STRING:
                 c.check(8 * n, what)
                 strings_left -= n
                 if strings_left < 0:
-                    raise EngineError("bad_model", f"{name}: {what} brings the strings in arrays above {1 << 20:,}.")
+                    raise EngineError(
+                        "bad_model", f"{name}: {what} brings the strings in arrays above {MAX_ARRAY_STRINGS:,}."
+                    )
                 c.skip_strings(n, what)
                 kv[key] = ArrayInfo(n)
             elif of in _SIZES:
@@ -324,6 +333,15 @@ def _read_kv(c: _Cursor, n_kv: int) -> dict[str, Value]:
         else:
             raise EngineError("bad_model", f"{name}: {what} has the unknown type {kind}.")
     return kv
+
+
+def _read_text(c: _Cursor, what: str) -> str | ArrayInfo:
+    c.need(8, what)
+    (n,) = _U64.unpack_from(c.buf, c.pos)
+    if n <= MAX_KEPT_STRING:
+        return c.string(what, MAX_KEPT_STRING)
+    c.skip(8 + n, what)
+    return ArrayInfo(n)
 
 
 def _read_array(c: _Cursor, of: int, n: int, what: str) -> Value:

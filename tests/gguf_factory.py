@@ -178,6 +178,8 @@ def _add_metadata(
     if template is not None:
         writer.add_chat_template(template)
     for key, value in kv.items():
+        for data in writer.kv_data:
+            data.pop(key, None)
         _add(writer, key, value)
 
 
