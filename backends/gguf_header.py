@@ -25,7 +25,7 @@ MAX_TENSORS = 32768
 MAX_KEY_BYTES = 4096
 MAX_KEPT_STRING = 1 << 20
 """Longer text (a whole tokenizer.json) is stepped over."""
-MAX_KEPT_TEXT = 16 << 20
+MAX_KEPT_TEXT = 4 << 20
 """All text that is kept; real headers have less than 1 MiB."""
 MAX_ARRAY_STRINGS = 1 << 20
 """Strings in all arrays together that are stepped over: twice the largest vocabulary with its merges."""
