@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "chats": Command("chats", "list, search, export and import the chats", "chat"),
     "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
     "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
     "completion": Command("completion", "completion for bash, zsh or fish", "setup"),

@@ -1,0 +1,225 @@
+"""Chats as files: Markdown to read, JSON to keep and to bring back with every branch."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from flashmoe.history.base import to_json
+from flashmoe.history.records import Attachment, Chat, ChatSettings, Figures, HistoryError, Message
+from flashmoe.history.store import History
+from flashmoe.text_safety import encodable, visible_line
+
+FORMAT = "flashmoe-chats"
+VERSION = 1
+MAX_IMPORT_BYTES = 256 << 20
+
+ROLE_NAMES = {"user": "You", "assistant": "Assistant", "system": "System"}
+
+
+class _ExportedMessage(Struct, kw_only=True, omit_defaults=True):
+    """`parent` is the index of another message of the same chat; None is the top."""
+
+    role: Annotated[str, Meta(max_length=32)]
+    content: str
+    parent: int | None = None
+    thinking: str = ""
+    created: float = 0.0
+    status: str = "done"
+    finish_reason: str = ""
+    model: str = ""
+    figures: Figures | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+
+class _ExportedChat(Struct, kw_only=True, omit_defaults=True):
+    title: str = ""
+    uid: str = ""
+    created: float = 0.0
+    updated: float = 0.0
+    pinned: bool = False
+    model: str = ""
+    settings: ChatSettings = ChatSettings()
+    leaf: int | None = None
+    messages: list[_ExportedMessage] = field(default_factory=list)
+
+
+class _File(Struct, kw_only=True):
+    format: str
+    version: int
+    chats: list[_ExportedChat]
+
+
+# ---- export ----------------------------------------------------------------------------------------------------
+
+
+def to_markdown(history: History, chat_id: int, *, thinking: bool = True) -> str:
+    """The branch of a chat that is shown, as Markdown."""
+    chat = history.chat(chat_id)
+    lines = [f"# {visible_line(chat.title) or 'Untitled chat'}", ""]
+    about = [f"Started {_time(chat.created)}"]
+    if chat.model:
+        about.append(f"model {visible_line(chat.model)}")
+    lines += [", ".join(about) + ".", ""]
+    if chat.settings.system_prompt:
+        lines += ["## System prompt", "", chat.settings.system_prompt, ""]
+    for message in history.path(chat_id):
+        lines += _message_lines(message, thinking)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _message_lines(message: Message, thinking: bool) -> Iterator[str]:
+    name = ROLE_NAMES.get(message.role, message.role)
+    if message.role == "assistant" and message.model:
+        name = visible_line(message.model)
+    yield f"## {name}"
+    yield ""
+    for attachment in message.attachments:
+        fence = _fence(attachment.text)
+        yield f"Attached: `{visible_line(attachment.name)}`"
+        yield from ("", fence, attachment.text.rstrip("\n"), fence, "")
+    if thinking and message.thinking.strip():
+        yield from ("<details><summary>Thinking</summary>", "", message.thinking.strip(), "", "</details>", "")
+    yield message.content.strip()
+    yield ""
+    notes = []
+    if message.variants > 1:
+        notes.append(f"variant {message.variant} of {message.variants}")
+    if message.status == "partial":
+        notes.append("cut short")
+    figures = message.figures
+    if figures is not None:
+        if figures.completion_tokens:
+            notes.append(f"{figures.completion_tokens} tokens")
+        if figures.tok_s:
+            notes.append(f"{figures.tok_s:.1f} tok/s")
+        if figures.hit_rate is not None:
+            notes.append(f"{figures.hit_rate:.0%} of experts in RAM")
+    if notes:
+        yield f"*{', '.join(notes)}*"
+        yield ""
+
+
+def _fence(text: str) -> str:
+    """A code fence longer than any in the text."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return fence
+
+
+def _time(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def to_json_text(history: History, chat_ids: Iterable[int]) -> str:
+    """Chats with every branch, setting and figure, as JSON that `import_json` reads."""
+    chats = [_exported(history, history.chat(chat_id)) for chat_id in chat_ids]
+    text = to_json(_File(format=FORMAT, version=VERSION, chats=chats))
+    return msgspec.json.format(text, indent=2) + "\n"
+
+
+def _exported(history: History, chat: Chat) -> _ExportedChat:
+    messages = history.all_messages(chat.id)
+    index = {message.id: i for i, message in enumerate(messages)}
+    return _ExportedChat(
+        title=chat.title, uid=chat.uid, created=chat.created, updated=chat.updated, pinned=chat.pinned,
+        model=chat.model, settings=chat.settings, leaf=index.get(chat.leaf) if chat.leaf is not None else None,
+        messages=[
+            _ExportedMessage(
+                role=m.role, content=m.content, thinking=m.thinking, created=m.created,
+                parent=index.get(m.parent_id) if m.parent_id is not None else None,
+                status="partial" if m.status == "streaming" else m.status, finish_reason=m.finish_reason,
+                model=m.model, figures=m.figures, attachments=m.attachments,
+            )
+            for m in messages
+        ],
+    )  # fmt: skip
+
+
+# ---- import ----------------------------------------------------------------------------------------------------
+
+
+def import_json(history: History, text: str | bytes) -> list[Chat]:
+    """Adds the chats of an export; a chat that is here already (by its uid) is left as it is and not returned.
+
+    A plain list of ``{"role", "content"}``, or one under ``messages``, becomes one chat. All or nothing.
+    """
+    if len(text) > MAX_IMPORT_BYTES:
+        raise HistoryError("The file is larger than 256 MiB, which is more than an import takes; split it.")
+    chats = _decode(text)
+    added = []
+    with history._transaction() as db:
+        for chat in chats:
+            row = db.execute("SELECT deleted FROM chats WHERE uid = ?", (chat.uid,)).fetchone() if chat.uid else None
+            if row is None:
+                added.append(_insert(history, chat))
+    return [history.chat(chat_id) for chat_id in added]
+
+
+def _decode(text: str | bytes) -> list[_ExportedChat]:
+    try:
+        data: Any = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise HistoryError(f"The file is not valid JSON ({error}).") from None
+    try:
+        if isinstance(data, list):
+            return [msgspec.convert({"messages": _chained(data)}, _ExportedChat)]
+        if isinstance(data, dict) and "format" not in data and isinstance(data.get("messages"), list):
+            title = data["title"] if isinstance(data.get("title"), str) else ""
+            return [msgspec.convert({"title": title, "messages": _chained(data["messages"])}, _ExportedChat)]
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise HistoryError("The file is no export of flashmoe-tui, nor a list of messages with role and content.")
+        if data.get("version", 0) != VERSION:
+            raise HistoryError("The export was written by a newer flashmoe-tui; update it to import the file.")
+        chats = msgspec.convert(data, _File).chats
+    except (msgspec.ValidationError, TypeError) as error:
+        raise HistoryError(f"The export is damaged: {error}.") from None
+    for chat in chats:
+        for i, message in enumerate(chat.messages):
+            if message.parent is not None and not 0 <= message.parent < i:
+                raise HistoryError(f"The export is damaged: message {i} of {chat.title[:40]!r} has no valid parent.")
+        if chat.leaf is not None and not 0 <= chat.leaf < len(chat.messages):
+            raise HistoryError(f"The export is damaged: {chat.title[:40]!r} has no valid last message.")
+    return chats
+
+
+def _chained(messages: list[Any]) -> list[Any]:
+    """A plain list of messages, each below the one before it."""
+    chained = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise HistoryError(f"Message {i + 1} of the file is no object with role and content.")
+        entry = {"role": message.get("role"), "content": message.get("content")}
+        chained.append({**entry, "parent": i - 1 if i else None})
+    return chained
+
+
+def _insert(history: History, chat: _ExportedChat) -> int:
+    moment = time.time()
+    first = next((m.content for m in chat.messages if m.role == "user"), "")
+    with history._transaction() as db:
+        chat_id = history.create_chat(title=chat.title or first, model=chat.model, settings=chat.settings).id
+        ids: list[int] = []
+        for m in chat.messages:
+            cursor = db.execute(
+                "INSERT INTO messages (chat_id, parent_id, role, content, thinking, created, status, finish_reason, "
+                "model, figures, attachments) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (chat_id, None if m.parent is None else ids[m.parent], m.role, encodable(m.content),
+                 encodable(m.thinking), m.created or moment, "partial" if m.status == "partial" else "done",
+                 m.finish_reason, m.model, to_json(m.figures) if m.figures is not None else None,
+                 to_json(m.attachments)),
+            )  # fmt: skip
+            ids.append(cursor.lastrowid or 0)
+        leaf = ids[chat.leaf] if chat.leaf is not None else (ids[-1] if ids else None)
+        db.execute(
+            "UPDATE chats SET uid = ?, created = ?, updated = ?, pinned = ?, leaf = ? WHERE id = ?",
+            (chat.uid or uuid.uuid4().hex, chat.created or moment, chat.updated or moment, int(chat.pinned), leaf,
+             chat_id),
+        )  # fmt: skip
+    return chat_id
