@@ -39,10 +39,11 @@ _tails: list[LogTail] = []
 def lib() -> Any:
     """``llama_cpp.llama_cpp``, initialised once: log callback set, backends registered."""
     with _lock:
-        module = _state.get("lib")
+        module: Any = _state.get("lib")
         if module is None:
-            import llama_cpp.llama_cpp as module
+            import llama_cpp.llama_cpp
 
+            module = llama_cpp.llama_cpp
             os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must end the process, not start a debugger
             _state["callback"] = module.llama_log_callback(_on_log)
             module.llama_log_set(_state["callback"], C.c_void_p(0))

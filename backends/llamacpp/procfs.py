@@ -91,7 +91,7 @@ def available_memory() -> int | None:
 
 def _cgroup_memory() -> list[tuple[int, int]]:
     """(limit, bytes in use that reclaim can't take) of each cgroup above this process that has a limit."""
-    found = []
+    found: list[tuple[int, int]] = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -48,7 +48,7 @@ class Sampler:
         check(sampling)
         L = self._lib = native.lib()
         self._vocab = vocab
-        self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed & 0xFFFFFFFE
+        self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
         self._grammar: Any = None
         if sampling.grammar:
             self._grammar = L.llama_sampler_init_grammar(vocab.pointer, sampling.grammar.encode(), b"root")

@@ -1,0 +1,271 @@
+"""The engine's child process: one model, driven by commands on stdin, answering with events on what was stdout.
+
+Threads: the main thread loads, steps and frees; the reader takes commands off the pipe, and handles by itself those that
+must work while the main thread computes (cancel, watch, shutdown); the watcher sends telemetry; the outbox writes.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import msgspec
+
+from backends import registry
+from backends.engine import protocol as p
+from backends.engine.outbox import Outbox
+from backends.interface import EngineError, Failed, Finished, LoadProgress, Model, Usage
+
+MAX_COMMAND_BYTES = 64 << 20
+EXIT_INTERNAL = 70
+_EXIT_GRACE_S = 3.0
+
+
+class Child:
+    """The state of the process. `run` returns the exit code."""
+
+    def __init__(self, commands: int, events: int) -> None:
+        """File descriptors: where commands come from and where events go."""
+        self._in = os.fdopen(commands, "rb")
+        self._out = Outbox(events)
+        self._queue: queue.SimpleQueue[p.Command | None] = queue.SimpleQueue()
+        self._model: Model | None = None
+        self._model_lock = threading.Lock()
+        self._active: set[str] = set()
+        self._cancelled: set[str] = set()
+        self._cancel_lock = threading.Lock()
+        self._watch = p.Watch(interval_s=0.0)
+        self._watch_changed = threading.Event()
+        self._stopping = threading.Event()
+
+    # -- threads -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serves until shutdown or the end of the commands."""
+        self._out.put(p.Hello(version=p.PROTOCOL_VERSION, pid=os.getpid(), backends=registry.names()))
+        for target in (self._read, self._send_telemetry):
+            threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
+        code = 0
+        try:
+            self._serve()
+        except BaseException:
+            traceback.print_exc()
+            code = EXIT_INTERNAL
+        self._free()
+        self._out.close()
+        return code
+
+    def _read(self) -> None:
+        while True:
+            line = self._in.readline(MAX_COMMAND_BYTES)
+            if not line.endswith(b"\n"):
+                break  # the parent closed the pipe, or sends something that is no command
+            try:
+                command = p.command_decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                self._out.put(p.Notice("warning", f"The engine was sent a command that it can't read: {error}."))
+                continue
+            if isinstance(command, p.Cancel | p.CancelLoad):
+                self._cancel(command.id)
+            elif isinstance(command, p.Watch):
+                self._watch = command
+                self._watch_changed.set()
+            elif isinstance(command, p.Shutdown):
+                break
+            else:
+                self._queue.put(command)
+        self._stopping.set()
+        with self._cancel_lock:
+            model, active = self._model, set(self._active)
+        if model is not None:
+            for request_id in active:
+                model.cancel(request_id)
+        self._queue.put(None)
+        time.sleep(_EXIT_GRACE_S)
+        os._exit(0)  # the main thread is stuck in a load or a system call
+
+    def _cancel(self, request_id: str) -> None:
+        with self._cancel_lock:
+            self._cancelled.add(request_id)
+            model = self._model
+        if model is not None:
+            model.cancel(request_id)
+
+    def _is_cancelled(self, request_id: str) -> bool:
+        return request_id in self._cancelled or self._stopping.is_set()
+
+    def _send_telemetry(self) -> None:
+        last = last_map = 0.0
+        while True:
+            watch = self._watch
+            waits = [s for s in (watch.interval_s, watch.map_interval_s) if s > 0]
+            self._watch_changed.wait(max(0.02, min(waits)) if waits else None)
+            self._watch_changed.clear()
+            watch, now = self._watch, time.monotonic()
+            with self._model_lock:
+                if self._model is None:
+                    continue
+                if watch.interval_s > 0 and now - last >= watch.interval_s * 0.95:
+                    self._out.put(self._model.telemetry())
+                    last = now
+                if watch.map_interval_s > 0 and now - last_map >= watch.map_interval_s * 0.95:
+                    expert_map = self._model.expert_map()
+                    if expert_map is not None:
+                        self._out.put(expert_map)
+                    last_map = now
+
+    # -- the main thread -----------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            busy = self._model is not None and self._model.busy()
+            try:
+                command = self._queue.get(block=not busy)
+            except queue.Empty:
+                self._step()
+                continue
+            if command is None:
+                return
+            self._handle(command)
+
+    def _step(self) -> None:
+        assert self._model is not None
+        try:
+            events = self._model.step()
+        except EngineError as error:
+            for request_id in sorted(self._active):
+                self._model.cancel(request_id)
+                self._out.put(Failed(id=request_id, code=error.code, message=error.message))
+                self._forget(request_id)
+            return
+        for event in events:
+            if isinstance(event, Finished | Failed):
+                if event.id not in self._active:
+                    continue  # it was told to have failed already
+                self._forget(event.id)
+            self._out.put(event)
+
+    def _forget(self, request_id: str) -> None:
+        self._active.discard(request_id)
+        with self._cancel_lock:
+            self._cancelled.discard(request_id)
+
+    def _handle(self, command: p.Command) -> None:
+        match command:
+            case p.Generate(request=request):
+                self._submit(command)
+            case p.Load(id=request_id):
+                self._guard(request_id, lambda: self._load(command))
+            case p.Unload(id=request_id):
+                self._guard(request_id, lambda: self._unload(request_id))
+            case p.CountTokens(id=request_id, request=request):
+                self._guard(request_id, lambda: self._counted(request_id, self._need().count_tokens(request)))
+            case p.Bench(id=request_id):
+                self._guard(request_id, lambda: self._bench(command))
+            case p.SaveState(id=request_id, session=session, path=path):
+                self._guard(request_id, lambda: self._counted(request_id, self._need().save_state(session, path)))
+            case p.RestoreState(id=request_id, session=session, path=path):
+                self._guard(request_id, lambda: self._counted(request_id, self._need().restore_state(session, path)))
+            case _:
+                pass  # the reader has handled it
+
+    def _guard(self, request_id: str, action: Callable[[], None]) -> None:
+        """Runs a command; whatever it raises becomes a Failure that carries the command's id."""
+        try:
+            action()
+        except EngineError as error:
+            self._out.put(p.Failure(request_id, error.code, error.message))
+        except MemoryError:
+            self._out.put(p.Failure(request_id, "no_memory", "There is not enough memory for this."))
+        except Exception as error:
+            traceback.print_exc()
+            text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
+            self._out.put(p.Failure(request_id, "internal", text))
+        finally:
+            with self._cancel_lock:
+                self._cancelled.discard(request_id)
+
+    def _need(self) -> Model:
+        if self._model is None:
+            raise EngineError("bad_request", "No model is loaded.")
+        return self._model
+
+    def _counted(self, request_id: str, n: int) -> None:
+        self._out.put(p.Counted(request_id, -1 if n is None else n))
+
+    def _load(self, command: p.Load) -> None:
+        self._free()
+
+        def progress(event: LoadProgress) -> bool:
+            self._out.put(p.Reply(command.id, event))
+            return not self._is_cancelled(command.id)
+
+        model = registry.load(command.request, progress)
+        if self._is_cancelled(command.id):
+            model.close()
+            raise EngineError("cancelled", "Loading was cancelled.")
+        with self._model_lock, self._cancel_lock:
+            self._model = model
+        self._out.put(p.Reply(command.id, model.info))
+
+    def _free(self) -> None:
+        with self._model_lock, self._cancel_lock:
+            model, self._model = self._model, None
+        for request_id in sorted(self._active):
+            self._out.put(Failed(id=request_id, code="cancelled", message="The model was unloaded."))
+            self._forget(request_id)
+        if model is not None:
+            model.close()
+
+    def _unload(self, request_id: str) -> None:
+        self._free()
+        self._out.put(p.Done(request_id))
+
+    def _bench(self, command: p.Bench) -> None:
+        def progress(done: int, total: int) -> bool:
+            self._out.put(p.BenchProgress(command.id, done, total))
+            return not self._is_cancelled(command.id)
+
+        self._out.put(p.Reply(command.id, self._need().bench(command.request, progress)))
+
+    def _submit(self, command: p.Generate) -> None:
+        request = command.request
+        try:
+            if request.id in self._cancelled:
+                usage = Usage(prompt_tokens=0, reused_tokens=0, completion_tokens=0, prefill_s=0.0, decode_s=0.0)
+                self._out.put(Finished(id=request.id, reason="cancelled", usage=usage))
+                self._forget(request.id)
+                return
+            self._need().submit(request)
+        except EngineError as error:
+            self._out.put(Failed(id=request.id, code=error.code, message=error.message))
+        except Exception as error:
+            traceback.print_exc()
+            text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
+            self._out.put(Failed(id=request.id, code="internal", message=text))
+        else:
+            self._active.add(request.id)
+            if request.id in self._cancelled:
+                self._need().cancel(request.id)
+
+
+def main() -> int:
+    """Entry point: moves the protocol away from fd 0 and 1, so that nothing a library prints can get into it."""
+    commands, events = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # the parent made stderr the log file
+    os.close(null)
+    sys.stdout = sys.stderr
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    code = Child(commands, events).run()
+    sys.stderr.flush()
+    os._exit(code)  # nothing is left to free, and llama.cpp's static destructors may hang on a GPU

@@ -1,0 +1,384 @@
+"""The parent's side of the engine: an asyncio client that owns one child process.
+
+    client = EngineClient(log_path=log_dir() / "engine.log")
+    info = await client.load(LoadRequest(path="model.gguf"))
+    async for event in client.generate(GenerateRequest(id="1", prompt="Once")):
+        ...
+    await client.stop()
+
+A child that dies fails every pending call with one sentence; the next `load` starts another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from backends.engine import death
+from backends.engine import protocol as p
+from backends.engine.inbox import Inbox
+from backends.interface import (
+    BenchRequest,
+    BenchResult,
+    Delta,
+    EngineError,
+    Event,
+    ExpertMap,
+    Failed,
+    Finished,
+    GenerateRequest,
+    LoadProgress,
+    LoadRequest,
+    ModelInfo,
+    PrefillProgress,
+    Telemetry,
+)
+
+MAX_EVENT_BYTES = 64 << 20
+MAX_LOG_BYTES = 4 << 20
+_HELLO_TIMEOUT_S = 60.0
+_CANCEL_LOAD_S = 2.0
+
+
+class Died(msgspec.Struct, frozen=True):
+    """The child died by itself. Given to `on_event` after every pending call has failed with the same sentence."""
+
+    message: str
+
+
+class EngineClient:
+    """Owns one child process ``python -m backends.engine``. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        log_path: Path,
+        on_event: Callable[[p.ChildEvent | Died], None] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`log_path`: where the child's and llama.cpp's prints go. `on_event`: gets Telemetry, ExpertMap, Notice and Died.
+        `env`: variables to set for the child besides this process's."""
+        self._log_path = log_path
+        self._on_event = on_event
+        self._env = dict(env or {})
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._hello: asyncio.Future[p.Hello] | None = None
+        self._start_lock = asyncio.Lock()
+        self._load_lock = asyncio.Lock()
+        self._ids = itertools.count(1)
+        self._inboxes: dict[str, Inbox] = {}
+        self._calls: dict[str, Inbox] = {}
+        self._load_id: str | None = None
+        self._load_cancelled = False
+        self._stopping = False
+        self._watch: p.Watch | None = None
+        self._log_offset = 0
+        self._oom_before = 0
+        self._last_death = ""
+        self.backends: tuple[str, ...] = ()
+        """Backends that the child knows."""
+        self.model: ModelInfo | None = None
+        """The loaded model; None before `load`, after `unload` and after the child died."""
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it runs."""
+        return self._process.pid if self.alive and self._process is not None else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a running child."""
+        return self._process is not None and self._process.returncode is None and self._reader is not None
+
+    # -- the process -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts the child unless it runs, and waits until it speaks. Raises `EngineError` ``engine_died``."""
+        async with self._start_lock:
+            if self.alive:
+                return
+            await self._spawn()
+
+    async def _spawn(self) -> None:
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            if self._log_path.stat().st_size > MAX_LOG_BYTES:
+                self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
+        root = str(Path(__file__).resolve().parent.parent.parent)
+        env = {**os.environ, **self._env}
+        env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), root) if x)
+        env["PYTHONUNBUFFERED"] = "1"
+        self._oom_before = death.oom_kills()
+        with self._log_path.open("ab") as log:
+            self._log_offset = log.tell()
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-X", "faulthandler", "-m", "backends.engine",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+                limit=MAX_EVENT_BYTES, env=env, process_group=0,
+            )  # fmt: skip
+        self._stopping = False
+        self._hello = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(self._process), name="engine-events")
+        try:
+            hello = await asyncio.wait_for(asyncio.shield(self._hello), _HELLO_TIMEOUT_S)
+        except TimeoutError:
+            self._process.kill()
+            raise EngineError("engine_died", f"The engine did not start; the log is {self._log_path}.") from None
+        self.backends = hello.backends
+        if self._watch is not None:
+            await self._send(self._watch)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        try:
+            async for line in process.stdout:
+                try:
+                    event = p.event_decoder.decode(line)
+                except msgspec.MsgspecError:
+                    continue  # a child of another version; what it means can't be known
+                self._dispatch(event)
+        except ValueError:  # a line without end
+            process.kill()
+        returncode = await process.wait()
+        if self._process is process:
+            self._reader = None
+            self._bury(returncode)
+
+    def _bury(self, returncode: int) -> None:
+        self.model = None
+        if self._load_cancelled:
+            error = EngineError("cancelled", "Loading was cancelled.")
+        elif self._stopping:
+            error = EngineError("engine_died", "The engine was stopped.")
+        else:
+            oom = death.oom_kills() > self._oom_before
+            tail = death.read_tail(self._log_path, self._log_offset)
+            sentence = death.describe(returncode, tail, oom=oom, log_path=self._log_path)
+            self._last_death = sentence
+            error = EngineError("engine_died", sentence)
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(error)
+        for inbox in [*self._inboxes.values(), *self._calls.values()]:
+            inbox.fail(error)
+        self._inboxes.clear()
+        self._calls.clear()
+        if not self._stopping and not self._load_cancelled:
+            self._tell(Died(error.message))
+
+    def _tell(self, event: p.ChildEvent | Died) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _dispatch(self, event: p.ChildEvent) -> None:
+        match event:
+            case p.Hello():
+                if self._hello is not None and not self._hello.done():
+                    self._hello.set_result(event)
+            case PrefillProgress() | Delta() | Finished() | Failed():
+                inbox = self._inboxes.get(event.id)
+                if inbox is not None:
+                    inbox.put(event)
+            case p.Reply() | p.Counted() | p.BenchProgress() | p.Done() | p.Failure():
+                call = self._calls.get(event.id)
+                if call is not None:
+                    call.put(event)
+            case Telemetry() | ExpertMap() | p.Notice():
+                self._tell(event)
+            case _:
+                pass
+
+    async def _send(self, command: p.Command) -> None:
+        process = self._process
+        if process is None or process.stdin is None or not self.alive:
+            raise EngineError("engine_died", self._last_death or "The engine does not run; load a model first.")
+        process.stdin.write(p.encoder.encode(command) + b"\n")
+        with contextlib.suppress(ConnectionError):  # its death is told by the reader
+            await process.stdin.drain()
+
+    async def stop(self) -> None:
+        """Ends the child: asks, then terminates, then kills. A second call does nothing."""
+        process = self._process
+        if process is None or self._reader is None:
+            return
+        self._stopping = True
+        reader = self._reader
+        with contextlib.suppress(EngineError):
+            await self._send(p.Shutdown())
+        if process.stdin is not None:
+            process.stdin.close()
+        for action, seconds in ((None, 4.0), (process.terminate, 1.0), (process.kill, 5.0)):
+            if action is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    action()
+            done, _ = await asyncio.wait({reader}, timeout=seconds)
+            if done:
+                return
+
+    # -- calls -----------------------------------------------------------------------------------------------------------
+
+    def _new_id(self) -> str:
+        return f"call-{next(self._ids)}"
+
+    @contextlib.contextmanager
+    def _call(self, call_id: str) -> Any:
+        inbox = self._calls[call_id] = Inbox()
+        try:
+            yield inbox
+        finally:
+            self._calls.pop(call_id, None)
+
+    async def load(self, request: LoadRequest, on_progress: Callable[[LoadProgress], None] | None = None) -> ModelInfo:
+        """Loads a model, in a new child if the last one died; frees the loaded one first. Raises `EngineError`."""
+        async with self._load_lock:
+            await self.start()
+            call_id = self._load_id = self._new_id()
+            self._load_cancelled = False
+            self.model = None
+            try:
+                with self._call(call_id) as inbox:
+                    await self._send(p.Load(call_id, request))
+                    while True:
+                        event = await inbox.get()
+                        if isinstance(event, p.Reply) and isinstance(event.event, ModelInfo):
+                            self.model = event.event
+                            return event.event
+                        if isinstance(event, p.Reply) and isinstance(event.event, LoadProgress):
+                            if on_progress is not None:
+                                on_progress(event.event)
+                        elif isinstance(event, p.Failure):
+                            raise EngineError(event.code, event.message)
+            except asyncio.CancelledError:
+                await asyncio.shield(self.cancel_load())
+                raise
+            finally:
+                self._load_id = None
+
+    async def cancel_load(self) -> None:
+        """Stops a running `load`, which then raises `EngineError` ``cancelled``. Where the kernel won't let go of a load
+        (MAP_POPULATE can't be interrupted) the child is killed."""
+        call_id, process = self._load_id, self._process
+        if call_id is None or process is None:
+            return
+        with contextlib.suppress(EngineError):
+            await self._send(p.CancelLoad(call_id))
+        for _ in range(int(_CANCEL_LOAD_S / 0.05)):
+            if self._load_id != call_id or not self.alive:
+                return
+            inbox = self._calls.get(call_id)
+            if inbox is None or inbox.ended:
+                return
+            await asyncio.sleep(0.05)
+        self._load_cancelled = True
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+    async def unload(self) -> None:
+        """Frees the model; the child stays."""
+        if not self.alive:
+            self.model = None
+            return
+        self.model = None
+        await self._ask(p.Unload(self._new_id()))
+
+    async def _ask(self, command: Any) -> p.Counted | p.Done | p.Reply:
+        with self._call(command.id) as inbox:
+            await self._send(command)
+            while True:
+                event = await inbox.get()
+                if isinstance(event, p.Failure):
+                    raise EngineError(event.code, event.message)
+                if isinstance(event, p.Counted | p.Done | p.Reply):
+                    return event
+
+    async def _count(self, command: Any) -> int:
+        event = await self._ask(command)
+        return event.n if isinstance(event, p.Counted) else 0
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        """Tokens of the request's prompt after the chat template. Raises `EngineError`."""
+        return await self._count(p.CountTokens(self._new_id(), request))
+
+    async def save_state(self, session: str, path: str) -> int:
+        """Writes a session's KV cache to a file; returns its bytes, 0 where not supported."""
+        return await self._count(p.SaveState(self._new_id(), session, path))
+
+    async def restore_state(self, session: str, path: str) -> int:
+        """Restores a session; returns its tokens, 0 where the file doesn't fit."""
+        return await self._count(p.RestoreState(self._new_id(), session, path))
+
+    async def bench(self, request: BenchRequest, on_progress: Callable[[int, int], None] | None = None) -> BenchResult:
+        """Runs the benchmark; `on_progress(done, total)`. Cancelling the task stops it. Raises `EngineError`."""
+        call_id = self._new_id()
+        with self._call(call_id) as inbox:
+            await self._send(p.Bench(call_id, request))
+            try:
+                while True:
+                    event = await inbox.get()
+                    if isinstance(event, p.BenchProgress):
+                        if on_progress is not None:
+                            on_progress(event.done, event.total)
+                    elif isinstance(event, p.Failure):
+                        raise EngineError(event.code, event.message)
+                    elif isinstance(event, p.Reply) and isinstance(event.event, BenchResult):
+                        return event.event
+            except asyncio.CancelledError:
+                with contextlib.suppress(EngineError):
+                    await asyncio.shield(self._send(p.Cancel(call_id)))
+                raise
+
+    async def watch(self, interval_s: float, map_interval_s: float = 0.0) -> None:
+        """Asks for Telemetry and ExpertMap events at `on_event`; 0 stops either. Kept for later children, too."""
+        self._watch = p.Watch(interval_s=interval_s, map_interval_s=map_interval_s)
+        if self.alive:
+            await self._send(self._watch)
+
+    # -- answers ---------------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """PrefillProgress, Delta…, then Finished. Raises `EngineError` where the request fails or the child dies.
+
+        A slow consumer gets fewer, longer deltas. Leaving the loop early cancels the request.
+        """
+        if request.id in self._inboxes:
+            raise EngineError("bad_request", f"A request with the id {request.id} is running already.")
+        inbox = self._inboxes[request.id] = Inbox()
+        ended = False
+        try:
+            await self._send(p.Generate(request))
+            while True:
+                event = await inbox.get()
+                if isinstance(event, Failed):
+                    ended = True
+                    raise EngineError(event.code, event.message)
+                ended = isinstance(event, Finished)
+                yield event
+                if ended:
+                    return
+        except EngineError:
+            ended = True
+            raise
+        finally:
+            if self._inboxes.get(request.id) is inbox:
+                del self._inboxes[request.id]
+            if not ended:
+                self._send_soon(p.Cancel(request.id))
+
+    def _send_soon(self, command: p.Command) -> None:
+        """Sends without waiting: a generator that is being closed may not await."""
+        process = self._process
+        if self.alive and process is not None and process.stdin is not None:
+            process.stdin.write(p.encoder.encode(command) + b"\n")
+
+    async def cancel(self, request_id: str) -> None:
+        """Stops an answer; its `generate` then gets a Finished with the reason ``cancelled``. Unknown ids are ignored."""
+        if self.alive:
+            await self._send(p.Cancel(request_id))

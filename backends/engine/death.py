@@ -1,0 +1,100 @@
+"""Why a child process died, in one sentence, from its exit status, its log and the kernel's counters."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+_TAIL_BYTES = 64 << 10
+
+
+def oom_kills() -> int:
+    """Kills for lack of memory that the kernel counts, of this machine and of the cgroups above this process."""
+    total = 0
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                total += int(line.split()[1])
+        for row in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = row.split(":", 2)
+            if controllers == "":
+                total += _counter(Path("/sys/fs/cgroup") / path.lstrip("/") / "memory.events")
+            elif controllers == "memory":
+                total += _counter(Path("/sys/fs/cgroup/memory") / path.lstrip("/") / "memory.oom_control")
+    except (OSError, ValueError):
+        pass
+    return total
+
+
+def _counter(path: Path) -> int:
+    try:
+        found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def read_tail(log_path: Path, offset: int) -> str:
+    """The end of the log as far as this child wrote it (from byte `offset` on)."""
+    try:
+        with log_path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(offset if offset <= size else 0, size - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def abort_reason(tail: str) -> str:
+    """The line that llama.cpp wrote before it aborted, without its path; '' where there is none."""
+    for line in reversed(tail.splitlines()):
+        if m := re.search(r"(GGML_ASSERT\(.*\) failed)", line):
+            return m[1]
+        if m := re.search(r"[\w./-]+\.(?:cpp|c|cu|h|m|comp):\d+: (.+)", line):
+            return m[1].strip()
+        if m := re.search(r"what\(\):\s*(.+)", line):
+            return m[1].strip()
+    return ""
+
+
+def describe(returncode: int | None, tail: str, *, oom: bool, log_path: Path) -> str:
+    """One sentence on how the engine ended and what to do.
+
+    Args:
+        returncode: As `subprocess` has it: negative for a signal.
+        tail: What the child wrote to its log last.
+        oom: Whether the kernel killed something for lack of memory while the child ran.
+    """
+    log = f"the log is {log_path}"
+    if returncode is None:
+        return f"The engine stopped answering; load the model again ({log})."
+    if returncode >= 0:
+        last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
+        why = f" ({last[:200]})" if last else ""
+        return f"The engine ended with status {returncode}{why}; load the model again, {log}."
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    if name == "SIGKILL":
+        if oom:
+            return (
+                "The kernel killed the engine because memory ran out; load the model with a smaller context, "
+                "a lower --ram or a smaller quantisation."
+            )
+        return "The engine was killed from outside (SIGKILL); load the model again."
+    if name == "SIGABRT":
+        reason = abort_reason(tail)
+        what = f": {reason[:200]}" if reason else ""
+        return f"llama.cpp gave up on an internal check{what}; load the model again, {log}."
+    if name == "SIGBUS":
+        return (
+            "The engine crashed because the model file changed, shrank or could not be read while it was in use (SIGBUS); "
+            "verify the file and load it again."
+        )
+    if name == "SIGSEGV":
+        return f"The engine crashed (SIGSEGV), which is a fault in it and not in what you did; load the model again, {log}."
+    if name == "SIGILL":
+        return "llama.cpp was built for another processor than this one (SIGILL); reinstall llama-cpp-python here."
+    return f"The engine was ended by {name}; load the model again, {log}."
