@@ -49,8 +49,8 @@ def get(name: str) -> Backend:
 
 
 def load(request: LoadRequest, progress: ProgressCallback) -> Model:
-    """Loads a model with the backend that was asked for; ``auto`` takes `stream` where it runs, else `mmap`, and says why
-    in ``ModelInfo.backend_reason``. Raises `EngineError`."""
+    """Loads a model with the backend that was asked for; ``auto`` takes `stream` where it runs, else `mmap`, and says
+    why in ``ModelInfo.backend_reason``. Raises `EngineError`."""
     if request.backend != "auto":
         backend = get(request.backend)
         obstacle = backend.why_not(request)

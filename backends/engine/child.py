@@ -1,7 +1,7 @@
 """The engine's child process: one model, driven by commands on stdin, answering with events on what was stdout.
 
-Threads: the main thread loads, steps and frees; the reader takes commands off the pipe, and handles by itself those that
-must work while the main thread computes (cancel, watch, shutdown); the watcher sends telemetry; the outbox writes.
+Threads: the main thread loads, steps and frees; the reader takes commands off the pipe, and handles by itself those
+that must work while the main thread computes (cancel, watch, shutdown); the watcher sends telemetry; the outbox writes.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ from backends.interface import (
     Telemetry,
 )
 
+_ROOT = str(Path(__file__).resolve().parent.parent.parent)
+"""Where the package `backends` is found."""
 MAX_EVENT_BYTES = 64 << 20
 MAX_LOG_BYTES = 4 << 20
 _HELLO_TIMEOUT_S = 60.0
@@ -64,8 +66,8 @@ class EngineClient:
         on_event: Callable[[p.ChildEvent | Died], None] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """`log_path`: where the child's and llama.cpp's prints go. `on_event`: gets Telemetry, ExpertMap, Notice and Died.
-        `env`: variables to set for the child besides this process's."""
+        """`log_path`: where the child's and llama.cpp's prints go. `on_event`: gets Telemetry, ExpertMap, Notice and
+        Died. `env`: variables to set for the child besides this process's."""
         self._log_path = log_path
         self._on_event = on_event
         self._env = dict(env or {})
@@ -113,9 +115,8 @@ class EngineClient:
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size > MAX_LOG_BYTES:
                 self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
-        root = str(Path(__file__).resolve().parent.parent.parent)
         env = {**os.environ, **self._env}
-        env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), root) if x)
+        env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), _ROOT) if x)
         env["PYTHONUNBUFFERED"] = "1"
         self._oom_before = death.oom_kills()
         with self._log_path.open("ab") as log:
@@ -263,8 +264,8 @@ class EngineClient:
                 self._load_id = None
 
     async def cancel_load(self) -> None:
-        """Stops a running `load`, which then raises `EngineError` ``cancelled``. Where the kernel won't let go of a load
-        (MAP_POPULATE can't be interrupted) the child is killed."""
+        """Stops a running `load`, which then raises `EngineError` ``cancelled``. Where the kernel won't let go of a
+        load (MAP_POPULATE can't be interrupted) the child is killed."""
         call_id, process = self._load_id, self._process
         if call_id is None or process is None:
             return
@@ -359,6 +360,8 @@ class EngineClient:
                 if isinstance(event, Failed):
                     ended = True
                     raise EngineError(event.code, event.message)
+                if not isinstance(event, PrefillProgress | Delta | Finished):
+                    continue
                 ended = isinstance(event, Finished)
                 yield event
                 if ended:
@@ -379,6 +382,7 @@ class EngineClient:
             process.stdin.write(p.encoder.encode(command) + b"\n")
 
     async def cancel(self, request_id: str) -> None:
-        """Stops an answer; its `generate` then gets a Finished with the reason ``cancelled``. Unknown ids are ignored."""
+        """Stops an answer; its `generate` then gets a Finished with the reason ``cancelled``. Unknown ids are
+        ignored."""
         if self.alive:
             await self._send(p.Cancel(request_id))

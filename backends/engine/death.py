@@ -90,11 +90,11 @@ def describe(returncode: int | None, tail: str, *, oom: bool, log_path: Path) ->
         return f"llama.cpp gave up on an internal check{what}; load the model again, {log}."
     if name == "SIGBUS":
         return (
-            "The engine crashed because the model file changed, shrank or could not be read while it was in use (SIGBUS); "
-            "verify the file and load it again."
+            "The engine crashed because the model file changed, shrank or could not be read while it was in use "
+            "(SIGBUS); verify the file and load it again."
         )
     if name == "SIGSEGV":
-        return f"The engine crashed (SIGSEGV), which is a fault in it and not in what you did; load the model again, {log}."
+        return f"The engine crashed (SIGSEGV), a fault in it and not in what you did; load the model again, {log}."
     if name == "SIGILL":
         return "llama.cpp was built for another processor than this one (SIGILL); reinstall llama-cpp-python here."
     return f"The engine was ended by {name}; load the model again, {log}."

@@ -10,7 +10,8 @@ from backends.interface import Delta, EngineError, Failed, Finished, LoadProgres
 
 
 class Inbox:
-    """A queue that can't grow while its consumer lags: deltas of one kind are joined, of progress the newest is kept."""
+    """A queue that can't grow while its consumer lags: deltas of one kind are joined, of progress the newest is
+    kept."""
 
     def __init__(self) -> None:
         self._queue: deque[ChildEvent] = deque()

@@ -1,7 +1,7 @@
 """The child's way out: events are queued and written by a thread, so that a slow reader never holds up the compute.
 
-While the pipe is full, deltas of one answer grow together, and of progress, telemetry and maps only the newest is kept: the
-queue's length is bounded by the number of answers, however long the reader sleeps.
+While the pipe is full, deltas of one answer grow together, and of progress, telemetry and maps only the newest is kept:
+the queue's length is bounded by the number of answers, however long the reader sleeps.
 """
 
 from __future__ import annotations

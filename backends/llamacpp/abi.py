@@ -1,7 +1,7 @@
 """The ctypes layouts and the few functions of its C API that llama-cpp-python doesn't bind.
 
-They belong to one release of llama-cpp-python (pinned in pyproject.toml); the layouts that streaming needs, and the proof
-that they fit, are in `backends.streaming.abi`. Nothing is loaded on import.
+They belong to one release of llama-cpp-python (pinned in pyproject.toml); the layouts that streaming needs, and the
+proof that they fit, are in `backends.streaming.abi`. Nothing is loaded on import.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class Answer:
         stable: int = 0,
         counters: dict[str, float] | None = None,
     ) -> None:
-        """`n_ctx`: tokens that prompt and answer may have together. `stable`: how much of the prompt later prompts of the
-        chat will begin with. Raises `EngineError` ``bad_request`` for bad sampler settings."""
+        """`n_ctx`: tokens that prompt and answer may have together. `stable`: how much of the prompt later prompts of
+        the chat will begin with. Raises `EngineError` ``bad_request`` for bad sampler settings."""
         self.request = request
         self.id = request.id
         self.prompt = np.asarray(prompt, np.int32)

@@ -1,8 +1,8 @@
 """One ``llama_context``: decoding batches, with a stop button and an optional hook into the compute graph.
 
-`LlamaContext.decode` hides three traps of llama.cpp: a decode that the abort callback stopped leaves some of its batch in
-the KV cache; a decode whose eval callback returned false reports success; and a recurrent state can't be rolled back.
-After every call the caller knows which positions each sequence really has.
+`LlamaContext.decode` hides three traps of llama.cpp: a decode that the abort callback stopped leaves some of its batch
+in the KV cache; a decode whose eval callback returned false reports success; and a recurrent state can't be rolled
+back. After every call the caller knows which positions each sequence really has.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from backends.llamacpp.loading import Weights
 class AbortFlag:
     """A flag that llama.cpp's compute threads read before each graph node, without Python and without the GIL.
 
-    ggml wants ``bool callback(void *data)``. libc's ``strlen`` is one: it is 0 for an empty string and 1 for a string of
-    one byte, so the flag is that byte. Any thread may set it.
+    ggml wants ``bool callback(void *data)``. libc's ``strlen`` is one: it is 0 for an empty string and 1 for a string
+    of one byte, so the flag is that byte. Any thread may set it.
     """
 
     def __init__(self) -> None:
@@ -149,10 +149,10 @@ class LlamaContext:
         with native.log_tail() as tail:
             self._ctx = L.llama_init_from_model(weights.model, params)
         if not self._ctx:
+            reason = native.last_error(tail) or "llama.cpp gave no reason"
             raise EngineError(
                 "no_memory",
-                f"There is not enough memory for a context of {n_ctx} tokens ({native.last_error(tail) or 'llama.cpp gave no reason'}); "
-                "ask for a smaller one.",
+                f"There is not enough memory for a context of {n_ctx} tokens ({reason}); ask for a smaller one.",
             )
         self._memory = L.llama_get_memory(self._ctx)
         self.n_ctx = int(L.llama_n_ctx(self._ctx))
@@ -231,7 +231,8 @@ class LlamaContext:
         return self._lib.llama_get_logits_ith(self._ctx, index)
 
     def remove(self, seq_id: int, start: int) -> bool:
-        """Removes a sequence's positions from `start` on; False where only the whole can be removed (nothing is then)."""
+        """Removes a sequence's positions from `start` on; False where only the whole can be removed (nothing is
+        then)."""
         return bool(self._lib.llama_memory_seq_rm(self._memory, seq_id, start, -1))
 
     def copy(self, source: int, target: int, end: int) -> None:

@@ -131,8 +131,8 @@ class Watcher:
 
 
 def load_mmap(request: LoadRequest, paths: list[str], architecture: str, progress: ProgressCallback) -> Weights:
-    """Loads a GGUF (`paths`: its parts in order) by mmap. Raises `EngineError`: ``cancelled``, ``unknown_architecture``,
-    ``bad_model``, ``no_memory``."""
+    """Loads a GGUF (`paths`: its parts in order) by mmap. Raises `EngineError`: ``cancelled``,
+    ``unknown_architecture``, ``bad_model``, ``no_memory``."""
     L = native.lib()
     keep: list[Any] = []
     params = model_params(request, keep, expert_buft=abi.cpu_buffer_type(), architecture=architecture)

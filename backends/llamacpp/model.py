@@ -68,7 +68,8 @@ class Parts:
     counters: Callable[[], Counters] = field(default=Counters)
     expert_map: Callable[[], ExpertMap | None] = field(default=lambda: None)
     disk_probe: Callable[[], float | None] = field(default=lambda: None)
-    """Measures what the disk gives in expert-sized random reads of the model's file, in bytes per second (about 1 s)."""
+    """Measures what the disk gives in expert-sized random reads of the model's file, in bytes per second (about 1
+    s)."""
     info: Callable[[ModelInfo], ModelInfo] = field(default=lambda info: info)
     """Last word on the model's info (store, budget, dense bytes…)."""
     before_bench: Callable[[], None] = field(default=lambda: None)

@@ -90,7 +90,8 @@ def logged_mib(tail: LogTail, what: str) -> int | None:
 
 
 def last_error(tail: LogTail) -> str:
-    """The line of the log that says best why loading failed, without the C++ function's name; '' where there is none."""
+    """The line of the log that says best why loading failed, without the C++ function's name; '' where there is
+    none."""
     for line in tail.lines:
         if re.search(r"error loading|unknown model arch|failed|missing tensor|invalid|corrupt", line):
             text = re.sub(r"^\S+?: ", "", line).strip()

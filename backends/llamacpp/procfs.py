@@ -65,7 +65,8 @@ def _status_bytes(key: str) -> int | None:
 
 
 def cached_bytes(fd: int, offset: int, length: int) -> int | None:
-    """Bytes of a file's range that are in the page cache (cachestat, Linux 6.5); None where the kernel has no such call."""
+    """Bytes of a file's range that are in the page cache (cachestat, Linux 6.5); None where the kernel has no such
+    call."""
     if platform.system() != "Linux":
         return None
     span, stat = _Range(offset, length), _Stat()
@@ -75,7 +76,8 @@ def cached_bytes(fd: int, offset: int, length: int) -> int | None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without pushing anything but page cache out: the machine's, or the cgroup's if less."""
+    """Bytes that can be allocated without pushing anything but page cache out: the machine's, or the cgroup's if
+    less."""
     available: int | None = None
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

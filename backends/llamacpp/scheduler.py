@@ -133,7 +133,8 @@ class Scheduler:
         return False
 
     def _place(self, answer: Answer) -> KvSequence | None:
-        """A sequence for an answer, with as much of its prompt as the KV cache has already; None: there is no room yet."""
+        """A sequence for an answer, with as much of its prompt as the KV cache has already; None: there is no room
+        yet."""
         tokens, book = answer.tokens, self.book
         own = book.of_session(answer.request.session)
         usable = len(tokens) - 1  # one token at least must be decoded to have logits

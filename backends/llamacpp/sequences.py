@@ -1,7 +1,7 @@
 """Which sequences hold what in the KV cache: sessions, shared prefixes, and the room that is left.
 
-llama.cpp knows sequences by number and cells by position. This book keeps the tokens beside them, so that a prompt finds
-the sequence that agrees with it longest, and counts cells that several sequences share once.
+llama.cpp knows sequences by number and cells by position. This book keeps the tokens beside them, so that a prompt
+finds the sequence that agrees with it longest, and counts cells that several sequences share once.
 """
 
 from __future__ import annotations
@@ -93,18 +93,22 @@ class KvBook:
         sequence.last_used = next(self._clock)
 
     def truncate(self, sequence: KvSequence, length: int) -> int:
-        """Cuts a sequence to at most `length` tokens; returns how many are left, fewer where the model can't go back that
-        far (recurrent states, sliding windows)."""
+        """Cuts a sequence to at most `length` tokens; returns how many are left, fewer where the model can't go back
+        that far (recurrent states, sliding windows)."""
         if length >= len(sequence.tokens):
             return len(sequence.tokens)
         if length > 0 and self._roll_back(sequence, length):
             self._forget(sequence, length)
             return length
         saved = sequence.checkpoint
-        if saved is not None and 0 < saved[0] <= length and self._context.set_partial_state(sequence.seq_id, saved[1]):
-            if self._context.remove(sequence.seq_id, saved[0]):
-                self._forget(sequence, saved[0])
-                return saved[0]
+        if (
+            saved is not None
+            and 0 < saved[0] <= length
+            and self._context.set_partial_state(sequence.seq_id, saved[1])
+            and self._context.remove(sequence.seq_id, saved[0])
+        ):
+            self._forget(sequence, saved[0])
+            return saved[0]
         self.empty(sequence)
         return 0
 

@@ -1,7 +1,7 @@
 """Chat messages to a prompt, with the template that the model file brings.
 
-The template is a program by whoever made the file. It runs in a process of its own (`template_env`), which is killed when
-it takes too long; nothing of it reaches this process but the text.
+The template is a program by whoever made the file. It runs in a process of its own (`template_env`), which is killed
+when it takes too long; nothing of it reaches this process but the text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _CUT = "\ue000flashmoe-cut\ue001"
 
 
 class Renderer:
-    """Renders templates in a child process, which starts on first use (or by `warm_up`) and again after it was killed."""
+    """Renders templates in a child process, which starts on first use (or by `warm_up`) and again after it was
+    killed."""
 
     def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
         self._limit = time_limit_s

@@ -1,8 +1,8 @@
 """Separates thinking from the answer while both stream.
 
 Three forms: tags (``<think>…</think>`` and its kin, also where the template opened the tag), Gemma's
-``<|channel>thought…<channel|>``, which is a pair of tags too, and the channels of harmony (gpt-oss). How the text is cut
-into pieces never changes the result.
+``<|channel>thought…<channel|>``, which is a pair of tags too, and the channels of harmony (gpt-oss). How the text is
+cut into pieces never changes the result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class PlainParser:
 
 
 class TagParser:
-    """Thinking between tags. A tag opens only before the first visible character, so that an answer may talk of tags."""
+    """Thinking between tags. A tag opens only before the first visible character, so that an answer may talk of
+    tags."""
 
     def __init__(self, opened: str | None = None) -> None:
         """`opened`: the closing tag to wait for, where the prompt ended inside a thinking block."""
