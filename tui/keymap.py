@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 
 
 class KeySpec(NamedTuple):
@@ -36,7 +36,9 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("app.help", "f1", "app.help", "Help: keys, panes, what to do when it is slow", "help", True),
     KeySpec("app.palette", "ctrl+p", "app.command_palette", "Commands: everything the app can do", "commands", True),
     KeySpec("app.quit", "ctrl+q", "app.quit", "Quit; chats are saved, the engine stops", "", True),
-    KeySpec("app.suspend", "ctrl+z", "app.suspend_process", "Put the app in the background (fg brings it back)", "", True),
+    KeySpec(
+        "app.suspend", "ctrl+z", "app.suspend_process", "Put the app in the background; fg brings it back", "", True
+    ),
     KeySpec("chat.models", "ctrl+o", "models", "Models: choose, download, plan", "models", True),
     KeySpec("chat.new", "ctrl+n", "new_chat", "New chat", "new", True),
     KeySpec("chat.chats", "ctrl+t", "chats", "Chats: list, search, rename, pin, delete, export", "chats", True),
@@ -104,7 +106,7 @@ _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "meta", "hyper"})
 _KEY = re.compile(r"(?:[a-z]+\+)*(?:[a-z_0-9]+|\S)\Z", re.IGNORECASE)
 
 
-def bindings(scope: str) -> list[Binding]:
+def bindings(scope: str) -> list[BindingType]:
     """Textual bindings of one scope, with their ids, for a screen's or widget's ``BINDINGS``."""
     return [
         Binding(spec.keys, spec.action, spec.description, show=bool(spec.label), priority=spec.priority, id=spec.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from textual.color import Color, ColorParseError
@@ -122,7 +122,14 @@ def _build(path: Path, document: object) -> tuple[Theme, str]:
     description = document.get("description", "")
     if not isinstance(description, str):
         raise fail("'description' must be a text")
-    theme = Theme(name=name.strip(), dark=flags["dark"], ansi=flags["ansi"], variables=checked, **colours)
+    theme = Theme(
+        name=name.strip(),
+        primary=colours.pop("primary"),
+        dark=flags["dark"],
+        ansi=flags["ansi"],
+        variables=checked,
+        **cast(Any, colours),
+    )
     return theme, description.strip()
 
 

@@ -1,0 +1,419 @@
+"""What happens between the composer, the engine and the history: ask, stop, continue, regenerate, edit, branch.
+
+The flow owns the conversation and decides; the screen (`FlowView`) shows. It runs on the event loop; anything that
+touches the disk goes through the history's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Protocol
+
+from backends.interface import EngineError, GenerateRequest, Sampling
+from flashmoe.config import Config
+from flashmoe.history import AnswerWriter, Attachment, Figures, History, HistoryError
+from flashmoe.presets import Presets, load_presets
+from tui import kv_store
+from tui.context_fit import ContextChoice, ContextFitter
+from tui.conversation import Conversation, Turn
+from tui.engine_controller import Answer, EngineController
+
+
+class FlowView(Protocol):
+    """What the flow needs of the screen."""
+
+    async def history(self) -> History:
+        """The open history."""
+        ...
+
+    async def show_turns(self, turns: list[Turn]) -> None:
+        """Shows another path."""
+        ...
+
+    async def add_turn(self, turn: Turn) -> None:
+        """Shows one more turn at the end."""
+        ...
+
+    def turn_changed(self, turn: Turn) -> None:
+        """Shows a turn's figures, ending, error or branches anew."""
+        ...
+
+    async def reopen_turn(self, turn: Turn) -> None:
+        """An answer goes on after it had ended."""
+        ...
+
+    def say(self, sentence: str, level: str = "info") -> None:
+        """One sentence that stays in sight."""
+        ...
+
+    def busy_changed(self) -> None:
+        """An answer began or ended."""
+        ...
+
+    async def choose_context(self, count: int, n_ctx: int, can_grow: bool, can_drop: bool) -> ContextChoice:
+        """Asks what goes when the context is full."""
+        ...
+
+    def key(self, binding_id: str) -> str:
+        """The key in force for an action, for sentences."""
+        ...
+
+
+class ChatFlow:
+    """One conversation at a time."""
+
+    def __init__(self, view: FlowView, controller: EngineController, config: Config) -> None:
+        self._view = view
+        self._controller = controller
+        self._config = config
+        self.conversation = self._fresh()
+        self.turn: Turn | None = None
+        """The answer that is being written."""
+        self.answer_id: str | None = None
+        self._writer: AnswerWriter | None = None
+        self._preparing = False
+        self._cancelled = False
+        self._thinking_since: float | None = None
+        self._thinking_s: float | None = None
+        self._presets: Presets | None = None
+        self._saved_tokens = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._fitter = ContextFitter(view, controller)
+        self.ctx_used = 0
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being prepared or written."""
+        return self._preparing or self.answer_id is not None
+
+    @property
+    def presets(self) -> Presets:
+        """The presets in force, read when they are first needed."""
+        if self._presets is None:
+            self._presets = load_presets()
+        return self._presets
+
+    def sampling(self) -> Sampling:
+        """The sampler settings in force for this chat."""
+        settings = self.conversation.settings
+        if settings.sampling is not None:
+            return settings.sampling
+        name = self._controller.model.name if self._controller.model is not None else ""
+        try:
+            return self.presets.pick(settings.preset, name).sampling
+        except KeyError:
+            return self.presets.pick("auto", name).sampling
+
+    def thinking(self) -> bool | None:
+        """Whether the template's thinking is switched on or off; None leaves it."""
+        if self.conversation.settings.thinking is not None:
+            return self.conversation.settings.thinking
+        return {"on": True, "off": False}.get(self._config.chat.thinking)
+
+    def system_prompt(self) -> str:
+        """The chat's own system prompt, else the configured one."""
+        return self.conversation.settings.system_prompt or self._config.chat.system_prompt
+
+    def _fresh(self) -> Conversation:
+        conversation = Conversation()
+        conversation.settings = type(conversation.settings)(preset=self._config.chat.preset)
+        return conversation
+
+    # ---- chats -------------------------------------------------------------------------------------------------------
+
+    async def new_chat(self) -> None:
+        """Starts an empty chat; it is kept with its first question."""
+        await self.leave()
+        self.conversation = self._fresh()
+        self.ctx_used = self._saved_tokens = 0
+        await self._view.show_turns([])
+
+    async def open_chat(self, chat_id: int, message_id: int | None = None) -> str:
+        """Opens a chat of the history (at a message, where a search found one); returns its draft."""
+        history = await self._view.history()
+        chat = await history.in_thread(history.chat, chat_id)
+        if message_id is not None:
+            messages = await history.in_thread(history.show, message_id)
+        else:
+            messages = await history.in_thread(history.path, chat_id)
+        await self.leave()
+        self.conversation = Conversation(chat.id, chat.uid, chat.title, chat.settings)
+        self.conversation.replace_path(messages)
+        self.ctx_used = next(
+            (
+                (turn.figures.prompt_tokens or 0) + (turn.figures.completion_tokens or 0)
+                for turn in reversed(self.conversation.turns)
+                if turn.figures is not None
+            ),
+            0,
+        )
+        self._saved_tokens = self.ctx_used
+        await self._view.show_turns(self.conversation.turns)
+        restored = await kv_store.restore(self._controller, chat.uid)
+        if restored:
+            self._view.say(f"Back in this chat: {restored:,} tokens need not be read again.")
+        return chat.draft
+
+    async def leave(self) -> None:
+        """Stops what runs and keeps what is worth keeping of the chat that is shown."""
+        await self.stop_and_wait()
+        if self.conversation.id is not None and self.ctx_used != self._saved_tokens:
+            self._saved_tokens = self.ctx_used
+            await kv_store.save(self._controller, self.conversation.uid, self.ctx_used, self._config.kv_cache)
+
+    async def keep_draft(self, text: str) -> None:
+        """Keeps what stands in the composer with its chat."""
+        if self.conversation.id is None:
+            return
+        history = await self._view.history()
+        try:
+            await history.in_thread(history.set_draft, self.conversation.id, text)
+        except HistoryError as error:
+            self._view.say(error.message, "error")
+
+    async def settings_changed(self) -> None:
+        """Keeps the chat's settings."""
+        if self.conversation.id is not None:
+            history = await self._view.history()
+            await history.in_thread(history.set_settings, self.conversation.id, self.conversation.settings)
+
+    # ---- asking ------------------------------------------------------------------------------------------------------
+
+    def may_ask(self) -> str | None:
+        """None if a question can be sent now, else a sentence that says why not."""
+        if self.busy:
+            return f"An answer is being written; {self._view.key('chat.stop')} stops it."
+        if self._controller.state == "none":
+            return f"No model is loaded; {self._view.key('chat.models')} chooses one."
+        return None
+
+    async def send(self, text: str, attachments: tuple[Attachment, ...] = (), editing: Turn | None = None) -> bool:
+        """Asks; with `editing` in place of an earlier question, as a new branch. False where it wasn't accepted."""
+        refusal = self.may_ask()
+        if refusal is not None:
+            self._view.say(refusal, "warning")
+            return False
+        history = await self._view.history()
+        conversation = self.conversation
+        try:
+            if conversation.id is None:
+                model = self._controller.model
+                chat = await history.in_thread(
+                    history.create_chat, model=model.name if model else "", settings=conversation.settings
+                )
+                conversation.id, conversation.uid = chat.id, chat.uid
+            if editing is not None:
+                parent = editing.parent_id
+            else:
+                parent = conversation.turns[-1].id if conversation.turns else None
+            message = await history.in_thread(
+                history.add_message, conversation.id, "user", text, parent_id=parent, attachments=attachments
+            )
+        except HistoryError as error:
+            self._view.say(error.message, "error")
+            return False
+        if editing is not None:
+            conversation.replace_path(await history.in_thread(history.path, conversation.id))
+            await self._view.show_turns(conversation.turns)
+        else:
+            turn = Turn.of(message)
+            turn.ending = ""
+            conversation.turns.append(turn)
+            await self._view.add_turn(turn)
+        await self.answer()
+        return True
+
+    async def regenerate(self, turn: Turn | None = None) -> None:
+        """Answers a question again: the question of `turn`, else the last one. The old answer stays as a branch."""
+        refusal = self.may_ask()
+        target = turn or (self.conversation.turns[-1] if self.conversation.turns else None)
+        if refusal is not None or target is None:
+            self._view.say(refusal or "There is nothing to answer again yet.", "warning")
+            return
+        question = self.conversation.question_of(target)
+        if question is None:
+            return
+        history = await self._view.history()
+        assert self.conversation.id is not None
+        if question is not self.conversation.turns[-1]:
+            await history.in_thread(history.rewind, question.id, self.conversation.id)
+            index = self.conversation.turns.index(question)
+            self.conversation.turns = self.conversation.turns[: index + 1]
+            await self._view.show_turns(self.conversation.turns)
+        question.error = ""
+        await self.answer()
+
+    async def continue_answer(self) -> None:
+        """Goes on with the last answer, in place."""
+        refusal = self.may_ask()
+        last = self.conversation.turns[-1] if self.conversation.turns else None
+        if refusal is None and (last is None or last.role != "assistant"):
+            refusal = "There is no answer to go on with."
+        if refusal is not None or last is None:
+            self._view.say(refusal or "", "warning")
+            return
+        await self.answer(going_on=last)
+
+    async def answer(self, going_on: Turn | None = None) -> None:
+        """Prepares and starts the answer to the end of the path; its text comes as `AnswerNews`."""
+        self._preparing, self._cancelled = True, False
+        self._changed()
+        try:
+            await self._controller.ensure_loaded()
+            request = await self._fitter.fit(self, going_on)
+        except EngineError as error:
+            request = None
+            await self._not_asked(error)
+        finally:
+            self._preparing = False
+        if request is None or self._cancelled:
+            self._changed()
+            return
+        try:
+            await self._start(request, going_on)
+        except HistoryError as error:
+            self._view.say(error.message, "error")
+        self._changed()
+
+    async def _start(self, request: GenerateRequest, going_on: Turn | None) -> None:
+        history = await self._view.history()
+        conversation = self.conversation
+        assert conversation.id is not None
+        model = self._controller.model
+        if going_on is not None:
+            self._writer = await history.in_thread(history.continue_answer, going_on.id)
+            turn = going_on
+            turn.ending = turn.error = ""
+            await self._view.reopen_turn(turn)
+        else:
+            parent = conversation.turns[-1]
+            self._writer = await history.in_thread(
+                history.start_answer, conversation.id, parent_id=parent.id, model=model.name if model else ""
+            )
+            message = await history.in_thread(history.message, self._writer.message_id)
+            turn = Turn.of(message)
+            conversation.turns.append(turn)
+            await self._view.add_turn(turn)
+        self.turn, self.answer_id = turn, request.id
+        self._thinking_since = self._thinking_s = None
+        self._controller.ask(request)
+
+    async def _not_asked(self, error: EngineError) -> None:
+        if error.code == "cancelled":
+            self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
+            return
+        question = self.conversation.last_of("user")
+        self._view.say(f"{error.message} {self._view.key('chat.regenerate')} asks again.", "error")
+        if question is not None:
+            self._view.turn_changed(question)
+
+    # ---- while it answers --------------------------------------------------------------------------------------------
+
+    def take(self, answer_id: str) -> tuple[Answer, list[tuple[str, str]]] | None:
+        """What has come of the answer since the last call, noted in the turn and on its way to the disk."""
+        taken = self._controller.take(answer_id)
+        if taken is None or answer_id != self.answer_id or self.turn is None:
+            return None
+        answer, parts = taken
+        for kind, text in parts:
+            thinking = kind == "thinking"
+            if thinking:
+                self.turn.thinking += text
+                self._thinking_since = self._thinking_since or time.monotonic()
+            else:
+                self.turn.content += text
+                self._end_thinking()
+            if self._writer is not None:
+                self._writer.add(text, thinking=thinking)
+        if answer.prefill is not None:
+            self.ctx_used = answer.prefill.total + answer.n_tokens
+        return answer, parts
+
+    def _end_thinking(self) -> None:
+        if self._thinking_since is not None:
+            self._thinking_s = time.monotonic() - self._thinking_since
+            self._thinking_since = None
+
+    async def finish(self, answer: Answer) -> None:
+        """The answer ended: figures, the rest of the text to disk, and one sentence where something is to be said."""
+        turn, writer = self.turn, self._writer
+        self.turn = self.answer_id = self._writer = None
+        self._end_thinking()
+        if turn is None:
+            return
+        figures: Figures | None = None
+        if answer.finished is not None:
+            model = self._controller.model
+            usage = answer.finished.usage
+            turn.ending = answer.finished.reason
+            figures = Figures.from_usage(
+                usage, backend=model.backend if model is not None else None, thinking_s=self._thinking_s
+            )
+            self.ctx_used = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        else:
+            error = answer.error or EngineError("internal", "The answer ended without a reason.")
+            turn.ending = {"engine_died": "died", "cancelled": "cancelled"}.get(error.code, "error")
+            turn.error = "" if error.code == "cancelled" else error.message
+        turn.figures = figures
+        if writer is not None:
+            history = await self._view.history()
+            try:
+                message = await history.in_thread(writer.finish, turn.ending, figures)
+                turn.figures = message.figures
+            except HistoryError as problem:
+                self._view.say(problem.message, "error")
+        if turn.ending == "context":
+            self._view.say(f"The context is full; {self._view.key('chat.continue')} goes on and asks what may go.")
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.busy:
+            self._idle.clear()
+        else:
+            self._idle.set()
+        self._view.busy_changed()
+
+    # ---- stopping ----------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> bool:
+        """Stops what runs; False where nothing does."""
+        if self.answer_id is not None:
+            await self._controller.stop(self.answer_id)
+            return True
+        if self._preparing:
+            self._cancelled = True
+            await self._controller.cancel_load()
+            return True
+        return False
+
+    async def stop_and_wait(self, seconds: float = 5.0) -> None:
+        """Stops and waits until the end was noted (its news is handled by the screen)."""
+        if await self.stop():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
+
+    # ---- branches ----------------------------------------------------------------------------------------------------
+
+    async def walk(self, step: int, turn: Turn | None = None) -> None:
+        """Shows the branch `step` away, at `turn` or where the path last has alternatives."""
+        target = turn if turn is not None and turn.variants > 1 else None
+        target = target or self.conversation.nearest_branching()
+        if self.busy or target is None or self.conversation.id is None:
+            self._view.say(
+                f"An answer is being written; {self._view.key('chat.stop')} stops it." if self.busy else
+                f"There is one branch only; {self._view.key('chat.regenerate')} answers again, "
+                f"{self._view.key('chat.edit')} edits the question.",
+                "warning",
+            )  # fmt: skip
+            return
+        if not 1 <= target.variant + step <= target.variants:
+            self._view.say(f"This is the {'first' if step < 0 else 'last'} of {target.variants} branches.")
+            return
+        history = await self._view.history()
+        self.conversation.replace_path(await history.in_thread(history.step_variant, target.id, step))
+        await self._view.show_turns(self.conversation.turns)

@@ -1,0 +1,164 @@
+"""The chat that is shown: one path through the history's tree of messages, and what the engine is given of it.
+
+The history (`flashmoe.history`) owns chats and branches; a `Turn` is one of its messages while it is on the screen.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from backends.interface import ChatMessage
+from flashmoe.history.records import Attachment, ChatSettings, Figures, Message
+
+
+@dataclass(eq=False)
+class Turn:
+    """One message on the shown path."""
+
+    role: str
+    content: str = ""
+    thinking: str = ""
+    id: int = 0
+    """Its id in the history."""
+    parent_id: int | None = None
+    ending: str = ""
+    """Why an answer ended (`Message.finish_reason`); empty while it is being written, and for questions."""
+    error: str = ""
+    """One sentence where it failed; only while the app runs."""
+    model: str = ""
+    figures: Figures | None = None
+    attachments: tuple[Attachment, ...] = ()
+    variant: int = 1
+    variants: int = 1
+    dropped: bool = False
+    """Left out of the context by the user's choice; still shown and kept."""
+
+    @classmethod
+    def of(cls, message: Message) -> Turn:
+        """A message of the history; an answer whose writing was cut off counts as stopped."""
+        ending = message.finish_reason
+        if message.status == "streaming":
+            ending = ""
+        elif not ending:
+            ending = "died" if message.status == "partial" else "stop"
+        return cls(
+            role=message.role,
+            content=message.content,
+            thinking=message.thinking,
+            id=message.id,
+            parent_id=message.parent_id,
+            ending=ending if message.role == "assistant" else "",
+            model=message.model,
+            figures=message.figures,
+            attachments=message.attachments,
+            variant=message.variant,
+            variants=message.variants,
+        )
+
+    @property
+    def writing(self) -> bool:
+        """Whether it is an answer that is still being written."""
+        return self.role == "assistant" and not self.ending
+
+    @property
+    def prompt_text(self) -> str:
+        """What the model is given: the attachments, each below its name and safely fenced, then the content."""
+        parts: list[str] = []
+        for attachment in self.attachments:
+            fence = "```"
+            while fence in attachment.text:
+                fence += "`"
+            parts.append(f"File {attachment.name}:\n{fence}\n{attachment.text.rstrip()}\n{fence}\n\n")
+        return "".join(parts) + self.content
+
+
+@dataclass
+class Conversation:
+    """One chat: its place in the history, its settings, and the turns on the shown path, oldest first."""
+
+    id: int | None = None
+    """None until the first question: empty chats are not kept."""
+    uid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """The engine's session, so that its KV cache is reused; the chat's uid once it is kept."""
+    title: str = ""
+    settings: ChatSettings = field(default_factory=ChatSettings)
+    turns: list[Turn] = field(default_factory=list)
+    summary: str = ""
+    """Stands in for turns that were left out of the context, where the user chose a summary."""
+
+    def last_of(self, role: str) -> Turn | None:
+        """The last turn of a role."""
+        return next((turn for turn in reversed(self.turns) if turn.role == role), None)
+
+    def nearest_branching(self) -> Turn | None:
+        """The last turn that has alternatives."""
+        return next((turn for turn in reversed(self.turns) if turn.variants > 1), None)
+
+    def question_of(self, turn: Turn) -> Turn | None:
+        """The question before an answer (or the turn itself where it is a question)."""
+        index = self.turns.index(turn)
+        return next((t for t in reversed(self.turns[: index + 1]) if t.role == "user"), None)
+
+    def replace_path(self, messages: list[Message]) -> None:
+        """Takes a path of the history; turns that are on it already stay the same objects, with their widgets."""
+        known = {turn.id: turn for turn in self.turns}
+        turns: list[Turn] = []
+        for message in messages:
+            turn = known.get(message.id)
+            if turn is None:
+                turn = Turn.of(message)
+            else:
+                turn.variant, turn.variants = message.variant, message.variants
+            turns.append(turn)
+        self.turns = turns
+
+    # ---- what the engine gets -----------------------------------------------------------------------------------
+
+    def messages(self, upto: Turn | None = None, *, system_prompt: str = "") -> tuple[ChatMessage, ...]:
+        """The prompt: system prompt, summary, then the path up to and with `upto`, less what was left out."""
+        system = system_prompt.strip()
+        if self.summary:
+            system = f"{system}\n\nSummary of the conversation so far: {self.summary}".strip()
+        result = [ChatMessage("system", system)] if system else []
+        for turn in self.turns:
+            if not turn.dropped and (turn.role == "user" or turn.content or (turn is upto and turn.thinking)):
+                result.append(ChatMessage(turn.role, turn.prompt_text, turn.thinking if turn is upto else ""))
+            if turn is upto:
+                break
+        return tuple(_merged(result))
+
+    def drop_oldest(self, keep_tokens: int, count: int) -> list[Turn]:
+        """Leaves out the oldest exchanges until about `keep_tokens` of `count` prompt tokens remain.
+
+        The last question always stays; a turn's tokens are estimated from its share of the characters.
+        """
+        kept = [turn for turn in self.turns if not turn.dropped]
+        per_char = count / (sum(len(turn.prompt_text) for turn in kept) or 1)
+        dropped: list[Turn] = []
+        left = float(count)
+        last_question = self.last_of("user")
+        while left > keep_tokens and kept and kept[0] is not last_question:
+            turn = kept.pop(0)
+            turn.dropped = True
+            dropped.append(turn)
+            left -= len(turn.prompt_text) * per_char
+        while kept and kept[0].role == "assistant":  # a context may not begin with half an exchange
+            kept[0].dropped = True
+            dropped.append(kept.pop(0))
+        return dropped
+
+
+def _merged(messages: list[ChatMessage]) -> Iterator[ChatMessage]:
+    """Joins neighbouring questions: templates refuse two user messages in a row (after a failed answer)."""
+    held: ChatMessage | None = None
+    for message in messages:
+        if held is not None and held.role == message.role == "user":
+            held = ChatMessage("user", f"{held.content}\n\n{message.content}")
+            continue
+        if held is not None:
+            yield held
+        held = message
+    if held is not None:
+        yield held

@@ -1,0 +1,367 @@
+"""The one owner of the engine's client: loads, asks, stops, and survives the child's death.
+
+It runs on Textual's event loop and only posts messages (`tui.messages`); widgets change in their handlers. Answers are
+coalesced to the repaint rate: at most one `AnswerNews` per answer is under way, and the next is posted no sooner than
+a frame after it was taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from textual.message import Message
+
+from backends.interface import (
+    Delta,
+    EngineError,
+    ExpertMap,
+    Finished,
+    GenerateRequest,
+    LoadProgress,
+    LoadRequest,
+    ModelInfo,
+    PrefillProgress,
+    Telemetry,
+)
+from tui import messages
+
+if TYPE_CHECKING:
+    from backends.engine.client import EngineClient
+
+FRAME_S = 1 / 15
+CALM_FRAME_S = 1 / 8
+
+EngineState = Literal["none", "loading", "ready", "dead"]
+
+
+class Answer:
+    """One answer under way: what has come and was not yet taken, and how it ended."""
+
+    def __init__(self, answer_id: str) -> None:
+        self.id = answer_id
+        self.parts: list[tuple[str, str]] = []
+        """(kind, text) not yet taken, neighbours of one kind joined."""
+        self.n_tokens = 0
+        self.prefill: PrefillProgress | None = None
+        self.finished: Finished | None = None
+        self.error: EngineError | None = None
+        self.started = time.monotonic()
+        self.first_token: float | None = None
+        self.recent: list[tuple[float, int]] = []
+        """(monotonic time, tokens so far) of the last seconds, for a rate that follows."""
+        self.announced = False
+        self.last_taken = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finished is not None or self.error is not None
+
+    def add(self, delta: Delta) -> None:
+        """Gathers one piece of text."""
+        now = time.monotonic()
+        if self.first_token is None:
+            self.first_token = now
+        self.n_tokens += delta.n_tokens
+        self.recent.append((now, self.n_tokens))
+        while len(self.recent) > 2 and now - self.recent[0][0] > 4.0:
+            del self.recent[0]
+        if self.parts and self.parts[-1][0] == delta.kind:
+            self.parts[-1] = (delta.kind, self.parts[-1][1] + delta.text)
+        else:
+            self.parts.append((delta.kind, delta.text))
+
+    def rate(self) -> float | None:
+        """Tokens a second over the last seconds; None before there are two."""
+        if len(self.recent) < 2:
+            return None
+        (first, n_first), (last, n_last) = self.recent[0], self.recent[-1]
+        return (n_last - n_first) / (last - first) if last > first else None
+
+
+class EngineController:
+    """Drives one engine child for the app. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        post: Callable[[Message], object],
+        *,
+        log_path: Path,
+        calm: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._post = post
+        self._log_path = log_path
+        self._env = env
+        self._client: EngineClient | None = None
+        self._load_task: asyncio.Task[ModelInfo] | None = None
+        self._answers: dict[str, Answer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._intervals = (0.5, 0.0)
+        self._closed = False
+        self.frame_s = CALM_FRAME_S if calm else FRAME_S
+        self.request: LoadRequest | None = None
+        """What was loaded last (or is being loaded): a dead engine loads it again for the next question."""
+        self.telemetry: Telemetry | None = None
+        self.expert_map: ExpertMap | None = None
+
+    # ---- state -----------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The loaded model."""
+        return self._client.model if self._client is not None and self._client.alive else None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it lives."""
+        return self._client.pid if self._client is not None and self._client.alive else None
+
+    @property
+    def state(self) -> EngineState:
+        """none: nothing chosen; loading; ready; dead: it will start again with the next question."""
+        if self._load_task is not None and not self._load_task.done():
+            return "loading"
+        if self.model is not None:
+            return "ready"
+        return "none" if self.request is None else "dead"
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way."""
+        return bool(self._answers)
+
+    # ---- loading ---------------------------------------------------------------------------------------------
+
+    def load(self, request: LoadRequest) -> None:
+        """Starts to load a model in the background; `ModelLoaded` or `LoadFailed` follows."""
+        self._spawn(self._load_and_report(request))
+
+    async def _load_and_report(self, request: LoadRequest) -> None:
+        with contextlib.suppress(EngineError):  # reported by _load as LoadFailed
+            await self._load(request)
+
+    async def _load(self, request: LoadRequest) -> ModelInfo:
+        """Loads, posting progress; one load at a time. Raises `EngineError` after `LoadFailed` was posted."""
+        if self._load_task is not None and not self._load_task.done():
+            await self.cancel_load()
+            await asyncio.wait({self._load_task})
+        previous = self.request
+        self.request = request
+        self._load_task = asyncio.create_task(self._client_or_new().load(request, self._progress))
+        self._post(messages.LoadStarted(request))
+        try:
+            info = await self._load_task
+        except EngineError as error:
+            if error.code != "engine_died":
+                self.request = previous if self.model is not None else None
+            self._post(messages.LoadFailed(error.code, error.message, request))
+            raise
+        except asyncio.CancelledError:
+            self.request = None
+            raise
+        self.telemetry = self.expert_map = None
+        self._post(messages.ModelLoaded(info, request))
+        with contextlib.suppress(EngineError):
+            await self._client_or_new().watch(*self._intervals)
+        return info
+
+    def _progress(self, progress: LoadProgress) -> None:
+        self._post(messages.LoadProgressed(progress))
+
+    async def cancel_load(self) -> None:
+        """Cancels a running load; `LoadFailed` with the code ``cancelled`` follows."""
+        if self._client is not None:
+            with contextlib.suppress(EngineError):
+                await self._client.cancel_load()
+
+    async def watch(self, interval_s: float, map_interval_s: float) -> None:
+        """How often telemetry and expert maps come, in seconds; 0 stops either."""
+        if (interval_s, map_interval_s) == self._intervals:
+            return
+        self._intervals = (interval_s, map_interval_s)
+        if self.model is not None and self._client is not None:
+            with contextlib.suppress(EngineError):
+                await self._client.watch(interval_s, map_interval_s)
+
+    def _client_or_new(self) -> EngineClient:
+        if self._client is None:
+            from backends.engine.client import EngineClient
+
+            self._client = EngineClient(log_path=self._log_path, on_event=self._on_event, env=self._env)
+        return self._client
+
+    def _on_event(self, event: object) -> None:
+        name = type(event).__name__  # Died is the client's own struct; the names are the protocol's tags
+        if isinstance(event, Telemetry):
+            self.telemetry = event
+            self._post(messages.TelemetryArrived(event))
+        elif isinstance(event, ExpertMap):
+            self.expert_map = event
+            self._post(messages.ExpertMapArrived(event))
+        elif name == "Notice":
+            self._post(messages.EngineNotice(str(getattr(event, "level", "info")), str(getattr(event, "message", ""))))
+        elif name == "Died" and not self._closed:
+            sentence = getattr(event, "message", "The engine stopped.")
+            self._post(messages.EngineDied(str(sentence)))
+
+    # ---- answers ---------------------------------------------------------------------------------------------
+
+    def ask(self, request: GenerateRequest) -> Answer:
+        """Starts an answer; `AnswerNews` follows. Loads the last model again first where the engine is dead."""
+        answer = Answer(request.id)
+        self._answers[request.id] = answer
+        answer.task = self._spawn(self._answer(answer, request))
+        return answer
+
+    async def _answer(self, answer: Answer, request: GenerateRequest) -> None:
+        try:
+            await self.ensure_loaded()
+            answer.started = time.monotonic()
+            async for event in self._client_or_new().generate(request):
+                if isinstance(event, Delta):
+                    answer.add(event)
+                elif isinstance(event, PrefillProgress):
+                    answer.prefill = event
+                elif isinstance(event, Finished):
+                    answer.finished = event
+                self._announce(answer)
+        except EngineError as error:
+            answer.error = error
+        finally:
+            if not answer.ended:
+                answer.error = EngineError("engine_died", "The engine ended the answer without saying why.")
+            self._announce(answer)
+
+    async def ensure_loaded(self) -> None:
+        """Waits for a running load, or loads the last model again. Raises `EngineError`."""
+        if self._load_task is not None and not self._load_task.done():
+            await asyncio.shield(self._load_task)
+            return
+        if self.model is not None:
+            return
+        if self.request is None:
+            raise EngineError("bad_request", "No model is loaded yet; choose one first.")
+        await self._load(self.request)
+
+    async def reload(self, *, n_ctx: int, like: LoadRequest) -> None:
+        """Loads the model again with another context; raises `EngineError`, then the old one is loaded again."""
+        import msgspec
+
+        try:
+            await self._load(msgspec.structs.replace(like, n_ctx=n_ctx))
+        except EngineError:
+            if like.path:
+                with contextlib.suppress(EngineError):
+                    await self._load(like)
+            raise
+
+    async def complete(self, request: GenerateRequest) -> str:
+        """A whole answer at once, for the app's own questions; raises `EngineError`."""
+        await self.ensure_loaded()
+        events = self._client_or_new().generate(request)
+        pieces = [event.text async for event in events if isinstance(event, Delta) and event.kind == "answer"]
+        return "".join(pieces).strip()
+
+    def _announce(self, answer: Answer) -> None:
+        if answer.announced:
+            return
+        answer.announced = True
+        wait = answer.last_taken + self.frame_s - time.monotonic()
+        if wait <= 0:
+            self._post(messages.AnswerNews(answer.id))
+        else:
+            asyncio.get_running_loop().call_later(wait, self._post, messages.AnswerNews(answer.id))
+
+    def take(self, answer_id: str) -> tuple[Answer, list[tuple[str, str]]] | None:
+        """The answer and the text that has gathered since the last call; None where it is unknown or done with."""
+        answer = self._answers.get(answer_id)
+        if answer is None:
+            return None
+        parts, answer.parts = answer.parts, []
+        if answer.ended:
+            del self._answers[answer_id]
+        return answer, parts
+
+    def taken(self, answer: Answer) -> None:
+        """Says that what `take` returned is on the screen: the next news may come, a frame from now."""
+        answer.announced = False
+        answer.last_taken = time.monotonic()
+        if (answer.parts or answer.ended) and answer.id in self._answers:
+            self._announce(answer)
+
+    async def stop(self, answer_id: str) -> None:
+        """Stops an answer within a layer; what is there stays."""
+        answer = self._answers.get(answer_id)
+        if answer is None:
+            return
+        if self.state == "loading":
+            await self.cancel_load()
+        elif self._client is not None:
+            with contextlib.suppress(EngineError):
+                await self._client.cancel(answer_id)
+
+    async def count_tokens(self, request: GenerateRequest) -> int | None:
+        """Tokens of a prompt, None where no model is ready to count."""
+        if self.model is None or self._client is None:
+            return None
+        try:
+            return await self._client.count_tokens(request)
+        except EngineError:
+            return None
+
+    # ---- saved contexts ----------------------------------------------------------------------------------------
+
+    async def save_state(self, session: str, path: Path) -> int:
+        """Writes a session's computed context to a file; its bytes, 0 where that is not possible."""
+        if self.model is None or self._client is None or self.busy:
+            return 0
+        try:
+            return await self._client.save_state(session, str(path))
+        except EngineError:
+            return 0
+
+    async def restore_state(self, session: str, path: Path) -> int:
+        """Restores a session's computed context; the tokens restored, 0 where the file doesn't fit."""
+        if self.model is None or self._client is None:
+            return 0
+        try:
+            return await self._client.restore_state(session, str(path))
+        except EngineError:
+            return 0
+
+    # ---- end -------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Stops the child. No message is posted any more."""
+        self._closed = True
+        if self._client is not None:
+            with contextlib.suppress(EngineError, OSError):
+                await self._client.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2)
+
+    def kill(self) -> None:
+        """Kills the child at once: for the end of a process that has no loop any more."""
+        import os
+        import signal
+
+        self._closed = True
+        pid = self.pid
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _spawn(self, coroutine: object) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

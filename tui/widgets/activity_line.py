@@ -1,0 +1,104 @@
+"""One line over the composer: what is going on now, with its figures. Nobody may wonder whether it hangs."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widget import Widget
+
+from backends.interface import LoadProgress, PrefillProgress
+from flashmoe.text_safety import visible_line
+from tui import figures
+
+
+class ActivityLine(Widget):
+    """Loading, reading the prompt, answering, or the last sentence that the user should read."""
+
+    DEFAULT_CSS = """
+    ActivityLine { height: auto; max-height: 4; min-height: 1; padding: 0 2; color: $text-muted; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(id="activity")
+        self._content = Content()
+        self._prefill_start: tuple[float, int] | None = None
+
+    def render(self) -> Content:
+        """The line as it was set last."""
+        return self._content
+
+    def _set(self, content: Content) -> None:
+        if content.plain != self._content.plain or content.spans != self._content.spans:
+            taller = len(content.plain) > self.size.width - 4 or len(self._content.plain) > self.size.width - 4
+            self._content = content
+            self.refresh(layout=taller)
+
+    @property
+    def text(self) -> str:
+        """What the line says."""
+        return self._content.plain
+
+    def clear(self) -> None:
+        """Nothing is going on."""
+        self._set(Content())
+
+    def say(self, sentence: str, level: str = "info") -> None:
+        """A sentence that stays until something else happens. Levels: info, warning, error."""
+        mark, style = {"error": ("✗ ", "$text-error"), "warning": ("! ", "$text-warning")}.get(
+            level, ("", "$text-muted")
+        )
+        self._set(Content.styled(mark + visible_line(sentence, 400), style))
+
+    def show_loading(self, name: str, progress: LoadProgress | None, cancel_key: str) -> None:
+        """A model is being loaded."""
+        parts: list[Content | str | tuple[str, str]] = [("Loading ", "$text-muted"), (visible_line(name, 40), "bold")]
+        if progress is not None:
+            if progress.total_bytes:
+                share = progress.done_bytes / progress.total_bytes
+                parts += [
+                    "  ",
+                    (figures.bar(share, self._bar_width()), "$primary"),
+                    f"  {figures.size(progress.done_bytes)} of {figures.size(progress.total_bytes)}",
+                ]
+            if progress.stage:
+                parts += [(f"  {visible_line(progress.stage, 60)}", "$text-muted")]
+        if cancel_key:
+            parts += [(f"  {cancel_key} cancels", "$text-muted")]
+        self._set(Content.assemble(*parts))
+
+    def show_prefill(self, progress: PrefillProgress, now: float, stop_key: str) -> None:
+        """The prompt is being read: tokens done, total, and the time left once it can be known."""
+        if progress.done <= progress.reused or self._prefill_start is None:
+            self._prefill_start = (now, progress.done)
+        started, first = self._prefill_start
+        total = max(progress.total, 1)
+        eta = ""
+        if progress.done > first and now - started > 0.5 and progress.done < total:
+            left = (total - progress.done) * (now - started) / (progress.done - first)
+            eta = f"  about {figures.duration(left)} left"
+        reused = f" ({progress.reused:,} known already)" if progress.reused else ""
+        self._set(
+            Content.assemble(
+                ("Reading the prompt  ", "$text-muted"),
+                (figures.bar(progress.done / total, self._bar_width()), "$primary"),
+                f"  {progress.done:,} of {total:,} tokens",
+                (reused + eta, "$text-muted"),
+                (f"  {stop_key} stops" if stop_key and self.size.width > 70 else "", "$text-muted"),
+            )
+        )
+
+    def show_waiting(self, text: str) -> None:
+        """Something was asked and hasn't begun."""
+        self._prefill_start = None
+        self._set(Content.styled(text, "$text-muted"))
+
+    def show_answering(self, n_tokens: int, seconds: float, stop_key: str, thinking: bool) -> None:
+        """Text is coming."""
+        what = "Thinking" if thinking else "Answering"
+        stop = f"  {stop_key} stops" if stop_key else ""
+        # whole seconds only: the line must not be repainted for every token
+        self._set(
+            Content.styled(f"{what}  {n_tokens:,} tokens in {figures.duration(int(seconds))}{stop}", "$text-muted")
+        )
+
+    def _bar_width(self) -> int:
+        return 10 if self.size.width < 70 else 16 if self.size.width < 100 else 24

@@ -1,0 +1,311 @@
+"""The chat as a scroll of messages, of which only those near the reader are mounted.
+
+Five hundred messages of Markdown would be thousands of widgets, and each new token lays out every mounted one. So the
+end of the chat is mounted, older messages come in when the reader scrolls up, and leave when they scroll back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from tui.conversation import Turn
+from tui.keymap import bindings
+from tui.widgets.message_view import AnswerView, MessageView, QuestionView, view_of
+
+TAIL_LINES = 60
+"""Estimated lines that are mounted at the end of the chat: about two screens."""
+STEP = 6
+"""Messages that come in at a time when the reader scrolls up."""
+MOST = 30
+"""Mounted messages; beyond it those farthest below the reader leave."""
+
+
+def _lines(turn: Turn) -> int:
+    return 3 + len(turn.content) // 70 + turn.content.count("\n")
+
+
+class Transcript(VerticalScroll):
+    """Follows the tail until the reader scrolls. Focus gives it a cursor that marks one message."""
+
+    BINDINGS = bindings("transcript")
+
+    DEFAULT_CSS = """
+    Transcript { padding: 0 1; scrollbar-size-vertical: 1; background: $background; height: 1fr; }
+    Transcript > .more { height: 1; color: $text-muted; content-align: center middle; }
+    """
+
+    class Marked(Message):
+        """The reader's cursor moved to a message; None: it left."""
+
+        def __init__(self, turn: Turn | None) -> None:
+            super().__init__()
+            self.turn = turn
+
+    def __init__(self, *, markdown: bool = True) -> None:
+        super().__init__(id="transcript")
+        self._markdown = markdown
+        self.turns: list[Turn] = []
+        self._start = 0
+        self._end = 0
+        self._lock = asyncio.Lock()
+        self._extending = False
+        self.marked: Turn | None = None
+
+    def compose(self) -> ComposeResult:
+        """Nothing yet."""
+        yield from ()
+
+    def on_mount(self) -> None:
+        """Follows the tail from the start."""
+        self.anchor()
+
+    # ---- content --------------------------------------------------------------------------------------------------
+
+    @property
+    def views(self) -> list[MessageView]:
+        """The mounted messages, oldest first."""
+        return [child for child in self.children if isinstance(child, MessageView)]
+
+    def view(self, turn: Turn) -> MessageView | None:
+        """The mounted widget of a turn."""
+        return next((view for view in self.views if view.turn is turn), None)
+
+    async def show(self, turns: list[Turn], *, keep_scroll: bool = False) -> None:
+        """Replaces everything. Messages that stay at the front of the list keep their widgets."""
+        async with self._lock:
+            same = 0
+            for old, new in zip(self.turns, turns, strict=False):
+                if old is not new:
+                    break
+                same += 1
+            if same < self._start or same == 0 or self._end < len(self.turns):
+                await self._rebuild(turns)
+            else:
+                leaving = [view for view in self.views if self.turns.index(view.turn) >= same]
+                with self.app.batch_update():
+                    for view in leaving:
+                        await view.remove()
+                    self.turns = list(turns)
+                    self._end = len(turns)
+                    start = max(same, self._tail_start(turns)) if same < len(turns) else same
+                    if start > same:  # a long branch: only its end is mounted
+                        await self._rebuild(turns)
+                    elif turns[same:]:
+                        await self.mount_all([view_of(turn, markdown=self._markdown) for turn in turns[same:]])
+            self._mark(None)
+            if not keep_scroll:
+                self.follow()
+
+    async def _rebuild(self, turns: list[Turn]) -> None:
+        self.turns = list(turns)
+        self._start, self._end = self._tail_start(turns), len(turns)
+        with self.app.batch_update():
+            await self.remove_children()
+            await self.mount_all([view_of(turn, markdown=self._markdown) for turn in turns[self._start :]])
+            await self._update_more()
+
+    @staticmethod
+    def _tail_start(turns: list[Turn]) -> int:
+        start, lines = len(turns), 0
+        while start > 0 and (lines < TAIL_LINES or start > len(turns) - 2):
+            start -= 1
+            lines += _lines(turns[start])
+        return start
+
+    async def add(self, turn: Turn) -> MessageView:
+        """A new message at the end."""
+        async with self._lock:
+            if self._end < len(self.turns):
+                await self._rebuild(self.turns)
+            view = view_of(turn, markdown=self._markdown)
+            self.turns.append(turn)
+            self._end = len(self.turns)
+            await self.mount(view)
+            await self._trim_top()
+        return view
+
+    async def _trim_top(self) -> None:
+        """While the tail is followed, lets old messages leave so that a long chat stays as fast as a short one."""
+        if not self.following:
+            return
+        start = self._tail_start(self.turns)
+        if start - self._start >= STEP:
+            leaving = self.views[: start - self._start]
+            with self.app.batch_update():
+                for view in leaving:
+                    await view.remove()
+                self._start = start
+                await self._update_more()
+
+    async def _update_more(self) -> None:
+        more = self.query(".more")
+        if self._start == 0:
+            await more.remove()
+            return
+        text = Content(f"↑ {self._start} earlier message{'s' if self._start > 1 else ''}")
+        if more:
+            more.first(Static).update(text)
+        else:
+            await self.mount(Static(text, classes="more"), before=0)
+
+    # ---- scrolling ------------------------------------------------------------------------------------------------
+
+    @property
+    def following(self) -> bool:
+        """Whether new text scrolls into view by itself."""
+        return not self._anchor_released or self.max_scroll_y == 0 or self.scroll_offset.y >= self.max_scroll_y
+
+    def follow(self) -> None:
+        """Goes to the end and follows it."""
+        self.anchor()
+        self.scroll_end(animate=False, immediate=False)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Brings older messages in when the reader comes near the top, newer ones near the bottom."""
+        super().watch_scroll_y(old_value, new_value)
+        if self._extending or not self.is_mounted:
+            return
+        if new_value < old_value and new_value < self.size.height and self._start > 0:
+            self._extending = True
+            self.call_next(self.extend_up)
+        elif new_value > old_value and self._end < len(self.turns) and new_value >= self.max_scroll_y - 3:
+            self._extending = True
+            self.call_next(self._extend_down)
+
+    async def extend_up(self) -> None:
+        """Mounts some older messages and keeps what the reader sees where it is."""
+        try:
+            async with self._lock:
+                if self._start == 0:
+                    return
+                start = max(0, self._start - STEP)
+                views = self.views
+                anchor = views[0] if views else None
+                before = anchor.virtual_region.y if anchor is not None else 0
+                with self.app.batch_update():
+                    new = [view_of(turn, markdown=self._markdown) for turn in self.turns[start : self._start]]
+                    if anchor is not None:
+                        await self.mount_all(new, before=anchor)
+                    else:
+                        await self.mount_all(new)
+                    self._start = start
+                    await self._update_more()
+                    for view in self.views[MOST:]:
+                        if not self._is_live(view):
+                            await view.remove()
+                            self._end -= 1
+
+                def hold() -> None:
+                    if anchor is not None and anchor.is_attached:
+                        self.scroll_to(y=self.scroll_y + anchor.virtual_region.y - before, animate=False, force=True)
+
+                self.call_after_refresh(hold)
+        finally:
+            self.call_after_refresh(self._extended)
+
+    def _extended(self) -> None:
+        self._extending = False
+
+    async def _extend_down(self) -> None:
+        try:
+            async with self._lock:
+                end = min(len(self.turns), self._end + STEP)
+                new = [view_of(turn, markdown=self._markdown) for turn in self.turns[self._end : end]]
+                self._end = end
+                if new:
+                    await self.mount_all(new)
+        finally:
+            self.call_after_refresh(self._extended)
+
+    @staticmethod
+    def _is_live(view: MessageView) -> bool:
+        return view.turn.writing
+
+    async def to_edge(self, direction: int) -> None:
+        """The start or the end of the whole chat."""
+        if direction > 0:
+            async with self._lock:
+                if self._end < len(self.turns):
+                    await self._rebuild(self.turns)
+            self.follow()
+            return
+        async with self._lock:
+            if self._start > 0:
+                self._start, self._end = 0, min(len(self.turns), STEP * 2)
+                live = bool(self.turns) and self.turns[-1].writing
+                if live:  # the answer that is being written stays mounted
+                    self._end = len(self.turns)
+                with self.app.batch_update():
+                    keep = self.view(self.turns[-1]) if live else None
+                    for child in list(self.children):
+                        if child is not keep:
+                            await child.remove()
+                    shown = self.turns[: self._end - (1 if keep is not None else 0)]
+                    await self.mount_all(
+                        [view_of(turn, markdown=self._markdown) for turn in shown], before=keep if keep else None
+                    )
+        self.release_anchor()
+        self.scroll_home(animate=False)
+
+    # ---- the reader's cursor -----------------------------------------------------------------------------------------
+
+    def _mark(self, turn: Turn | None) -> None:
+        if self.marked is turn:
+            return
+        self.marked = turn
+        for view in self.views:
+            view.set_class(view.turn is turn, "-marked")
+        self.post_message(self.Marked(turn))
+
+    def on_focus(self) -> None:
+        """Marks the last message."""
+        if self.turns:
+            self._mark(self.turns[-1])
+
+    def on_blur(self) -> None:
+        """The cursor goes with the focus."""
+        self._mark(None)
+
+    async def action_mark(self, step: int) -> None:
+        """Marks the message before or after."""
+        if not self.turns:
+            return
+        index = self.turns.index(self.marked) + step if self.marked in self.turns else len(self.turns) - 1
+        await self._mark_index(min(max(index, 0), len(self.turns) - 1))
+
+    async def action_mark_edge(self, direction: int) -> None:
+        """Marks the first or the last message."""
+        if self.turns:
+            await self.to_edge(direction)
+            await self._mark_index(0 if direction < 0 else len(self.turns) - 1)
+
+    async def _mark_index(self, index: int) -> None:
+        turn = self.turns[index]
+        while index < self._start:
+            await self.extend_up()
+        while index >= self._end:
+            await self._extend_down()
+        self._mark(turn)
+        view = self.view(turn)
+        if view is not None:
+            self.release_anchor()
+            self.scroll_to_widget(view, animate=False, top=view.region.height > self.size.height)
+
+    async def action_toggle_thinking(self) -> None:
+        """Unfolds the thinking of the marked message, else of the last answer."""
+        view = self.view(self.marked) if self.marked is not None else None
+        if view is None:
+            view = next((view for view in reversed(self.views) if isinstance(view, AnswerView)), None)
+        if view is not None:
+            await view.toggle_thinking()
+
+    def question_view(self, turn: Turn) -> QuestionView | None:
+        """The mounted widget of a question."""
+        view = self.view(turn)
+        return view if isinstance(view, QuestionView) else None
