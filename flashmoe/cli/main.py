@@ -26,6 +26,11 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "chats": Command("chats", "list, search, export and import the chats", "chat"),
+    "search": Command("search", "models on the hub, and the files of one repository", "models"),
+    "pull": Command("pull", "download a model; resumes after anything", "models"),
+    "ls": Command("ls", "the models on this machine", "models"),
+    "rm": Command("rm", "delete a model", "models"),
+    "verify": Command("verify", "check models against the hub's hashes", "models"),
     "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
     "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
     "completion": Command("completion", "completion for bash, zsh or fish", "setup"),

@@ -28,6 +28,8 @@ from flashmoe.paths import models_dir
 
 Listener = Callable[[JobView], None]
 TICK_S = 0.5
+REFUSED = frozenset({"gated", "unauthorized", "forbidden", "not_found", "bad_name"})
+"""Failures that need the user first: a download of which nothing came leaves nothing behind."""
 
 
 class DownloadManager:
@@ -252,14 +254,22 @@ class DownloadManager:
         if transfer.state == "cancelled":
             transfer.closed.wait(60)
             self._discard(id)
+        elif transfer.error is not None and transfer.error.code in REFUSED and not transfer.view().done:
+            transfer.closed.wait(60)
+            self._clean_up(self._jobs[id])  # nothing came: nothing to keep for later
         self._emit(id)
         with self._lock:
             self._pump()
 
     def _discard(self, id: str) -> None:
-        """Deletes the parts of an unfinished download, its finished parts too: alone they are of no use."""
         with self._lock:
             job = self._jobs[id]
+        self._clean_up(job)
+        self._set(id, structs.replace(self._views[id], state="cancelled", message="", code="", done=0, verified=0))
+        self._emit(id)
+
+    def _clean_up(self, job: Job) -> None:
+        """Deletes the parts of an unfinished download, its finished parts too: alone they are of no use."""
         manifest = self.store.manifest(job.repo)
         try:
             for file in job.files:
@@ -279,9 +289,7 @@ class DownloadManager:
             remove_empty(self.root / job.repo, self.root)
         except (HubError, OSError):
             pass  # what can't be deleted stays and is seen in the library
-        self.store.remove(id)
-        self._set(id, structs.replace(self._views[id], state="cancelled", message="", code="", done=0, verified=0))
-        self._emit(id)
+        self.store.remove(job.id)
 
     def _idle_view(self, job: Job) -> JobView:
         files = []

@@ -152,7 +152,8 @@ class JobStore:
         raise HubError(
             "no_space",
             f"{job.repo} {show(job.label)} needs {gib(needed)} more and {show(str(self.root))} has"
-            f" {gib(free)} free{reserved}: free {gib(needed + others + margin - free)}, or set FLASHMOE_MODELS to a folder on a larger disk.",
+            f" {gib(free)} free{reserved}: free {gib(needed + others + margin - free)},"
+            " or set FLASHMOE_MODELS to a folder on a larger disk.",
         )
 
     # ---- what the hub said

@@ -6,15 +6,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from backends.gguf_names import quant_label
 from flashmoe.hub.errors import HubError
 from flashmoe.text_safety import visible
 
 SPLIT = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
-_QUANT = re.compile(
-    r"(?:^|[-_. /])((?:UD-)?(?:I?Q\d_(?:K_P|[A-Z0-9]+)(?:_[A-Z]{1,3})?|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|[BF]F?P?(?:16|32)))"
-    r"(?=$|[-. /])",
-    re.IGNORECASE,
-)
 _REPO = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$")
 _NOT_A_MODEL = re.compile(r"(^|[/_.-])(mmproj|imatrix)([/_.-]|$)", re.IGNORECASE)
 _FULL_PRECISION = frozenset({"BF16", "F16", "F32", "FP16", "FP32"})
@@ -37,9 +33,9 @@ def quant_of(path: str) -> str:
     if match:
         stem = match["stem"]
     for text in (stem, *reversed(pure.parent.parts)):
-        found = _QUANT.findall(text)
+        found = quant_label(text)
         if found:
-            return str(found[-1]).upper()
+            return found
     return ""
 
 

@@ -141,7 +141,8 @@ class Transfer:
             size, done = sum(f.size for f in files), sum(f.done for f in files)
             state, message = self.state, self.error.message if self.error else self.notice
             if state == "running":
-                if any(f.failures for f in self.files if f.state != "done"):
+                failing = [f.failures for f in self.files if f.state != "done" and f.failures]
+                if failing and (not speed or max(failing) > 1):  # one dropped connection among four is no news
                     message = self.trouble
                     state = "running" if speed else "waiting"
                 elif done == size:
@@ -213,6 +214,7 @@ class Transfer:
             f.taken = bytearray(f.part.have)
             if f.part.replaced:
                 self.notice = f"{show(target.name)} changed on the hub: that file starts again."
+        self._ask_first()
         with self.store.exclusive():
             self.store.check_space(self.job, margin=self.options.space_margin)
             if self.options.preallocate:
@@ -220,6 +222,17 @@ class Transfer:
                     if f.part:
                         f.part.preallocate()
         self.state = "running"
+
+    def _ask_first(self) -> None:
+        """Whether the hub lets us have it at all, before any space is taken. Passing troubles are the fetchers'."""
+        for f in self.files:
+            if f.part is not None:
+                try:
+                    self._where(f)
+                except HubError as error:
+                    if error.code not in TRANSIENT:
+                        raise
+                return
 
     def _head(self, f: _File) -> PartHead:
         return PartHead(self.job.repo, f.file.path, self.job.commit, f.etag, f.file.size, f.file.sha256)
@@ -499,8 +512,8 @@ class Transfer:
                 return  # another connection met the same trouble
             f.failures += 1
             if f.failures >= self.options.attempts:
-                what = f"{error.message.rstrip('.')}. Gave up after {f.failures} tries; what is here is kept: resume it later."
-                self.error = self.error or HubError(error.code, what)
+                tries = f"gave up after {f.failures} tries; what is here is kept, resume it later."
+                self.error = self.error or HubError(error.code, f"{_gist(error)}: {tries}")
                 self._cond.notify_all()
                 return
             wait = min(self.options.backoff_max_s, self.options.backoff_s * 2 ** (f.failures - 1))
@@ -508,9 +521,7 @@ class Transfer:
             if error.retry_after is not None:
                 wait = max(wait, error.retry_after)
             f.not_before = now + wait
-            self.trouble = (
-                f"{error.message.rstrip('.')}; trying again in {wait:.0f} s ({f.failures} of {self.options.attempts})."
-            )
+            self.trouble = f"{_gist(error)}; trying again in {wait:.0f} s ({f.failures} of {self.options.attempts})."
             self._cond.notify_all()
         self.changed()
 
@@ -529,7 +540,7 @@ class Transfer:
             if f.restarted:
                 raise HubError(
                     "checksum",
-                    f"{name} arrived twice with a wrong checksum: the hub's copy or the way to it is damaged; try later.",
+                    f"{name} arrived twice with a wrong checksum: the hub's copy or the way to it is damaged.",
                 )
             with self._cond:
                 f.restarted, f.verified = True, 0
@@ -575,6 +586,11 @@ class Transfer:
             f.state, f.verified = "done", f.file.size
             self._cond.notify_all()
         self.changed()
+
+
+def _gist(error: HubError) -> str:
+    """What happened, without the advice for somebody who asked just once."""
+    return error.message.split(";")[0].rstrip(".")
 
 
 def _digest(file: JobFile) -> hashlib._Hash:

@@ -1,0 +1,74 @@
+"""``ls``: the models on this machine, and downloads that aren't finished."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, print_json, size
+
+if TYPE_CHECKING:
+    from flashmoe.hub.library import Entry
+    from flashmoe.hub.views import JobView
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's parser."""
+    parser = subparsers.add_parser(
+        "ls",
+        help="models on this machine",
+        description="Lists the models folder, your own folders, Hugging Face's cache and LM Studio's folders.",
+    )
+    parser.add_argument("text", nargs="?", metavar="TEXT", default="", help="only names that hold TEXT")
+    parser.add_argument("--paths", action="store_true", help="print paths only, one a line")
+    add_json_flag(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from flashmoe.hub.library import Library
+    from flashmoe.hub.setup import open_manager
+
+    wanted = args.text.lower()
+    entries = [e for e in Library().scan() if wanted in e.name.lower() or wanted in e.reference.lower()]
+    manager = open_manager()
+    manager.start(resume=False)
+    unfinished = [v for v in manager.jobs() if wanted in f"{v.repo}:{v.label}".lower()]
+    if args.json:
+        print_json({"models": [as_row(e) for e in entries], "downloads": unfinished})
+    elif args.paths:
+        for entry in entries:
+            out(str(entry.path))
+    else:
+        _table(entries, unfinished)
+    return EXIT_OK
+
+
+def as_row(entry: Entry) -> dict[str, object]:
+    """An entry for ``--json``."""
+    return {
+        "name": entry.name, "path": str(entry.path), "reference": entry.reference, "repo": entry.repo or None,
+        "quant": entry.quant or None, "size": entry.size, "parts": len(entry.files) + len(entry.missing),
+        "missing": entry.missing, "source": entry.source, "modified": entry.modified, "problem": entry.problem or None,
+        "facts": None if entry.missing else entry.facts,
+    }  # fmt: skip
+
+
+def _table(entries: list[Entry], unfinished: list[JobView]) -> None:
+    from flashmoe.hub.library import SOURCE_NAMES
+
+    if not entries and not unfinished:
+        note("No models here yet: `flashmoe-tui search` finds some, and `flashmoe-tui demo` needs none.")
+        return
+    if entries:
+        width = min(60, max(len(e.name) for e in entries))
+        out(f"{'name':<{width}}  {'size':>9}  {'layers x experts':<20}  where")
+        for entry in entries:
+            facts = entry.facts
+            shape = f"{facts.n_layers} x {facts.n_experts} (uses {facts.n_expert_used})" if facts.n_experts else ""
+            shape = shape or (f"{facts.n_layers}, dense" if facts.n_layers else "")
+            out(f"{entry.name:<{width}}  {size(entry.size):>9}  {shape:<20}  {SOURCE_NAMES[entry.source]}".rstrip())
+            if entry.problem:
+                out(f"  {entry.problem}")
+    for view in unfinished:
+        out(f"{view.repo}:{view.label}  {view.share:.0%} of {size(view.size)} downloaded; pull it again to go on")

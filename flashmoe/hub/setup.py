@@ -1,0 +1,23 @@
+"""The download manager and the hub client as the configuration wants them."""
+
+from __future__ import annotations
+
+from flashmoe.config import Config, load_config
+from flashmoe.hub.downloads import DownloadManager
+from flashmoe.hub.library import models_root
+from flashmoe.hub.session import HubClient
+from flashmoe.hub.transfer import Options
+
+
+def open_manager(
+    config: Config | None = None,
+    *,
+    client: HubClient | None = None,
+    connections: int | None = None,
+    limit_bytes_s: float | None = None,
+) -> DownloadManager:
+    """A manager on the user's models folder; call its `start` to go on with what earlier runs left."""
+    downloads = (config or load_config().config).downloads
+    limit = limit_bytes_s if limit_bytes_s is not None else downloads.limit * (1 << 20) or None
+    options = Options(connections=connections or downloads.parallel)
+    return DownloadManager(models_root(), client, options, limit_bytes_s=limit)
