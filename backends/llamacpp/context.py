@@ -138,7 +138,8 @@ class LlamaContext:
         self.hook = hook
         self.abort = abort or AbortFlag()
         params = L.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
+        # llama.cpp sizes its outputs by n_batch and wants one for each sequence
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, max(n_batch, n_seqs), n_batch
         params.n_seq_max, params.kv_unified = n_seqs, True
         params.n_threads = params.n_threads_batch = n_threads
         params.swa_full, params.no_perf, params.embeddings = swa_full, True, embeddings
@@ -156,7 +157,7 @@ class LlamaContext:
             )
         self._memory = L.llama_get_memory(self._ctx)
         self.n_ctx = int(L.llama_n_ctx(self._ctx))
-        self.n_batch = int(L.llama_n_batch(self._ctx))
+        self.n_batch = int(L.llama_n_ubatch(self._ctx))
         self.n_seqs = n_seqs
         self.n_threads = n_threads
         self.n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(weights.model)))

@@ -1,0 +1,127 @@
+"""The backend ``stream``: experts stay on the SSD and come to memory as the router chooses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from backends.gguf_file import GgufFile, read_gguf
+from backends.interface import EngineError, LoadRequest, ModelInfo, ProgressCallback
+from backends.llamacpp.context import AbortFlag
+from backends.llamacpp.model import Counters, LlamaModel, Parts
+from backends.llamacpp.probe import disk_bytes_per_second
+from backends.llamacpp.sizing import describe
+from backends.streaming import abi
+from backends.streaming.choice import Choice, choose_store, fitting_ubatch
+from backends.streaming.hook import RouterHook
+from backends.streaming.loader import load_stream
+from backends.streaming.pagecache import PageCacheStore
+from backends.streaming.pager import Pager
+from backends.streaming.pool import PoolStore
+from backends.streaming.stores import Store
+
+
+class StreamBackend:
+    """Loads MoE models from GGUF files and streams their routed experts."""
+
+    name = "stream"
+
+    def why_not(self, request: LoadRequest) -> str | None:
+        """None where streaming can run this model here, else one sentence; reads headers only."""
+        obstacle = abi.check()
+        if obstacle is not None:
+            return obstacle
+        try:
+            gguf = read_gguf(request.path).require_complete()
+        except EngineError as error:
+            return error.message
+        if not gguf.expert_layers:
+            return f"{Path(gguf.path).name} is a dense model: it has no routed experts to stream."
+        return None
+
+    def load(self, request: LoadRequest, progress: ProgressCallback) -> LlamaModel:
+        """Loads the model; raises `EngineError` (``budget_too_small`` with the least and the advised limit)."""
+        obstacle = abi.check()
+        if obstacle is not None:
+            raise EngineError("unsupported", obstacle)
+        gguf = read_gguf(request.path).require_complete()
+        if not gguf.expert_layers:
+            raise EngineError(
+                "unsupported", f"{Path(gguf.path).name} is a dense model: it has no routed experts to stream."
+            )
+        choice = choose_store(request, gguf)
+        base = describe(request, gguf, resident_bytes=gguf.bytes.dense + choice.least_bytes)
+        loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
+        weights, layout = loaded.weights, loaded.layout
+        try:
+            store, reason = _open_store(choice, loaded.layout)
+            weights.on_close.append(store.close)
+            ubatch = fitting_ubatch(base.n_ubatch, base.n_expert_used, layout, store, request.n_seq_max)
+            pager = Pager(layout, store)
+            weights.on_close.append(pager.close)
+            abort = AbortFlag()
+            hook = RouterHook(layout, pager, abort)
+            weights.on_close.append(hook.close)
+        except EngineError:
+            weights.close()
+            raise
+        except OSError as e:
+            weights.close()
+            raise EngineError("io_error", f"{Path(gguf.path).name} can't be streamed: {e.strerror or e}.") from e
+        weights.lossy = base.lossy
+        limits = store.budget
+        budget = sum(b for b in limits if b is not None) if None not in limits else None
+
+        def counters() -> Counters:
+            return Counters(
+                stall_s=pager.stall_s,
+                hook_s=hook.hook_s,
+                expert_hits=pager.ledger.hits,
+                expert_misses=pager.ledger.misses,
+                read_bytes=pager.read_bytes,
+                evictions=pager.ledger.evictions,
+                resident_bytes=pager.ledger.resident_bytes,
+                budget_bytes=budget,
+            )
+
+        def info(known: ModelInfo) -> ModelInfo:
+            return msgspec.structs.replace(
+                known,
+                store=store.name,
+                budget_bytes=budget,
+                expert_bytes=layout.total_bytes,
+                dense_bytes=layout.virtual.dense_bytes,
+            )
+
+        parts = Parts(
+            backend=self.name,
+            reason=reason,
+            hook=hook,
+            abort=abort,
+            counters=counters,
+            expert_map=pager.snapshot,
+            disk_probe=lambda: disk_bytes_per_second(gguf),
+            info=info,
+        )
+        model = LlamaModel(weights, request, parts, msgspec.structs.replace(base, n_ubatch=ubatch, n_batch=ubatch))
+        model.pager = pager  # type: ignore[attr-defined]
+        return model
+
+
+def _open_store(choice: Choice, layout: object) -> tuple[Store, str]:
+    from backends.streaming.layout import ExpertLayout
+
+    assert isinstance(layout, ExpertLayout)
+    if choice.store == "pool" and choice.budget_bytes is not None:
+        try:
+            return PoolStore(layout, choice.budget_bytes), choice.reason
+        except OSError as e:
+            if choice.forced:
+                raise
+            reason = f"{choice.reason} The pool can't be used here ({e.strerror or e}), so the page cache holds them."
+            return PageCacheStore(layout, choice.budget_bytes), reason
+    return PageCacheStore(layout, choice.budget_bytes), choice.reason
+
+
+__all__ = ["GgufFile", "StreamBackend"]

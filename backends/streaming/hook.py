@@ -1,0 +1,181 @@
+"""The router hook: llama.cpp's eval callback, which makes the chosen experts resident before they are computed on.
+
+Asking for ``ffn_moe_topk-<layer>`` makes ggml compute up to it and call back with the ids. While gate and up compute, the
+down matrices may still be on their way: then the last product before them is asked for too. The safety net: an expert
+product whose ids did not come from a top-k node that was serviced in this graph has all experts of its layer made
+resident before it runs, and keeps them.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import re
+import time
+from typing import Any, Literal
+
+import numpy as np
+
+from backends.interface import EngineError
+from backends.llamacpp import native
+from backends.llamacpp.context import AbortFlag, Batch
+from backends.streaming import abi
+from backends.streaming.layout import ExpertLayout
+from backends.streaming.pager import Pager
+from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
+
+_NAME, _OP, _SRC = abi.Tensor.name.offset, abi.Tensor.op.offset, abi.Tensor.src.offset
+_COPY = re.compile(r"^[^#]*#(.*)#\d+$")
+_TOPK = re.compile(r"^ffn_moe_topk-(\d+)$")
+_PREFIX_LENGTH = len(TOPK_PREFIX)
+
+
+def undecorated(name: str) -> str:
+    """A tensor's name without what the scheduler adds to copies between backends: ``CPU#ffn_moe_topk-3#0``."""
+    match = _COPY.match(name)
+    return match[1] if match else name
+
+
+class RouterHook:
+    """`backends.llamacpp.context.EvalHook` over a `Pager`."""
+
+    def __init__(self, layout: ExpertLayout, pager: Pager, abort: AbortFlag, *, stub: bool = True) -> None:
+        self._ggml = abi.ggml()
+        self._layout, self._pager, self._abort = layout, pager, abort
+        self._product = self._ggml.op("MUL_MAT_ID")
+        self._weights = {
+            t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
+        }
+        self._by_name = {t.entry.name: self._weights[t.pointer] for row in layout.rows for t in row.tensors}
+        self._all = [frozenset(range(len(r.tensors))) for r in layout.rows]
+        self._up = [frozenset(i for i, t in enumerate(r.tensors) if not t.is_down) for r in layout.rows]
+        self._left: dict[int, set[int]] = {}
+        self._ids: dict[int, int] = {}
+        self._boundary: dict[int, int] = {}
+        self._error: EngineError | None = None
+        self._stopped = False
+        self._tokens = 1
+        self.hook_s = 0.0
+        kind = native.lib().ggml_backend_sched_eval_callback
+        self._python = kind(self._on_node)
+        self.callback: Any = self._python
+        self._stub: Trampoline | None = None
+        if stub:
+            try:
+                self._stub = Trampoline(int(C.cast(self._python, C.c_void_p).value or 0), self._product)
+                self.callback = kind(self._stub.address)
+            except OSError:
+                pass
+
+    # ---- EvalHook ------------------------------------------------------------------------------------------------
+
+    def begin(self, batch: Batch) -> None:
+        """A decode starts."""
+        self._error, self._stopped, self._tokens = None, False, len(batch)
+        self._left.clear()
+        self._ids.clear()
+        self._boundary.clear()
+        try:
+            self._pager.begin(len(batch))
+        except EngineError as e:
+            self._error = e
+
+    def end(self) -> Literal["ok", "retry", "cancelled"]:
+        """A decode ended; raises what went wrong in it."""
+        self._pager.end()
+        if self._error is not None:
+            raise self._error
+        return "cancelled" if self._stopped else "ok"
+
+    def close(self) -> None:
+        """Frees the stub; only after the context was freed."""
+        if self._stub is not None:
+            self._stub.close()
+
+    # ---- the callback --------------------------------------------------------------------------------------------
+
+    def _on_node(self, node: int, ask: bool, _: object) -> bool:
+        if self._error is not None or self._stopped:
+            return bool(ask)  # asking for the very next node and refusing it ends each split soonest
+        try:
+            if ask:
+                if C.c_int.from_address(node + _OP).value == self._product:
+                    return self._ask_product(node)
+                return C.string_at(node + _NAME, _PREFIX_LENGTH) == TOPK_PREFIX
+            started = time.perf_counter()
+            waited = self._pager.stall_s
+            row = self._boundary.pop(node, None)
+            if row is not None:
+                self._pager.finish(row)
+            else:
+                self._chosen(node)
+            self.hook_s += time.perf_counter() - started - (self._pager.stall_s - waited)
+            if self._abort.is_set():
+                self._stopped = True
+                return False
+            return True
+        except EngineError as e:
+            self._error = e
+        except BaseException as e:  # nothing may be raised into C
+            self._error = EngineError("internal", f"The router hook failed ({type(e).__name__}: {e}); see the log.")
+        return bool(ask)
+
+    def _chosen(self, node: int) -> None:
+        name = C.string_at(node + _NAME).decode("ascii", "replace")
+        match = _TOPK.match(name)
+        row = self._layout.row_of.get(int(match[1])) if match else None
+        if row is None:
+            return  # a layer whose experts aren't ours
+        t = abi.Tensor.from_address(node)
+        k, n, stride = int(t.ne[0]), int(t.ne[1]), int(t.nb[1]) // 4
+        count = (n - 1) * stride + k
+        self._left[row] = set(self._all[row])
+        self._ids[row] = node
+        if count <= 0:
+            return  # the last layer of a ubatch that wants no logits computes on no token
+        holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
+        if holder and self._ggml.buffer_is_host(holder):
+            raw = np.ctypeslib.as_array((C.c_int32 * count).from_address(t.data))
+        else:  # the ids may lie in VRAM
+            raw = np.empty(count, np.int32)
+            self._ggml.tensor_get(node, raw.ctypes.data, 0, count * 4)
+        experts = self._layout.rows[row].n_experts
+        if n == 1:
+            ids, counts = raw.astype(np.int64), None
+            if ids.max() >= experts or ids.min() < 0:
+                raise EngineError("bad_model", f"Layer {match[1] if match else '?'} chose an expert that isn't there.")
+        else:
+            table = np.lib.stride_tricks.as_strided(raw, (n, k), (stride * 4, 4))
+            found = np.bincount(table.ravel(), minlength=experts)
+            if len(found) > experts:
+                raise EngineError("bad_model", f"Layer {match[1] if match else '?'} chose an expert that isn't there.")
+            ids = np.flatnonzero(found)
+            counts = found[ids]
+        self._pager.chosen(row, ids, counts)
+
+    def _ask_product(self, node: int) -> bool:
+        weight = C.c_void_p.from_address(node + _SRC).value or 0
+        ours = self._weights.get(weight)
+        if ours is None:
+            name = C.string_at(weight + _NAME).decode("utf-8", "replace")
+            ours = self._by_name.get(undecorated(name)) if "_exps" in name else None
+            if ours is None:
+                return False
+        row, index, is_down = ours
+        left = self._left.get(row)
+        if left is None or index not in left or not self._same_ids(node, row):
+            self._pager.pin(row)
+            return False
+        left.discard(index)
+        if is_down:
+            self._pager.finish(row)
+        elif self._pager.unfinished(row) and not left & self._up[row]:
+            self._boundary[node] = row
+            return True
+        return False
+
+    def _same_ids(self, node: int, row: int) -> bool:
+        ids = C.c_void_p.from_address(node + _SRC + 16).value or 0
+        if ids == self._ids.get(row):
+            return True
+        match = _TOPK.match(undecorated(C.string_at(ids + _NAME).decode("utf-8", "replace"))) if ids else None
+        return match is not None and self._layout.row_of.get(int(match[1])) == row

@@ -1,0 +1,206 @@
+"""Which experts are resident, how often each is used, and which to give up: the policy, apart from the mechanics.
+
+Rows are the layers with experts. The order of giving up is LFRU: each use adds 1 and all uses decay by half every 64
+tokens, so what was used often or lately stays. Where the experts of one graph (a wide batch) exceed the budget, any such
+order evicts just what comes next round; then each row keeps its share of the budget and only what exceeds it is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+ABSENT, LOADING, RESIDENT = 0, 1, 2
+HALF_LIFE_TOKENS = 64.0
+_REBUILD_TOKENS = 8
+
+
+class Ledger:
+    """State of every (row, expert). One thread writes; readers of the arrays may see a graph's half-done update."""
+
+    def __init__(self, n_experts: Sequence[int], cost: Sequence[int], group: Sequence[int], budget: Sequence[int | None]):
+        """Per row: its number of experts, what one of them costs in bytes, its group. Per group: the bytes that its
+        experts may hold together, None for no limit."""
+        rows, width = len(n_experts), max(n_experts)
+        self.rows, self.width = rows, width
+        self.n_experts = list(n_experts)
+        self.cost = list(cost)
+        self.group = list(group)
+        self.budget = list(budget)
+        self.state = np.zeros((rows, width), np.uint8)
+        self.uses = np.zeros((rows, width), np.uint32)
+        self.last_used = np.zeros((rows, width), np.uint32)
+        self._heat = np.zeros((rows, width), np.float64)
+        self.row_hits = np.zeros(rows, np.int64)
+        self.row_misses = np.zeros(rows, np.int64)
+        self.held = [0] * len(self.budget)
+        """Bytes held per group, what is loading included."""
+        self.row_held = [0] * rows
+        self.evictions = 0
+        self.pinned: set[int] = set()
+        self.token = 0
+        self._weight = 1.0
+        self._pending: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64] | None]] = []
+        self._queue: list[list[int]] = [[] for _ in self.budget]
+        self._queue_token = [-(10**9)] * len(self.budget)
+        self._graph_bytes = [0] * len(self.budget)
+        self._graph_largest = [0] * len(self.budget)
+        self._wide = [False] * len(self.budget)
+        self._reserve = [0] * len(self.budget)
+
+    # ---- use -----------------------------------------------------------------------------------------------------
+
+    def begin(self, tokens: int) -> None:
+        """A graph of `tokens` tokens starts."""
+        self.flush()
+        self.token += tokens
+        self._weight *= 2.0 ** (tokens / HALF_LIFE_TOKENS)
+        if self._weight > 1e200:
+            self._heat /= self._weight
+            self._weight = 1.0
+        for g, budget in enumerate(self.budget):
+            self._wide[g] = budget is not None and self._graph_bytes[g] > budget
+            self._reserve[g] = self._graph_largest[g]
+            self._graph_bytes[g] = self._graph_largest[g] = 0
+
+    def missing(self, row: int, ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None) -> list[int]:
+        """Notes that the router of `row` chose the distinct experts `ids` (`counts` times each; None: once), and returns
+        those that are not resident, what is loading included."""
+        self._pending.append((row, ids, counts))
+        state = self.state[row, ids]
+        absent: list[int] = [] if state.min() == RESIDENT else ids[state != RESIDENT].tolist()
+        self.row_misses[row] += len(absent)
+        self.row_hits[row] += len(ids) - len(absent)
+        size, g = len(ids) * self.cost[row], self.group[row]
+        self._graph_bytes[g] += size
+        if size > self._graph_largest[g]:
+            self._graph_largest[g] = size
+        return absent
+
+    def flush(self) -> None:
+        """Accounts for the uses noted so far."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        flat = np.concatenate([ids + row * self.width for row, ids, _ in pending])
+        counts = np.concatenate([np.ones(len(i), np.int64) if c is None else c for _, i, c in pending])
+        # a row comes once a graph, so no index repeats but for retried graphs
+        np.add.at(self.uses.reshape(-1), flat, counts.astype(np.uint32))
+        np.add.at(self._heat.reshape(-1), flat, np.minimum(counts, 8) * self._weight)
+        self.last_used.reshape(-1)[flat] = self.token
+
+    def heat(self) -> npt.NDArray[np.float32]:
+        """Uses that decay by half every 64 tokens, float32 of rows x experts."""
+        return (self._heat / self._weight).astype(np.float32)
+
+    @property
+    def hits(self) -> int:
+        return int(self.row_hits.sum())
+
+    @property
+    def misses(self) -> int:
+        return int(self.row_misses.sum())
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes held by experts, what is loading included."""
+        return sum(self.held)
+
+    # ---- residency -------------------------------------------------------------------------------------------------
+
+    def loading(self, row: int, experts: Sequence[int]) -> None:
+        """Reads of absent experts were started."""
+        self.state[row, list(experts)] = LOADING
+        size = self.cost[row] * len(experts)
+        self.held[self.group[row]] += size
+        self.row_held[row] += size
+
+    def arrived(self, row: int, experts: Sequence[int]) -> None:
+        """Experts are all there."""
+        self.state[row, list(experts)] = RESIDENT
+
+    def dropped(self, row: int, experts: Sequence[int]) -> None:
+        """Experts that were loading or resident are gone."""
+        self.state[row, list(experts)] = ABSENT
+        size = self.cost[row] * len(experts)
+        self.held[self.group[row]] -= size
+        self.row_held[row] -= size
+
+    def room(self, row: int) -> int | None:
+        """Bytes free in the row's group (negative: over the limit), None without a limit."""
+        budget = self.budget[self.group[row]]
+        return None if budget is None else budget - self.held[self.group[row]]
+
+    def victims(self, row: int, keep: Sequence[int], size: int, *, colder_than: int = 0) -> list[tuple[int, int]]:
+        """Resident (row, expert) pairs of the row's group to give up so that `size` bytes come free; fewer where there
+        are no more. Never one of `keep` (experts of `row`), of a pinned row, or that is loading.
+
+        `colder_than`: only experts not used for that many tokens (for guesses, which must not push out what is warm).
+        """
+        self.flush()
+        g, kept = self.group[row], set(keep)
+        out: list[tuple[int, int]] = []
+        if self._wide[g]:
+            out, size = self._over_share(g, row, kept, size)
+        fresh = False
+        chosen = {r * self.width + e for r, e in out}
+        while size > 0:
+            queue = self._queue[g]
+            if not queue or (not fresh and self.token - self._queue_token[g] >= _REBUILD_TOKENS):
+                if fresh:
+                    break
+                self._rebuild(g)
+                fresh = True
+                continue
+            flat = queue.pop()
+            r, e = divmod(flat, self.width)
+            if self.state[r, e] != RESIDENT or flat in chosen or r in self.pinned or (r == row and e in kept):
+                continue
+            used = int(self.last_used[r, e])
+            if used > self._queue_token[g] and not fresh:
+                continue  # used since the queue was made: not cold
+            if colder_than and self.token - used < colder_than:
+                queue.append(flat)
+                break
+            chosen.add(flat)
+            out.append((r, e))
+            size -= self.cost[r]
+        self.evictions += len(out)
+        return out
+
+    def _rebuild(self, g: int) -> None:
+        mask = self.state == RESIDENT
+        for r in range(self.rows):
+            if self.group[r] != g or r in self.pinned:
+                mask[r] = False
+        flat = np.flatnonzero(mask)
+        order = np.argsort(self._heat.reshape(-1)[flat], kind="stable")[::-1]
+        self._queue[g] = flat[order].tolist()
+        self._queue_token[g] = self.token
+
+    def _over_share(self, g: int, row: int, kept: set[int], size: int) -> tuple[list[tuple[int, int]], int]:
+        """Victims from rows that hold more than their share: the last computed ones, whose turn is farthest away."""
+        budget = self.budget[g] or 0
+        members = [r for r in range(self.rows) if self.group[r] == g]
+        share = max(0, budget - self._reserve[g]) // max(1, len(members))
+        out: list[tuple[int, int]] = []
+        at = members.index(row)
+        for r in reversed(members[at + 1 :] + members[:at] + [row]):
+            if size <= 0:
+                break
+            excess = self.row_held[r] - share if r != row else size
+            if r in self.pinned or excess < self.cost[r]:
+                continue
+            there = np.flatnonzero(self.state[r] == RESIDENT)
+            there = there[np.argsort(self._heat[r, there], kind="stable")]
+            for e in there.tolist():
+                if size <= 0 or excess < self.cost[r]:
+                    break
+                if r == row and e in kept:
+                    continue
+                out.append((r, e))
+                size -= self.cost[r]
+                excess -= self.cost[r]
+        return out, size

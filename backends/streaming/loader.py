@@ -1,0 +1,111 @@
+"""Loading a model without reading an expert: llama.cpp reads a virtual file into buffers of ours."""
+
+from __future__ import annotations
+
+import ctypes as C
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.gguf_file import GgufFile
+from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
+from backends.llamacpp import abi as llama_abi
+from backends.llamacpp import native, procfs
+from backends.llamacpp.loading import LOAD_MODE_NONE, Weights, gpu_free_bytes, load_error, model_params
+from backends.streaming import abi
+from backends.streaming.buffers import ExpertBufferType
+from backends.streaming.layout import ExpertLayout
+from backends.streaming.virtual_file import EXPERT_PATTERN, CookieStream, VirtualGguf
+
+
+@dataclass
+class Loaded:
+    """A model whose experts have no bytes yet: a store must place them before anything is computed."""
+
+    weights: Weights
+    layout: ExpertLayout
+    dense_read_bytes: int
+    dense_read_s: float
+
+
+def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback, *, keep_cached: bool) -> Loaded:
+    """Loads all but the experts. `keep_cached`: leave the dense ranges in the page cache for the next load.
+
+    Raises `EngineError`: ``cancelled``, ``unsupported`` (mmap may still load it), ``io_error``, ``no_memory`` and what a
+    bad file gives.
+    """
+    L = native.lib()
+    started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), gpu_free_bytes()
+    virtual = VirtualGguf([Path(p) for p in gguf.files])
+    load_from_ptr = L._lib.llama_model_load_from_file_ptr
+    load_from_ptr.restype, load_from_ptr.argtypes = C.c_void_p, [C.c_void_p, L.llama_model_params]
+    buft = ExpertBufferType()
+    keep: list[Any] = []
+    params = model_params(request, keep, expert_buft=None, architecture=gguf.architecture)
+    params.load_mode = LOAD_MODE_NONE
+    overrides = (llama_abi.TensorOverride * 3)()
+    overrides[0] = llama_abi.TensorOverride(EXPERT_PATTERN.encode(), buft.pointer)
+    # experts' biases and whatever else mmap loading keeps on the CPU
+    overrides[1] = llama_abi.TensorOverride(llama_abi.EXPERT_PATTERN.encode(), llama_abi.cpu_buffer_type())
+    params.tensor_buft_overrides = C.addressof(overrides)
+    keep += [overrides, buft]
+
+    def tell(done: int, total: int) -> bool:
+        return progress(LoadProgress(stage="reading dense weights", done_bytes=done, total_bytes=total))
+
+    if not tell(0, virtual.dense_bytes):
+        raise EngineError("cancelled", "Loading was cancelled.")
+    try:
+        stream = CookieStream(virtual, tell, keep_cached)
+    except OSError as e:
+        raise EngineError("io_error", f"{Path(gguf.path).name} can't be read: {e.strerror or e}.") from e
+    dense_started = time.perf_counter()
+    try:
+        with native.log_tail() as tail:
+            model = load_from_ptr(stream.pointer, params)
+        dense_s = time.perf_counter() - dense_started
+    finally:
+        stream.close()
+    weights = Weights(
+        model=int(model or 0), path=gguf.path, n_gpu_layers=params.n_gpu_layers, keep=keep, on_close=[buft.close]
+    )
+    try:
+        error = stream.error or buft.error
+        if stream.cancelled:
+            raise EngineError("cancelled", "Loading was cancelled.")
+        if isinstance(error, EngineError):
+            raise error
+        if isinstance(error, OSError):
+            raise EngineError("io_error", f"{Path(gguf.path).name} can't be read: {error.strerror or error}.")
+        if error is not None:
+            raise EngineError("internal", f"Loading failed ({type(error).__name__}: {error}); see the log.")
+        if not model:
+            raise load_error(gguf.path, tail)
+        layout = ExpertLayout(virtual, buft.tensors)
+        _check(layout)
+        buft.loaded()
+    except BaseException:
+        if weights.model:
+            weights.close()
+        else:
+            buft.close()
+        raise
+    read_after, vram_after = procfs.read_bytes(), gpu_free_bytes()
+    weights.load_s = time.perf_counter() - started
+    if read_before is not None and read_after is not None:
+        weights.load_read_bytes = read_after - read_before
+    if vram_before is not None and vram_after is not None:
+        weights.vram_bytes = max(0, vram_before - vram_after)
+    return Loaded(weights, layout, stream.read_bytes, dense_s)
+
+
+def _check(layout: ExpertLayout) -> None:
+    """That ggml sees each expert tensor as the file has it."""
+    g = abi.ggml()
+    for row in layout.rows:
+        for t in row.tensors:
+            tensor = abi.Tensor.from_address(t.pointer)
+            same = tensor.type == t.entry.type and tuple(tensor.ne[:3]) == t.entry.dims and tensor.ne[3] == 1
+            if not same or g.nbytes(t.pointer) != t.entry.bytes or tensor.nb[2] != t.slice_bytes:
+                raise EngineError("unsupported", f"llama.cpp changed the layout of {t.entry.name}; use --backend mmap.")

@@ -1,0 +1,233 @@
+"""Brings the chosen experts in and sends others away: the ledger's decisions carried out by a store.
+
+One thread calls everything but `counters` and `snapshot`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from backends.interface import EngineError, ExpertMap
+from backends.streaming import libc
+from backends.streaming.layout import ExpertLayout
+from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
+from backends.streaming.stores import Store
+
+I64 = npt.NDArray[np.int64]
+
+
+class Pager:
+    """Residency of every expert of one loaded model."""
+
+    def __init__(self, layout: ExpertLayout, store: Store) -> None:
+        self.layout, self.store = layout, store
+        self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
+        self.stall_s = 0.0
+        self.read_base = libc.read_bytes()
+        self._unfinished: dict[int, list[int]] = {}
+        self._guessed: dict[int, list[int]] = {}
+        self._in_use: dict[int, I64] = {}
+        v = layout.virtual
+        self._paths = v.paths
+        self._watch = [os.open(p, os.O_RDONLY | os.O_CLOEXEC) for p in v.paths]
+        self._stamp = [self._stamp_of(fd) for fd in self._watch]
+        if [s for s, _ in self._stamp] != v.part_sizes:
+            raise EngineError("io_error", f"{v.paths[0].name} was changed while it was loaded; load it again.")
+
+    @staticmethod
+    def _stamp_of(fd: int) -> tuple[int, int]:
+        s = os.fstat(fd)
+        return s.st_size, s.st_mtime_ns
+
+    # ---- one graph -----------------------------------------------------------------------------------------------
+
+    def begin(self, tokens: int) -> None:
+        """A graph of `tokens` tokens starts. Raises `EngineError` ``io_error`` where the file was changed: dense weights
+        in memory and experts on disk would no longer belong together."""
+        for fd, stamp, path in zip(self._watch, self._stamp, self._paths, strict=True):
+            if self._stamp_of(fd) != stamp:
+                raise EngineError("io_error", f"{path.name} was changed on disk while in use; load the model again.")
+        self._in_use.clear()
+        self.ledger.begin(tokens)
+
+    def end(self) -> None:
+        """The graph ended, also where it was aborted."""
+        for row in list(self._unfinished):
+            try:
+                self.finish(row)
+            except EngineError:
+                pass
+        self.ledger.flush()
+
+    def chosen(self, row: int, ids: I64, counts: I64 | None) -> None:
+        """The router of `row` chose these distinct experts: returns when gate and up can be computed. Raises
+        `EngineError` ``io_error`` or ``budget_too_small``."""
+        self._in_use = {row: ids}
+        absent = self.ledger.missing(row, ids, counts)
+        if absent:
+            self._bring(row, absent, ids)
+
+    def _bring(self, row: int, absent: list[int], ids: I64) -> None:
+        state = self.ledger.state[row]
+        fresh = [e for e in absent if state[e] == ABSENT]
+        if fresh:
+            self._make_room(row, ids, len(fresh) * self.ledger.cost[row])
+            self._fetch(row, fresh)
+        self._wait(row, absent, False)
+        self._unfinished[row] = absent
+
+    def _fetch(self, row: int, experts: list[int]) -> None:
+        try:
+            self.store.fetch(row, experts)
+        except OSError as e:
+            raise self._failure(row, e) from e
+        self.ledger.loading(row, experts)
+
+    def _wait(self, row: int, experts: Sequence[int], down: bool) -> None:
+        started = time.perf_counter()
+        try:
+            self.store.wait(row, experts, down)
+        except OSError as e:
+            self._unfinished.pop(row, None)
+            loading = [x for x in experts if self.ledger.state[row, x] == LOADING]
+            self.store.drop([(row, x) for x in loading])
+            self.ledger.dropped(row, loading)
+            raise self._failure(row, e) from e
+        finally:
+            self.stall_s += time.perf_counter() - started
+
+    def _failure(self, row: int, e: OSError) -> EngineError:
+        layer, part = self.layout.rows[row].layer, self.layout.rows[row].tensors[0].entry.part
+        name = self._paths[part].name
+        return EngineError(
+            "io_error",
+            f"Experts of layer {layer} can't be read from {name} ({e.strerror or e}); check the disk and the file, "
+            "then load the model again.",
+        )
+
+    def unfinished(self, row: int) -> bool:
+        """Whether down matrices of `row` may still be on their way."""
+        return row in self._unfinished
+
+    def finish(self, row: int) -> None:
+        """Returns when the down matrices of `row` can be computed on."""
+        experts = self._unfinished.pop(row, None)
+        if experts is None:
+            return
+        self._wait(row, experts, True)
+        self.ledger.arrived(row, experts)
+
+    def pin(self, row: int) -> None:
+        """The safety net: makes all experts of `row` resident, now and for good. Raises `EngineError`
+        ``budget_too_small`` where they don't fit beside what is being computed on."""
+        n = self.layout.rows[row].n_experts
+        ids = np.arange(n, dtype=np.int64)
+        self._in_use[row] = ids
+        self.finish(row)
+        absent = np.flatnonzero(self.ledger.state[row, :n] != RESIDENT).tolist()
+        if absent:
+            self._bring(row, absent, ids)
+            self.finish(row)
+        self.ledger.pinned.add(row)
+
+    def _make_room(self, row: int, keep: I64, size: int) -> None:
+        room = self.ledger.room(row)
+        if room is None or room >= size:
+            return
+        kept = [int(e) for e in keep]
+        self._drop(self._spared(self.ledger.victims(row, kept, size - room)))
+        room = self.ledger.room(row) or 0
+        if room < size and self._guessed:
+            self.settle()
+            self._drop(self._spared(self.ledger.victims(row, kept, size - room)))
+            room = self.ledger.room(row) or 0
+        if room < size:
+            need = (len(kept) * self.ledger.cost[row]) / 2**30
+            layer = self.layout.rows[row].layer
+            raise EngineError(
+                "budget_too_small",
+                f"This batch needs {need:.2f} GiB for the experts of layer {layer} at once, more than the limit leaves; "
+                "give experts more memory (--ram) or decode fewer tokens together.",
+            )
+
+    def _spared(self, victims: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Victims without what this part of the graph still computes on (only where layers were pinned)."""
+        if len(self._in_use) < 2:
+            return victims
+        used = {(r, int(e)) for r, ids in self._in_use.items() for e in ids}
+        return [v for v in victims if v not in used]
+
+    def _drop(self, victims: list[tuple[int, int]]) -> None:
+        if not victims:
+            return
+        self.store.drop(victims)
+        by_row: dict[int, list[int]] = {}
+        for r, e in victims:
+            by_row.setdefault(r, []).append(e)
+        for r, experts in by_row.items():
+            self.ledger.dropped(r, experts)
+
+    # ---- reading ahead ---------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Waits for everything that was read ahead."""
+        for row in list(self._guessed):
+            experts = [e for e in self._guessed.pop(row) if self.ledger.state[row, e] == LOADING]
+            if experts:
+                self._wait(row, experts, False)
+                self._wait(row, experts, True)
+                self.ledger.arrived(row, experts)
+
+    # ---- figures ---------------------------------------------------------------------------------------------------
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from storage since the experts were placed."""
+        return libc.read_bytes() - self.read_base
+
+    def snapshot(self) -> ExpertMap:
+        """Per-expert state; may be called from another thread."""
+        ledger, rows = self.ledger, self.layout.rows
+        share = np.where(ledger.state == RESIDENT, np.uint8(255), np.uint8(0))
+        if self.store.name == "pagecache":
+            held = self.store.residency()
+            if held is not None:
+                whole = np.maximum(1, np.array(self.store.cost, np.float64))[:, None]
+                share = np.minimum(255, np.round(255 * held / whole)).astype(np.uint8)
+        return ExpertMap(
+            n_layers=len(rows),
+            n_experts=self.layout.n_experts,
+            first_layer=rows[0].layer,
+            layers=tuple(r.layer for r in rows),
+            expert_bytes=tuple(r.expert_bytes for r in rows),
+            uses=ledger.uses.tobytes(),
+            heat=ledger.heat().tobytes(),
+            last_used=ledger.last_used.tobytes(),
+            residency=share.tobytes(),
+            hits=ledger.row_hits.astype(np.uint32).tobytes(),
+            misses=ledger.row_misses.astype(np.uint32).tobytes(),
+        )
+
+    def set_budget(self, ram_bytes: int) -> None:
+        """Changes what experts may hold; what doesn't fit any more is dropped. Not within a graph."""
+        self.settle()
+        there = np.argwhere(self.ledger.state == RESIDENT)
+        pairs = [(int(r), int(e)) for r, e in there]
+        if self.store.name == "pool":
+            self._drop(pairs)
+        self.store.set_budget(ram_bytes)
+        self.ledger.budget = list(self.store.budget)
+        for row in range(self.ledger.rows):
+            room = self.ledger.room(row)
+            if room is not None and room < 0:
+                self._drop(self.ledger.victims(row, [], -room))
+
+    def close(self) -> None:
+        """Closes the files; the store is closed by who made it."""
+        while self._watch:
+            os.close(self._watch.pop())

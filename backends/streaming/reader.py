@@ -1,0 +1,234 @@
+"""Reads that go on while the caller does something else: Linux AIO, or threads where it is not to be had.
+
+A request reads whole pages (`os.preadv` semantics, O_DIRECT) to an address; its tag comes back when it is done. Linux AIO
+submits all reads of a layer in one system call and needs neither threads nor the GIL. On a disk that works inside the
+submission (zram, loop devices) that call takes as long as the reads: there `threads` share the work.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import errno
+import os
+import platform
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+_NUMBERS = {  # io_setup, io_destroy, io_getevents, io_submit
+    "x86_64": (206, 207, 208, 209),
+    "aarch64": (0, 1, 4, 2),
+}
+_IOCB = np.dtype(
+    [
+        ("data", "<u8"),
+        ("key", "<u4"),
+        ("rw_flags", "<i4"),
+        ("opcode", "<u2"),
+        ("reqprio", "<i2"),
+        ("fd", "<u4"),
+        ("buf", "<u8"),
+        ("nbytes", "<u8"),
+        ("offset", "<i8"),
+        ("reserved", "<u8"),
+        ("flags", "<u4"),
+        ("resfd", "<u4"),
+    ]
+)
+_EVENT = np.dtype([("data", "<u8"), ("obj", "<u8"), ("res", "<i8"), ("res2", "<i8")])
+
+Request = tuple[int, int, int, int, int, int]
+"""(tag, fd, address, bytes to ask for, file offset, bytes that must come): more is asked for than the file holds at its
+end, since O_DIRECT reads whole blocks."""
+
+
+class Reader(Protocol):
+    """Submits reads and collects what is done. `collect` returns (tag, errno or 0; -1 for a short read)."""
+
+    name: str
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Starts reads; may block where too many are under way."""
+        ...
+
+    def collect(self, at_least: int) -> list[tuple[int, int]]:
+        """Waits for at least so many of the submitted reads, and returns all that are done."""
+        ...
+
+    def close(self) -> None:
+        """Waits for what is under way and frees everything."""
+        ...
+
+
+class AioReader:
+    """Linux AIO by way of libc's `syscall`."""
+
+    name = "aio"
+    DEPTH = 1024
+
+    def __init__(self) -> None:
+        """Raises `OSError` where the kernel or a sandbox refuses."""
+        numbers = _NUMBERS.get(platform.machine())
+        if numbers is None:
+            raise OSError(errno.ENOSYS, "no Linux AIO on this architecture")
+        self._setup, self._destroy, self._getevents, self._submit = numbers
+        self._syscall = C.CDLL(None, use_errno=True).syscall
+        self._syscall.restype = C.c_long
+        self._context = C.c_ulong(0)
+        if self._syscall(C.c_long(self._setup), C.c_long(self.DEPTH), C.byref(self._context)):
+            code = C.get_errno()
+            raise OSError(code, os.strerror(code))
+        self._iocbs = np.zeros(self.DEPTH, _IOCB)
+        self._free = list(range(self.DEPTH))
+        self._address = self._iocbs.ctypes.data
+        self._events = np.zeros(self.DEPTH, _EVENT)
+        self._need: dict[int, int] = {}
+        self._slot: dict[int, int] = {}
+        self._early: list[tuple[int, int]] = []
+        self.submit_s = 0.0
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        for start in range(0, len(requests), self.DEPTH // 4):
+            part = requests[start : start + self.DEPTH // 4]
+            while len(self._free) < len(part):
+                self._early += self._wait(1)
+            slots = [self._free.pop() for _ in part]
+            pointers = np.empty(len(part), np.uint64)
+            for i, (slot, (tag, fd, address, size, offset, need)) in enumerate(zip(slots, part, strict=True)):
+                self._iocbs[slot] = (tag, 0, 0, 0, 0, fd, address, size, offset, 0, 0, 0)
+                pointers[i] = self._address + slot * _IOCB.itemsize
+                self._need[tag], self._slot[tag] = need, slot
+            self._submit_all(pointers, slots, part)
+
+    def _submit_all(self, pointers: np.ndarray, slots: list[int], part: Sequence[Request]) -> None:
+        done, started = 0, time.perf_counter()
+        while done < len(part):
+            n = self._syscall(
+                C.c_long(self._submit),
+                self._context,
+                C.c_long(len(part) - done),
+                C.c_void_p(pointers.ctypes.data + done * 8),
+            )
+            if n > 0:
+                done += int(n)
+                continue
+            code = C.get_errno()
+            if code == errno.EAGAIN and len(self._need) > len(part) - done:
+                self._early += self._wait(1)
+                continue
+            if code == errno.EINTR:
+                continue
+            tag = part[done][0]  # the kernel refuses this one: report it as done with its error
+            self._free.append(self._slot.pop(tag))
+            del self._need[tag]
+            self._early.append((tag, code or errno.EIO))
+            done += 1
+        self.submit_s += time.perf_counter() - started
+
+    def _wait(self, at_least: int) -> list[tuple[int, int]]:
+        while True:
+            n = self._syscall(
+                C.c_long(self._getevents),
+                self._context,
+                C.c_long(at_least),
+                C.c_long(self.DEPTH),
+                C.c_void_p(self._events.ctypes.data),
+                None,
+            )
+            if n >= 0:
+                break
+            code = C.get_errno()
+            if code != errno.EINTR:
+                raise OSError(code, f"io_getevents: {os.strerror(code)}")
+        out = []
+        for tag, _, result, _ in self._events[:n].tolist():
+            self._free.append(self._slot.pop(tag))
+            need = self._need.pop(tag)
+            out.append((tag, 0 if result >= need else -int(result) if result < 0 else -1))
+        return out
+
+    def collect(self, at_least: int) -> list[tuple[int, int]]:
+        out, self._early = self._early, []
+        under_way = len(self._need)
+        wanted = min(max(0, at_least - len(out)), under_way)
+        if under_way:
+            out += self._wait(wanted)
+        return out
+
+    def close(self) -> None:
+        while self._need:
+            self._wait(len(self._need))
+        self._syscall(C.c_long(self._destroy), self._context)
+
+
+class ThreadReader:
+    """A few threads with preadv, which releases the GIL."""
+
+    name = "threads"
+
+    def __init__(self, threads: int = 8) -> None:
+        self._todo: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        self._under_way = 0
+        self._threads = [
+            threading.Thread(target=self._run, name=f"expert-reader-{i}", daemon=True) for i in range(threads)
+        ]
+        for t in self._threads:
+            t.start()
+
+    def _run(self) -> None:
+        while (request := self._todo.get()) is not None:
+            tag, fd, address, size, offset, need = request
+            code, got = 0, 0
+            try:
+                while got < need:
+                    view = (C.c_char * (size - got)).from_address(address + got)
+                    n = os.preadv(fd, [view], offset + got)
+                    if n == 0:
+                        code = -1
+                        break
+                    got += n
+            except OSError as e:
+                code = e.errno or errno.EIO
+            except BaseException:
+                code = errno.EIO
+            self._done.put((tag, code))
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self._under_way += len(requests)
+        for r in requests:
+            self._todo.put(r)
+
+    def collect(self, at_least: int) -> list[tuple[int, int]]:
+        out: list[tuple[int, int]] = []
+        while len(out) < min(at_least, self._under_way):
+            out.append(self._done.get())
+        while True:
+            try:
+                out.append(self._done.get_nowait())
+            except queue.Empty:
+                break
+        self._under_way -= len(out)
+        return out
+
+    def close(self) -> None:
+        self.collect(self._under_way)
+        for _ in self._threads:
+            self._todo.put(None)
+        for t in self._threads:
+            t.join()
+
+
+def open_reader(kind: str = "auto", threads: int = 8) -> Reader:
+    """`aio` where the kernel has it, else `threads`."""
+    if kind in ("auto", "aio"):
+        try:
+            return AioReader()
+        except OSError:
+            if kind == "aio":
+                raise
+    return ThreadReader(threads)
