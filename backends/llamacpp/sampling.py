@@ -12,6 +12,7 @@ import numpy as np
 from backends.interface import EngineError, Sampling
 from backends.llamacpp import native
 from backends.llamacpp.context import LlamaContext
+from backends.llamacpp.json_schema import grammar_of
 from backends.llamacpp.vocab import Vocab
 
 PENALTY_WINDOW = 64
@@ -50,8 +51,13 @@ class Sampler:
         self._vocab = vocab
         self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
         self._grammar: Any = None
-        if sampling.grammar:
-            self._grammar = L.llama_sampler_init_grammar(vocab.pointer, sampling.grammar.encode(), b"root")
+        grammar = sampling.grammar
+        if sampling.json_schema is not None:
+            if grammar is not None:
+                raise EngineError("bad_request", "An answer can follow a grammar or a JSON schema, not both.")
+            grammar = grammar_of(sampling.json_schema)
+        if grammar:
+            self._grammar = L.llama_sampler_init_grammar(vocab.pointer, grammar.encode(), b"root")
             if not self._grammar:
                 raise EngineError("bad_request", "The grammar is not valid GBNF, or it has no rule named root.")
         self._chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
