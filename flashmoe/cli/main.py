@@ -31,6 +31,8 @@ COMMANDS: dict[str, Command] = {
     "ls": Command("ls", "the models on this machine", "models"),
     "rm": Command("rm", "delete a model", "models"),
     "verify": Command("verify", "check models against the hub's hashes", "models"),
+    "batch": Command("batch", "many prompts, sharing each expert read", "work"),
+    "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
     "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
     "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
     "completion": Command("completion", "completion for bash, zsh or fish", "setup"),
