@@ -167,9 +167,9 @@ def _chunks(info: Info, spec: Spec, rng: np.random.Generator, bias: np.ndarray) 
     if info.name.endswith("norm.weight"):
         yield np.ones(count, "<f4").tobytes()
     elif info.type == F32:  # the router: one direction that every embedding shares carries the skew
-        w = rng.standard_normal((spec.experts, spec.embd)).astype("<f4") / np.sqrt(spec.embd)
+        w = rng.standard_normal((spec.experts, spec.embd)) / np.sqrt(spec.embd)
         w[:, 0] = rng.permutation(bias)
-        yield w.tobytes()
+        yield w.astype("<f4").tobytes()
     elif info.type == Q8_0:
         blocks_row = spec.embd // 32
         for row in range(0, info.dims[1], 2048):
@@ -201,8 +201,11 @@ def _write_part(f: BinaryIO, kvs: list[bytes], infos: list[Info], spec: Spec, bi
         f.write(b"\0" * (-f.tell() % ALIGN))
         # the seed is the tensor's own, so that a split file holds the very same weights
         rng = np.random.Generator(np.random.SFC64([spec.seed, *t.name.encode()]))
+        start = f.tell()
         for piece in _chunks(t, spec, rng, bias):
             f.write(piece)
+        if f.tell() - start != t.bytes:
+            raise ValueError(f"{t.name}: {f.tell() - start} bytes were made, {t.bytes} were promised")
     f.write(b"\0" * (-f.tell() % ALIGN))
 
 
