@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Many clients at once against `serve`: some leave in the middle. Looks for leaks, stuck places and wrong answers.
+
+    python benchmarks/serve_soak.py demo --clients 32 --minutes 5
+
+Each client asks, streams the answer, and with the given probability hangs up early. Questions are asked at
+temperature 0; an answer that finished must equal the one that the same question got alone, up to the point where
+llama.cpp's own rounding at another batch width may turn a near tie (counted apart, and printed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import httpx2
+import psutil
+
+QUESTIONS = [
+    "What is an expert?", "How do I stop an answer?", "What does the router do?", "What is a KV cache?",
+    "Which key opens the models?", "Why is it slow?", "What is mmap?", "Who are you?", "What is prefill?",
+    "How do I download a model?", "What does hit rate mean?", "Is my text private?",
+]  # fmt: skip
+
+
+def ask(client: httpx2.Client, question: str, leave_after: int | None) -> str | None:
+    """The streamed answer, or None where the client left."""
+    body = {
+        "messages": [{"role": "user", "content": question}], "max_tokens": 64, "temperature": 0, "stream": True,
+    }  # fmt: skip
+    text, events = [], 0
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        response.read() if response.status_code != 200 else None
+        response.raise_for_status()
+        for line in response.iter_lines():
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                continue
+            for choice in json.loads(line[6:]).get("choices", []):
+                text.append(choice["delta"].get("content") or "")
+            events += 1
+            if leave_after is not None and events >= leave_after:
+                return None
+    return "".join(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--leave", type=float, default=0.3, help="share of answers that their client leaves")
+    parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "flashmoe.cli.main", "serve", args.model, "--port", "0"]
+    server = subprocess.Popen([*command, "--parallel", str(args.parallel)], stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    url = ""
+    for line in server.stderr:
+        if found := re.search(r"(http://\S+)/v1", line):
+            url = found[1]
+            break
+    if not url:
+        print("the server did not start")
+        return 1
+    threading.Thread(target=server.stderr.read, daemon=True).start()
+    with httpx2.Client(base_url=url, timeout=120) as client:
+        alone = {q: ask(client, q, None) for q in QUESTIONS}
+    counts = {"finished": 0, "same": 0, "differ": 0, "left": 0, "failed": 0}
+    differing: dict[str, str] = {}
+    lock, end = threading.Lock(), time.monotonic() + args.minutes * 60
+
+    def clientele(number: int) -> None:
+        rng = random.Random(args.seed * 1000 + number)
+        with httpx2.Client(base_url=url, timeout=120) as client:
+            while time.monotonic() < end:
+                question = rng.choice(QUESTIONS)
+                leave = rng.randint(1, 12) if rng.random() < args.leave else None
+                try:
+                    text = ask(client, question, leave)
+                except httpx2.HTTPError as e:
+                    with lock:
+                        counts["failed"] += 1
+                        differing[f"{type(e).__name__}"] = str(e)
+                    continue
+                with lock:
+                    if text is None:
+                        counts["left"] += 1
+                        continue
+                    counts["finished"] += 1
+                    counts["same" if text == alone[question] else "differ"] += 1
+                    if text != alone[question]:
+                        differing.setdefault(question, text)
+
+    def rss() -> float:
+        process = psutil.Process(server.pid)
+        total = process.memory_info().rss - getattr(process.memory_info(), "shared", 0)
+        for child in process.children(recursive=True):
+            info = child.memory_info()
+            total += info.rss - getattr(info, "shared", 0)
+        return total / 2**20
+
+    threads = [threading.Thread(target=clientele, args=(i,)) for i in range(args.clients)]
+    for thread in threads:
+        thread.start()
+    samples: list[float] = []
+    while any(t.is_alive() for t in threads):
+        time.sleep(min(5.0, max(0.1, args.minutes * 6)))
+        samples.append(rss())
+    for thread in threads:
+        thread.join()
+    time.sleep(2)
+    metrics = httpx2.get(url + "/metrics").text
+    in_flight = next(x for x in metrics.splitlines() if x.startswith("flashmoe_requests_in_flight ")).split()[1]
+    third = max(len(samples) // 3, 1)
+    early, late = sum(samples[:third]) / third, sum(samples[-third:]) / third
+    print(f"{args.clients} clients, {args.minutes:g} min, {os.cpu_count()} cores: {counts}")
+    print(f"requests in flight at the end: {in_flight}")
+    print(
+        f"own memory of server and engine: first third {early:.1f} MiB, last third {late:.1f} MiB, "
+        f"{late / early - 1:+.1%}"
+    )
+    for question, text in differing.items():
+        print(f"  differs or failed: {question!r}: {text[:100]!r} (alone: {str(alone.get(question))[:100]!r})")
+    server.terminate()
+    server.wait(20)
+    return 1 if counts["failed"] or in_flight != "0.0" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
