@@ -101,7 +101,7 @@ class EngineClient:
         """Whether there is a running child."""
         return self._process is not None and self._process.returncode is None and self._reader is not None
 
-    # -- the process -----------------------------------------------------------------------------------------------------
+    # -- the process ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Starts the child unless it runs, and waits until it speaks. Raises `EngineError` ``engine_died``."""
@@ -224,7 +224,7 @@ class EngineClient:
             if done:
                 return
 
-    # -- calls -----------------------------------------------------------------------------------------------------------
+    # -- calls ---------------------------------------------------------------------------------------------------------
 
     def _new_id(self) -> str:
         return f"call-{next(self._ids)}"
@@ -342,7 +342,7 @@ class EngineClient:
         if self.alive:
             await self._send(self._watch)
 
-    # -- answers ---------------------------------------------------------------------------------------------------------
+    # -- answers -------------------------------------------------------------------------------------------------------
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """PrefillProgress, Delta…, then Finished. Raises `EngineError` where the request fails or the child dies.

@@ -137,6 +137,7 @@ class LlamaModel:
                 can_think=can_think(source),
                 load_s=load_s,
                 load_read_bytes=weights.load_read_bytes,
+                n_threads=self.context.n_threads,
                 lossy=weights.lossy,
             )
         )

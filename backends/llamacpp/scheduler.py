@@ -159,8 +159,8 @@ class Scheduler:
 
     def _place_without(self, answer: Answer, source: KvSequence) -> KvSequence | None:
         """There is no room beside the idle sequence that shares the prefix: the answer takes it over."""
-        needed = answer.length - len(source.tokens) + max(0, answer.reserve)
         agreed = min(common_prefix(_array(source), answer.tokens), answer.length - 1)
+        needed = answer.length - agreed + max(0, answer.reserve)
         if self.active and self.book.room + len(source.tokens) - agreed < needed:
             return None
         source.active, source.session = True, answer.request.session

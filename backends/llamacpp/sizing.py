@@ -7,6 +7,8 @@ from pathlib import Path
 from backends.gguf_file import GgufFile
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import procfs
+from backends.llamacpp.loading import choose_gpu_layers
+from backends.planner_kv import kv_bytes
 
 DEFAULT_CTX = 8192
 DEFAULT_UBATCH = 512
@@ -17,36 +19,17 @@ RESERVE_BYTES = 256 << 20
 """Left for compute buffers and this process when a context is sized to memory."""
 
 
-def kv_bytes_per_token(gguf: GgufFile) -> int:
-    """Bytes of KV cache for one token in f16, at most: sliding windows and compressed caches take less."""
-    heads = gguf.per_layer("attention.head_count", 1)
-    kv_heads = gguf.per_layer("attention.head_count_kv", heads[0] if heads else 1)
-    head_dim = gguf.n_embd // max(1, heads[0] if heads else 1)
-    key = _number(gguf, "attention.key_length", head_dim)
-    value = _number(gguf, "attention.value_length", head_dim)
-    if _number(gguf, "attention.kv_lora_rank", 0):  # multi-head latent attention: one latent, no values
-        return (
-            2 * gguf.n_layers * (_number(gguf, "attention.kv_lora_rank", 0) + _number(gguf, "rope.dimension_count", 64))
-        )
-    every = _number(gguf, "full_attention_interval", 1)  # hybrids: only every n-th layer has a KV cache
-    return 2 * sum(n * (key + value) for i, n in enumerate(kv_heads) if every <= 1 or (i + 1) % every == 0)
-
-
-def _number(gguf: GgufFile, key: str, default: int) -> int:
-    value = gguf.key(key)
-    if isinstance(value, tuple):
-        value = max(value, default=default)
-    return int(value) if isinstance(value, int | float) else default
-
-
 def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int) -> int:
     """Tokens of context for all sequences together. `resident_bytes`: what the weights will take that can't be dropped.
 
     Raises `EngineError` ``context_too_large`` where what was asked for can't be allocated, with the largest that can.
     """
-    per_token = max(1, kv_bytes_per_token(gguf))
+    cache = kv_bytes(gguf, MIN_CTX, n_seqs=request.n_seq_max)
+    per_token = max(1, cache.per_token)
     available = procfs.available_memory()
-    fits = None if available is None else max(0, (available - resident_bytes - RESERVE_BYTES) // per_token)
+    fits = None
+    if available is not None and not choose_gpu_layers(request):  # with a GPU the cache lies in its memory
+        fits = max(0, available - resident_bytes - cache.recurrent - RESERVE_BYTES) // per_token
     if request.n_ctx is not None:
         if request.n_ctx < 1:
             raise EngineError("bad_request", f"A context of {request.n_ctx} tokens makes no sense.")
@@ -58,7 +41,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
                 f"A context of {request.n_ctx} tokens needs {need:.1f} GiB for its KV cache, more than there is; "
                 f"at most {most} tokens fit now.",
             )
-        return request.n_ctx
+        return min(request.n_ctx, (gguf.n_ctx_train or request.n_ctx) * request.n_seq_max)
     trained = gguf.n_ctx_train or DEFAULT_CTX
     wanted = min(trained, DEFAULT_CTX)
     if request.n_seq_max > 1:

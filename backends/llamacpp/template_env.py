@@ -16,6 +16,9 @@ MAX_OUTPUT = 8 << 20
 MEMORY_LIMIT = 768 << 20
 """Bytes of address space that rendering may take."""
 
+CPU_SECONDS = 20
+"""Of processor time for one rendering; the parent gives up earlier by the clock."""
+
 
 class TemplateRefusal(Exception):
     """The template called ``raise_exception``: its own words about why it can't render these messages."""
@@ -96,6 +99,9 @@ def main() -> None:
     environment = make_environment()
     for line in sys.stdin.buffer:
         job = json.loads(line)
+        spent = resource.getrusage(resource.RUSAGE_SELF)  # a template that never ends must not outlive its parent
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + CPU_SECONDS, hard))
         try:
             answer = json.dumps(render(environment, job["template"], job["variables"]))
         except MemoryError:

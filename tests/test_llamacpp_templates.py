@@ -1,0 +1,129 @@
+"""Chat templates: rendered as Hugging Face does, and harmless however hostile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from backends.interface import ChatMessage, EngineError, GenerateRequest
+from backends.llamacpp.templates import CHATML, PLAIN, ChatTemplate, Renderer
+
+QWEN = """
+{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == "user" %}
+        {{- '<|im_start|>user\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
+        {{- '<|im_start|>assistant\\n' + content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+
+USER = ChatMessage("user", "Hi")
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[Renderer]:
+    made = Renderer(time_limit_s=1.0)
+    yield made
+    made.close()
+
+
+def template(source: str, renderer: Renderer) -> ChatTemplate:
+    return ChatTemplate(source, bos="<s>", eos="</s>", renderer=renderer)
+
+
+def ask(*messages: ChatMessage, **more: object) -> GenerateRequest:
+    return GenerateRequest(id="1", messages=messages, **more)  # type: ignore[arg-type]
+
+
+def test_renders_as_hugging_face_does(renderer: Renderer) -> None:
+    made = template(QWEN, renderer)
+    text = made.prompt(ask(ChatMessage("system", "Be kind."), USER))
+    expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert text == expected
+    assert made.prompt(ask(USER, enable_thinking=False)).endswith("<think>\n\n</think>\n\n")
+
+
+def test_blocks_are_trimmed_and_filters_known(renderer: Renderer) -> None:
+    source = (
+        "{% for m in messages %}\n    {% if loop.first %}\n{{ bos_token }}{% endif %}\n"
+        "{{ m | tojson }}{% break %}\n{% endfor %}{% generation %}x{% endgeneration %}{{ strftime_now('%Y') | length }}"
+    )
+    text = template(source, renderer).prompt(ask(ChatMessage("user", 'é"<')))
+    assert text == '<s>{"role": "user", "content": "é\\"<"}x4'
+
+
+def test_thinking_is_given_to_templates_that_read_it(renderer: Renderer) -> None:
+    source = "{% for m in messages %}[{{ m.reasoning_content | default('-') }}|{{ m.thinking }}]{% endfor %}"
+    assert template(source, renderer).prompt(ask(USER, ChatMessage("assistant", "a", "t"))) == "[-|][t|t]"
+
+
+def test_template_arguments_do_not_replace_the_messages(renderer: Renderer) -> None:
+    made = template("{{ effort }}{{ messages | length }}", renderer)
+    assert made.prompt(ask(USER, template_args={"effort": "low", "messages": "none"})) == "low1"
+
+
+def test_an_answer_is_continued_where_it_was_cut(renderer: Renderer) -> None:
+    made = template(QWEN, renderer)
+    text = made.prompt(ask(USER, ChatMessage("assistant", "Once upon"), continue_final=True))
+    assert text.endswith("<|im_start|>assistant\nOnce upon")
+    text = made.prompt(ask(USER, ChatMessage("assistant", "", "Let me see"), continue_final=True))
+    assert text.endswith("<|im_start|>assistant\n<think>\nLet me see")
+    with pytest.raises(EngineError, match="assistant") as raised:
+        made.prompt(ask(USER, continue_final=True))
+    assert raised.value.code == "bad_request"
+
+
+@pytest.mark.parametrize("source", [CHATML, PLAIN])
+def test_fallbacks_render_any_chat(source: str, renderer: Renderer) -> None:
+    made = template(source, renderer)
+    text = made.prompt(ask(ChatMessage("system", "S"), USER, ChatMessage("assistant", "A"), USER))
+    assert [text.index(x) for x in ("S", "Hi", "A")] == sorted(text.index(x) for x in ("S", "Hi", "A"))
+    assert "Hi" in made.prompt(ask(USER, ChatMessage("assistant", "Half"), continue_final=True))
+
+
+HOSTILE = {
+    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "huge output": "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+    "huge string": "{{ 'x' * 10000000000 }}",
+    "doubling": "{% set ns = namespace(x='xxxxxxxx') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "power": "{{ (9 ** (9 ** 9)) % 7 }}",
+    "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages.__class__.__base__.__subclasses__() }}",
+    "globals": "{{ raise_exception.__globals__ }}{{ cycler.__init__.__globals__.os.system('true') }}",
+    "import": "{% import 'os' as os %}{{ os }}",
+    "include": "{% include '/etc/passwd' %}",
+    "mutation": "{{ messages.clear() }}",
+    "syntax": "{% for %}",
+    "undefined": "{{ nothing.at.all }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_templates_fail_in_time_and_with_a_sentence(name: str, renderer: Renderer) -> None:
+    started = time.monotonic()
+    with pytest.raises(EngineError) as raised:
+        template(HOSTILE[name], renderer).prompt(ask(USER))
+    assert raised.value.code == "bad_template"
+    assert "\n" not in raised.value.message
+    assert raised.value.message.endswith(".")
+    assert time.monotonic() - started < 20
+    assert template("{{ messages[0].content }}", renderer).prompt(ask(USER)) == "Hi"  # and the next one works
+
+
+def test_a_refusal_keeps_the_templates_words(renderer: Renderer) -> None:
+    with pytest.raises(EngineError, match="roles must alternate"):
+        template("{{ raise_exception('roles must alternate') }}", renderer).prompt(ask(USER))
