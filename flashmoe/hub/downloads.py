@@ -241,6 +241,10 @@ class DownloadManager:
         if before is not None:
             before.closed.wait(60)  # its last thread may still hold the files
         transfer.run()
+        refused = transfer.error is not None and transfer.error.code in REFUSED and not transfer.view().done
+        if refused or transfer.state == "cancelled":
+            transfer.closed.wait(60)
+            self._clean_up(transfer.job)
         with self._changed:
             self._closing[id] = transfer
             del self._running[id]
@@ -248,15 +252,11 @@ class DownloadManager:
             self._views[id] = transfer.view()
             if transfer.state == "done":
                 self.store.remove(id)
+            elif transfer.state == "cancelled":
+                self._views[id] = structs.replace(self._views[id], done=0, verified=0)
             elif transfer.error is not None and transfer.error.code == "no_space":
                 self._want(id, "pause")  # so that its rest counts as reserved no more
             self._changed.notify_all()
-        if transfer.state == "cancelled":
-            transfer.closed.wait(60)
-            self._discard(id)
-        elif transfer.error is not None and transfer.error.code in REFUSED and not transfer.view().done:
-            transfer.closed.wait(60)
-            self._clean_up(self._jobs[id])  # nothing came: nothing to keep for later
         self._emit(id)
         with self._lock:
             self._pump()

@@ -381,8 +381,11 @@ class Transfer:
                 buffer += chunk
                 while index < end and len(buffer) >= part.block_size(index):
                     size = part.block_size(index)
-                    if not part.write_block(index, bytes(memoryview(buffer)[:size]), generation):
-                        return
+                    try:
+                        if not part.write_block(index, bytes(memoryview(buffer)[:size]), generation):
+                            return
+                    except OSError as error:  # here, where it can't be taken for the network's
+                        raise disk_error(error, part.part_path) from None
                     del buffer[:size]
                     index += 1
                     if f.failures or f.refused:
