@@ -47,8 +47,8 @@ def kv_bytes(
     """KV cache and recurrent state of a unified cache of `n_ctx` tokens for `n_seqs` sequences; f16 by default."""
     cells = -(-max(n_ctx, 1) // CELLS) * CELLS
     recurrent = _recurrent_layers(gguf)
-    swa = _swa_layers(gguf)
-    window = _number(gguf, "attention.sliding_window", 0) or _WINDOW.get(gguf.architecture, 0)
+    swa = swa_layers(gguf)
+    window = number(gguf, "attention.sliding_window", 0) or _WINDOW.get(gguf.architecture, 0)
     swa_cells = cells
     if not swa_full and window:
         swa_cells = min(-(-min(cells, window * n_seqs + n_ubatch) // CELLS) * CELLS, cells)
@@ -67,7 +67,8 @@ def kv_bytes(
     return KvBytes(int(attention), _state_bytes(gguf) * sum(recurrent) * max(1, n_seqs), int(per_token))
 
 
-def _number(gguf: GgufFile, name: str, default: int) -> int:
+def number(gguf: GgufFile, name: str, default: int) -> int:
+    """Metadata ``<architecture>.<name>`` as an integer, the largest where there is one for each layer."""
     value = gguf.key(name)
     if isinstance(value, tuple):
         value = max(value, default=default)
@@ -83,7 +84,7 @@ def _recurrent_layers(gguf: GgufFile) -> list[bool]:
         given = gguf.key("attention.recurrent_layers")
         if isinstance(given, tuple):
             return [bool(v) for v in given[:n]] + [False] * (n - len(given[:n]))
-        interval = max(1, _number(gguf, "full_attention_interval", 4))
+        interval = max(1, number(gguf, "full_attention_interval", 4))
         return [(i + 1) % interval != 0 for i in range(n)]
     if arch in _ZERO_HEAD_HYBRIDS:
         heads = gguf.per_layer("attention.head_count_kv", 0)
@@ -93,7 +94,7 @@ def _recurrent_layers(gguf: GgufFile) -> list[bool]:
     return [False] * n
 
 
-def _swa_layers(gguf: GgufFile) -> list[bool]:
+def swa_layers(gguf: GgufFile) -> list[bool]:
     """Which layers see a sliding window only."""
     arch, n = gguf.architecture, gguf.n_layers
     if arch not in _SWA_PATTERN or gguf.key("attention.sliding_window") == 0:
@@ -116,32 +117,32 @@ def _widths(gguf: GgufFile, swa: list[bool]) -> list[int]:
     if gguf.key("attention.head_count_kv") is None:
         kv_heads = heads
     default = gguf.n_embd // max(1, max(heads, default=1))
-    key, value = _number(gguf, "attention.key_length", default), _number(gguf, "attention.value_length", default)
-    key_swa = _number(gguf, "attention.key_length_swa", key)
-    value_swa = _number(gguf, "attention.value_length_swa", value)
-    if _number(gguf, "attention.key_length_mla", 0) and _number(gguf, "attention.value_length_mla", 0):
+    key, value = number(gguf, "attention.key_length", default), number(gguf, "attention.value_length", default)
+    key_swa = number(gguf, "attention.key_length_swa", key)
+    value_swa = number(gguf, "attention.value_length_swa", value)
+    if number(gguf, "attention.key_length_mla", 0) and number(gguf, "attention.value_length_mla", 0):
         value = value_swa = 0  # latent attention: the values are part of the latent
-    shared = _number(gguf, "attention.shared_kv_layers", 0) if gguf.architecture == "gemma4" else 0
+    shared = number(gguf, "attention.shared_kv_layers", 0) if gguf.architecture == "gemma4" else 0
     own = 20 if gguf.architecture == "gemma3n" else gguf.n_layers - shared
     return [0 if i >= own else n * ((key_swa + value_swa) if swa[i] else (key + value)) for i, n in enumerate(kv_heads)]
 
 
 def _index_width(gguf: GgufFile) -> int:
     """Keys of sparse attention's indexer, one head a layer, over all layers together."""
-    size = _number(gguf, "attention.indexer.key_length", 0)
+    size = number(gguf, "attention.indexer.key_length", 0)
     if gguf.architecture in ("glm-dsa", "deepseek32"):
         types = gguf.key("attention.indexer.types")
         full = sum(bool(v) for v in types[: gguf.n_layers]) if isinstance(types, tuple) else gguf.n_layers
         return size * full
     if gguf.architecture == "minimax-m3":
-        value = _number(gguf, "attention.value_length", 128)
-        return (size + value) * (gguf.n_layers - _number(gguf, "leading_dense_block_count", 0))
+        value = number(gguf, "attention.value_length", 128)
+        return (size + value) * (gguf.n_layers - number(gguf, "leading_dense_block_count", 0))
     return 0
 
 
 def _deepseek4(gguf: GgufFile, cells: int, n_seqs: int, type_bytes: float) -> tuple[float, float]:
-    key = _number(gguf, "attention.key_length", 512)
-    index = _number(gguf, "attention.indexer.key_length", 128)
+    key = number(gguf, "attention.key_length", 512)
+    index = number(gguf, "attention.indexer.key_length", 128)
     ratios = gguf.key("attention.compress_ratios")
     ratios = ratios[: gguf.n_layers] if isinstance(ratios, tuple) else ()
     per_token = float(key * gguf.n_layers)
@@ -154,17 +155,17 @@ def _deepseek4(gguf: GgufFile, cells: int, n_seqs: int, type_bytes: float) -> tu
 def _state_bytes(gguf: GgufFile) -> int:
     """Bytes of float32 that one recurrent layer keeps for one sequence: convolution and state."""
     heads = max(gguf.per_layer("attention.head_count", 1), default=1)
-    conv, inner = _number(gguf, "ssm.conv_kernel", 0), _number(gguf, "ssm.inner_size", 0)
-    state, groups = _number(gguf, "ssm.state_size", 0), _number(gguf, "ssm.group_count", 0)
-    wkv, kda = _number(gguf, "wkv.head_size", 0), _number(gguf, "kda.head_dim", 0)
-    short = _number(gguf, "shortconv.l_cache", 0)
+    conv, inner = number(gguf, "ssm.conv_kernel", 0), number(gguf, "ssm.inner_size", 0)
+    state, groups = number(gguf, "ssm.state_size", 0), number(gguf, "ssm.group_count", 0)
+    wkv, kda = number(gguf, "wkv.head_size", 0), number(gguf, "kda.head_dim", 0)
+    short = number(gguf, "shortconv.l_cache", 0)
     if wkv:
-        return 4 * gguf.n_embd * (_number(gguf, "token_shift_count", 2) + wkv)
+        return 4 * gguf.n_embd * (number(gguf, "token_shift_count", 2) + wkv)
     if short:
         return 4 * (gguf.n_embd * (short - 1) + state * inner)
     if kda:
         return 4 * (3 * max(conv - 1, 0) * heads * kda + kda * kda * heads)
     if gguf.architecture == "minimax-01":
-        head = _number(gguf, "attention.key_length", gguf.n_embd // heads)
+        head = number(gguf, "attention.key_length", gguf.n_embd // heads)
         return 4 * head * head * heads
     return 4 * (max(conv - 1, 0) * (inner + 2 * groups * state) + state * inner)

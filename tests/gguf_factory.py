@@ -62,13 +62,13 @@ def byte_characters() -> list[str]:
 
 
 def tokenizer(n_vocab: int) -> tuple[list[str], list[int], list[str]]:
-    """Tokens, token types and merges of a byte-level BPE of exactly `n_vocab` tokens (at least 261).
+    """Tokens, token types and merges of a byte-level BPE of exactly `n_vocab` tokens (at least 262).
 
     Every byte is a token, so any text tokenises; then come pairs and triples of letters; the specials end the list.
     """
     chars, tail = byte_characters(), [*SPECIALS, *THINK]
-    if n_vocab < len(chars) + len(tail):
-        raise ValueError(f"n_vocab={n_vocab} is too small: 256 bytes and {len(tail)} specials are needed")
+    if n_vocab <= len(chars) + len(tail):
+        raise ValueError(f"n_vocab={n_vocab} is too small: 256 bytes, {len(tail)} specials and a merge are needed")
     tokens, merges = list(chars), []
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     pairs = [(a, b) for a in chars[32] + letters for b in letters]
@@ -218,6 +218,8 @@ def make_gguf(
     path = Path(path)
     if dense:
         arch, dims = (arch if arch == "llama" else "qwen3"), {**dims, "n_expert": 0}
+    if arch == "qwen3":
+        dims["n_expert"] = 0
     dims.setdefault("n_layer", MIN_LAYERS.get(arch, 2))
     if "n_embd" in dims and "head_dim" not in dims and arch in {"olmoe", "lfm2moe"}:
         dims["head_dim"] = dims["n_embd"] // dims.get("n_head", 4)

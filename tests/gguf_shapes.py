@@ -32,6 +32,10 @@ class Dims:
     """Attention window of the sliding layers, in tokens."""
     attn_interval: int = 4
     """Hybrids: every n-th layer has attention, the others are recurrent."""
+    ssm_state: int = 16
+    ssm_k_heads: int = 2
+    ssm_v_heads: int = 4
+    """Gated delta nets (qwen3next, qwen35moe): state size and heads."""
     n_nextn: int = 0
     """Multi-token-prediction layers after `n_layer`, counted in ``block_count`` (glm4moe, deepseek2)."""
     n_ctx_train: int = 2048
@@ -410,7 +414,7 @@ def _lfm2moe(d: Dims) -> Shape:
 
 def _delta_net(arch: str, d: Dims) -> Shape:
     """qwen3next and qwen35moe: gated delta nets, attention in every fourth layer, a gated shared expert."""
-    state, k_heads, v_heads = 16, 2, 4
+    state, k_heads, v_heads = d.ssm_state, d.ssm_k_heads, d.ssm_v_heads
     key, value = state * k_heads, state * v_heads
     interval = min(d.attn_interval, d.n_layer)
     s = _base(arch, d)
