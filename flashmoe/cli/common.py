@@ -314,8 +314,13 @@ def resolve_model(name: str) -> Path | str:
 async def engine(log_name: str = "engine.log") -> AsyncIterator[EngineClient]:
     """A started engine client, stopped at the end. Its prints go to the log folder (or to a scratch file)."""
     from backends.engine.client import EngineClient
+    from backends.engine.protocol import Notice
 
-    client = EngineClient(log_path=log_file(log_name))
+    def tell(event: object) -> None:
+        if isinstance(event, Notice) and event.level == "warning":
+            note(event.message)
+
+    client = EngineClient(log_path=log_file(log_name), on_event=tell)
     try:
         await client.start()
         yield client

@@ -25,6 +25,8 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "demo": Command("demo", "chat with the small model that comes along: no download, no network", "chat"),
+    "run": Command("run", "one answer on stdout, streamed", "chat"),
     "chats": Command("chats", "list, search, export and import the chats", "chat"),
     "search": Command("search", "models on the hub, and the files of one repository", "models"),
     "pull": Command("pull", "download a model; resumes after anything", "models"),

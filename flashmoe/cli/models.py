@@ -36,11 +36,13 @@ def resolve(name: str) -> Path | str:
         raise UsageError(f"{name} can't be opened: {error.strerror}.") from None
     except ValueError:
         raise UsageError("The model's name holds a character that no file name can hold.") from None
+    if name.startswith(("/", "./", "../", "~")):
+        raise UsageError(f"{name} does not exist.")
     found = _in_library(name)
     if found is not None:
         return found
     if path.suffix.lower() == ".gguf" or "/" in name:
-        raise UsageError(f"{name} does not exist.")
+        raise UsageError(f"{name} does not exist, and no model in the library has that name.")
     raise UsageError(f"There is no model, file or command called {name!r}{_hint(name)}.")
 
 
@@ -56,7 +58,18 @@ def _only_model_in(folder: Path) -> Path:
 
 
 def _in_library(name: str) -> Path | None:
-    return None
+    from flashmoe.hub.errors import HubError
+    from flashmoe.hub.library import Library
+
+    try:
+        entry = Library().find(name)
+    except HubError as error:
+        if error.code == "not_found" and "Did you mean" not in error.message:
+            return None
+        raise UsageError(error.message) from None
+    if entry.missing:
+        raise UsageError(f"{entry.name} is not complete: {entry.problem}")
+    return entry.path
 
 
 def _hint(name: str) -> str:

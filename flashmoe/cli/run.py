@@ -1,0 +1,104 @@
+"""``flashmoe-tui run``: one answer on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from flashmoe.cli.common import UsageError, add_load_flags, load_request, note, resolve_model, run_async
+
+MAX_PROMPT_BYTES = 64 << 20
+
+DESCRIPTION = """Answers one prompt. The answer goes to stdout as it is made, everything else to stderr.
+
+The prompt comes from stdin where none is given. In a pipe the answer is written byte for byte; on a terminal control
+characters in it are shown instead of executed. Ctrl-C stops, keeps what was printed, and exits 130."""
+
+EXAMPLES = """examples:
+  flashmoe-tui run demo "What is an expert?"
+  git diff | flashmoe-tui run qwen3.gguf "Review this change." --file - --stats
+  flashmoe-tui run qwen3.gguf --system "Answer in German." < question.txt
+  flashmoe-tui run qwen3.gguf "Invent a person." --schema person.json --seed 1 | jq .name
+  flashmoe-tui run qwen3.gguf "Why is the sky blue?" --json | jq -r 'select(.type == "finished").usage'
+
+JSON lines of --json, by "type":
+  model      what was loaded
+  prefill    done, total, reused: tokens of the prompt
+  delta      kind (answer or thinking), text
+  finished   reason (stop, length, context, cancelled), text, thinking, usage
+  failed     code, message
+
+exit codes: 0 done, 1 failed or cut short by a full context, 2 wrong usage, 3 worth trying again, 130 interrupted"""
+
+
+def register(subparsers: Any) -> None:
+    """Adds the parser of ``run``."""
+    from flashmoe.cli.answer import add_sampling_flags
+
+    parser = subparsers.add_parser("run", help="one answer on stdout", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, a server's URL, or demo")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; left out or - reads it from stdin")
+    parser.add_argument("--system", metavar="TEXT", default="", help="system prompt")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", type=Path, action="append", default=[], dest="files",
+        help="a text file that goes before the question; - is stdin (repeatable)",
+    )  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--schema", metavar="FILE", type=Path, help="force the answer to this JSON schema")
+    form.add_argument("--grammar", metavar="FILE", type=Path, help="force the answer to this GBNF grammar")
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    parser.add_argument(
+        "--think", choices=("on", "off"), help="thinking, where the model's template has a switch for it"
+    )
+    parser.add_argument("--show-thinking", action="store_true", help="write the thinking to stderr")
+    parser.add_argument("--stats", action="store_true", help="end with a line of figures on stderr")
+    parser.add_argument("--json", action="store_true", help="print events as JSON lines instead of text")
+    add_sampling_flags(parser)
+    add_load_flags(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs ``run``."""
+    from backends.interface import ChatMessage, GenerateRequest
+    from flashmoe.cli.answer import answer, sampling_of
+
+    path = resolve_model(args.model)
+    sampling_of(args, "")  # a bad flag must not cost a load first
+    prompt = _prompt(args)
+    if args.raw:
+        if args.system:
+            raise UsageError("--raw uses no chat template, so --system has no place; put it into the prompt.")
+        request = GenerateRequest(id="run", prompt=prompt)
+    else:
+        system = (ChatMessage("system", args.system),) if args.system else ()
+        thinking = None if args.think is None else args.think == "on"
+        request = GenerateRequest(
+            id="run", messages=(*system, ChatMessage("user", prompt)), enable_thinking=thinking
+        )  # fmt: skip
+    return run_async(answer(args, load_request(args, path), request))
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    from flashmoe.cli.answer import read_text
+
+    from_stdin = (args.prompt in (None, "-")) + [str(file) for file in args.files].count("-")
+    if from_stdin > 1:
+        raise UsageError("stdin can be read once: give the prompt or the file in another way.")
+    parts = []
+    for file in args.files:
+        text = read_text(file, MAX_PROMPT_BYTES)
+        name = "stdin" if str(file) == "-" else file.name
+        parts.append(text if args.raw else f"File {name}:\n```\n{text.rstrip()}\n```\n\n")
+    if args.prompt in (None, "-"):
+        if sys.stdin.isatty():
+            note("Type the prompt, then Ctrl-D.")
+        text = read_text(Path("-"), MAX_PROMPT_BYTES)
+        parts.append(text if args.raw else text.rstrip("\n"))
+    else:
+        parts.append(args.prompt)
+    prompt = "".join(parts)
+    if not prompt.strip():
+        raise UsageError("the prompt is empty.")
+    return prompt
