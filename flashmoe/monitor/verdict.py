@@ -1,0 +1,288 @@
+"""One line in words: what bounds the speed now, how close to the physical bound, and what one change would bring.
+
+The figures are this session's own: time shares from the engine's counters, the bound from the probed disk, and the
+effect of another budget from the reuse distances measured while it ran (`backends.streaming.reuse`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from backends.interface import ModelInfo
+from flashmoe.monitor import units
+from flashmoe.monitor.frame import Frame, Work
+
+Bound = Literal["none", "idle", "ssd", "cpu", "gpu", "memory", "faults", "hook", "prefill"]
+
+_GIB = 1 << 30
+_MIB = 1 << 20
+_STEPS = tuple(
+    [n * _MIB for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)] + [n * _GIB for n in (1, 2, 4, 8, 16, 32, 64, 128)]
+)
+_KEEP_FREE = 512 * _MIB
+"""Memory that no advice touches."""
+_WORTH_SAYING = 1.05
+
+
+class Verdict(Struct, kw_only=True, frozen=True):
+    """What bounds the speed. `share` is the physical bound's time over the measured one, 1 at the bound."""
+
+    kind: Bound
+    headline: str
+    detail: str = ""
+    advice: str = ""
+    share: float | None = None
+    tok_s: float | None = None
+    predicted_tok_s: float | None = None
+    """With the advised change; None where the advice has no number."""
+    change_bytes: int | None = None
+    """The advised change of the experts' memory."""
+
+    @property
+    def line(self) -> str:
+        """All of it on one line."""
+        return " · ".join(part for part in (self.headline, self.detail, self.advice) if part)
+
+
+def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdict:
+    """The verdict on a frame. `ceiling`: bytes per second that the model's disk can give, None while unknown."""
+    if info is None or frame.phase == "none":
+        return Verdict(kind="none", headline="no model loaded")
+    if frame.phase == "prefill" and frame.prefill is not None and frame.prefill.tokens:
+        return _prefill(frame, frame.prefill, info, ceiling)
+    work = frame.decode
+    if work is None or not work.tokens or work.total_s <= 0:
+        if frame.prefill is not None and frame.prefill.tokens:
+            return _prefill(frame, frame.prefill, info, ceiling)
+        return Verdict(kind="idle", headline="ready", detail="no token yet")
+    if pressed := _memory_pressure(frame, work, info):
+        return pressed
+    if work.stall_s is None:
+        return _unmetered(frame, work, info, ceiling)
+    stall, hook, compute = work.stall_s, work.hook_s or 0.0, work.compute_s or 0.0
+    if hook > 0.2 * work.total_s and hook >= stall and hook >= 0.5 * compute:
+        return Verdict(
+            kind="hook",
+            headline="bound by the router hook",
+            detail=f"{units.percent(hook / work.total_s).strip()} of each token",
+            advice=_change("without it", work, work.total_s - hook),
+            share=(work.total_s - hook) / work.total_s,
+            tok_s=work.tok_s,
+            predicted_tok_s=_speed(work, work.total_s - hook),
+        )
+    if stall > compute:
+        return _ssd(frame, work, info, ceiling)
+    return _compute(frame, work, info)
+
+
+def _speed(work: Work, total_s: float) -> float | None:
+    return work.tokens / total_s if total_s > 0 else None
+
+
+def _change(what: str, work: Work, total_s: float) -> str:
+    return f"{what}: {units.speed(work.tok_s)} → {units.speed(_speed(work, total_s))} tok/s"
+
+
+def _bound_share(work: Work, ceiling: float | None) -> float | None:
+    """max(compute, reads at the disk's ceiling) over what it took; None where either isn't known."""
+    compute = work.compute_s
+    if compute is None or ceiling is None or work.read_bytes is None or work.total_s <= 0:
+        return None
+    return min(1.0, max(compute, work.read_bytes / ceiling) / work.total_s)
+
+
+def _memory_pressure(frame: Frame, work: Work, info: ModelInfo) -> Verdict | None:
+    """Swapping, or stalls for memory that aren't reads of experts (which the kernel also books as memory stalls)."""
+    swapped = frame.engine_swap or 0
+    faults = (work.major_faults or 0) / work.tokens
+    stalled = frame.memory_stall or 0.0
+    if swapped > 64 * _MIB and faults > 20:
+        return Verdict(
+            kind="memory",
+            headline="bound by memory pressure",
+            detail=f"{units.size(swapped)} of the engine is swapped out",
+            advice=f"lower --ram by {units.size(_step_over(swapped))}",
+            tok_s=work.tok_s,
+            change_bytes=-_step_over(swapped),
+        )
+    waits = (work.stall_s or 0.0) / work.total_s
+    if stalled > 0.2 and work.stall_s is not None and stalled > 2 * waits:
+        short = max(0, _KEEP_FREE - (frame.ram_available or 0))
+        give = _step_over(max(short, (info.budget_bytes or frame.resident or _GIB) // 8))
+        return Verdict(
+            kind="memory",
+            headline="bound by memory pressure",
+            detail=f"tasks wait for memory {units.percent(stalled).strip()} of the time",
+            advice=f"lower --ram by {units.size(give)}",
+            tok_s=work.tok_s,
+            change_bytes=-give,
+        )
+    return None
+
+
+def _step_over(amount: float) -> int:
+    return next((step for step in _STEPS if step >= amount), _STEPS[-1])
+
+
+def _unmetered(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Verdict:
+    """A backend that doesn't know its stalls (mmap): faults and the block layer tell."""
+    read, faults = work.bytes_per_token or 0.0, (work.major_faults or 0) / work.tokens
+    if read > _MIB and (faults > 4 or (frame.io_stall or 0.0) > 0.2):
+        detail = f"{units.size(read)} and {faults:.0f} faults a token"
+        share = work.read_bytes / ceiling / work.total_s if ceiling and work.read_bytes else None
+        advice, predicted = "", None
+        if ceiling and share is not None and share < 0.8:
+            cpus = info.n_threads or frame.cpus or 1
+            least = (work.cpu_s or 0.0) / cpus
+            predicted = _speed(work, max(work.read_bytes or 0, 1) / ceiling + least)
+            if predicted and work.tok_s and predicted > work.tok_s * _WORTH_SAYING:
+                advice = f"--backend stream: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s"
+            else:
+                predicted = None
+        return Verdict(
+            kind="faults",
+            headline="bound by page faults",
+            detail=detail,
+            advice=advice,
+            share=min(1.0, share) if share is not None else None,
+            tok_s=work.tok_s,
+            predicted_tok_s=predicted,
+        )
+    return _compute(frame, work, info)
+
+
+def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
+    on_gpu = bool(info.n_gpu_layers) and (work.gpu_busy or 0.0) > 0.6
+    name = "GPU" if on_gpu else "CPU"
+    compute = work.compute_s if work.compute_s is not None else work.total_s
+    advice, predicted = "", None
+    waits = work.total_s - compute
+    threads, cpus = info.n_threads, frame.cpus
+    busy_elsewhere = (frame.cpu_stall or 0.0) > 0.3 and cpus and (frame.cpu_cores or cpus) < 0.75 * cpus
+    if not on_gpu and threads and cpus and threads < cpus:
+        advice = f"--threads {cpus}: up to {units.speed(_speed(work, waits + compute * threads / cpus))} tok/s"
+        predicted = _speed(work, waits + compute * threads / cpus)
+    elif not on_gpu and busy_elsewhere:
+        advice = f"other programs hold {cpus - (frame.cpu_cores or 0):.1f} of {cpus} CPUs" if cpus else ""
+    elif waits > 0.05 * work.total_s:
+        advice = _change("all experts in RAM", work, compute)
+        predicted = _speed(work, compute)
+    elif work.stall_s is not None:
+        advice = "more memory would not help"
+    share = compute / work.total_s if work.stall_s is not None else None
+    detail = f"computing {units.percent(share).strip()} of each token" if share is not None else ""
+    if share is None and frame.cpu_cores is not None and frame.cpus and not on_gpu:
+        detail = f"{frame.cpu_cores:.1f} of {frame.cpus} CPUs busy"
+    return Verdict(
+        kind="gpu" if on_gpu else "cpu",
+        headline=f"bound by the {name}",
+        detail=detail,
+        advice=advice,
+        share=share,
+        tok_s=work.tok_s,
+        predicted_tok_s=predicted,
+    )
+
+
+def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Verdict:
+    stall = work.stall_s or 0.0
+    share = _bound_share(work, ceiling)
+    per_token = work.bytes_per_token
+    detail = f"{units.size(per_token)} a token missed" if per_token is not None else ""
+    if share is not None:
+        detail = f"{units.percent(share).strip()} of the bound, {detail}"
+    got = (work.read_bytes or 0) / stall if stall > 0 else 0.0
+    others = frame.others_s or 0.0
+    if ceiling and others > 0.3 * ceiling and got < 0.7 * ceiling:
+        # Without the others, reads would go at the probed ceiling.
+        quiet = work.total_s - stall + (work.read_bytes or 0) / ceiling
+        return Verdict(
+            kind="ssd",
+            headline="bound by the SSD, which is shared",
+            detail=f"others read {units.rate(others)}",
+            advice=_change("without them", work, quiet),
+            share=share,
+            tok_s=work.tok_s,
+            predicted_tok_s=_speed(work, quiet),
+        )
+    advice, predicted, change = _memory_advice(frame, work, info)
+    if not advice:
+        predicted = _speed(work, work.total_s - stall / 2)
+        advice = _change("an SSD twice as fast", work, work.total_s - stall / 2)
+    return Verdict(
+        kind="ssd",
+        headline="bound by the SSD",
+        detail=detail,
+        advice=advice,
+        share=share,
+        tok_s=work.tok_s,
+        predicted_tok_s=predicted,
+        change_bytes=change,
+    )
+
+
+def predict_total_s(work: Work, hist: tuple[int, ...], held: float, change: float) -> float | None:
+    """Seconds that `work` would have taken with `change` more bytes for experts than the `held`; None: no curve."""
+    from backends.streaming.reuse import hit_rate_at
+
+    now, then = hit_rate_at(hist, held), hit_rate_at(hist, held + change)
+    if now is None or then is None or now >= 0.9995 or work.stall_s is None:
+        return None
+    return work.total_s - work.stall_s * (1 - (1 - then) / (1 - now))
+
+
+def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, float | None, int | None]:
+    """(words, predicted tok/s, bytes): the smallest step that brings most of what more memory can bring."""
+    held = frame.resident or frame.budget
+    if frame.reuse_hist is None or not held or not work.tok_s:
+        return "", None, None
+    fits = (frame.ram_available or 0) - _KEEP_FREE
+    if info.store == "pagecache" and info.budget_bytes is None:
+        fits = 0  # it already uses all memory that is free: more has to be freed or bought
+    missing = max(0, info.expert_bytes - held)
+    steps = [step for step in _STEPS if step < missing and step >= held / 16]
+    if missing:
+        steps.append(missing)
+    options: list[tuple[int, float]] = []
+    for step in steps:
+        total = predict_total_s(work, frame.reuse_hist, held, step)
+        if total is not None and total > 0 and (speed := _speed(work, total)):
+            options.append((step, speed))
+    possible = [option for option in options if option[0] <= fits]
+    chosen_from = possible or options
+    if not chosen_from:
+        return "", None, None
+    best = max(speed for _, speed in chosen_from)
+    if best < work.tok_s * _WORTH_SAYING:
+        return "", None, None
+    step, speed = next(o for o in chosen_from if o[1] - work.tok_s >= 0.7 * (best - work.tok_s))
+    what = "more budget" if possible else "more RAM"
+    words = f"{units.size(step)} {what}: {units.speed(work.tok_s)} → {units.speed(speed)} tok/s"
+    return words, speed, step
+
+
+def _prefill(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Verdict:
+    """The prompt: a ubatch touches most experts of each layer, so reads come once a ubatch, not once a token."""
+    stall = work.stall_s
+    if stall is None or stall < 0.5 * work.total_s:
+        detail = f"computing {units.percent(1 - (stall or 0.0) / work.total_s).strip()} of the time"
+        return Verdict(
+            kind="prefill",
+            headline="reading the prompt, bound by the " + ("GPU" if (work.gpu_busy or 0) > 0.6 else "CPU"),
+            detail=detail if stall is not None else f"{units.speed(work.tok_s)} tok/s",
+            share=1 - stall / work.total_s if stall is not None else None,
+            tok_s=work.tok_s,
+        )
+    share = _bound_share(work, ceiling)
+    predicted = _speed(work, work.total_s - stall / 2)
+    return Verdict(
+        kind="prefill",
+        headline="reading the prompt, bound by the SSD",
+        detail=f"{units.percent(share).strip()} of the bound" if share is not None else "",
+        advice=_change(f"batches of {2 * info.n_ubatch}", work, work.total_s - stall / 2),
+        share=share,
+        tok_s=work.tok_s,
+        predicted_tok_s=predicted,
+    )

@@ -1,0 +1,104 @@
+"""The monitor beside the chat: memory, SSD, token, verdict and the expert map in one frame, fitted to any height."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from textual.content import Content
+
+from flashmoe.monitor.feed import MonitorFeed
+from tui.widgets import monitor_sections as sections
+from tui.widgets.expert_map import arrays_of, mini_map
+from tui.widgets.monitor_lines import Lines, bottom, framed, rule
+
+_Section = Callable[[MonitorFeed, int, int], list[Content]]
+
+# (title, its lines, rows at least, rows at most), in the order of the screen
+_SECTIONS: tuple[tuple[str, _Section, int, int], ...] = (
+    ("memory", sections.memory, 3, 6),
+    ("SSD", sections.disk, 2, 4),
+    ("token", sections.token, 2, 3),
+    ("verdict", sections.verdict, 2, 5),
+    ("experts", mini_map, 4, 26),
+)
+# Which sections go first where there is no room, and which get spare rows first.
+_DROP = ("experts", "SSD", "memory", "token")
+_GROW = ("memory", "verdict", "SSD", "token", "memory", "verdict", "experts")
+
+
+class MonitorColumn(Lines):
+    """All panes in a column of 30 columns or more. Owner: whoever holds the feed calls `update_view` after a push."""
+
+    DEFAULT_CSS = """
+    MonitorColumn { width: 40; height: 1fr; color: $foreground; }
+    """
+
+    def __init__(self, feed: MonitorFeed, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.feed = feed
+
+    def cycle_span(self, step: int = 1) -> str:
+        """Shows the next stretch of history; returns its name."""
+        name = self.feed.cycle_span(step)
+        self.update_view()
+        return name
+
+    def make_lines(self, width: int, height: int) -> list[Content]:
+        """Every section at the height that `plan_rows` gives it."""
+        inner = width - 4
+        if inner < 8 or height < 4:
+            return []
+        rows = plan_rows(height, self._needs())
+        lines: list[Content] = []
+        for title, make, _, _ in _SECTIONS:
+            given = rows.get(title, 0)
+            if not given:
+                continue
+            right = self.feed.span[0] if not lines else self._right(title)
+            lines.append(rule(title, width, first=not lines, right=right))
+            made = make(self.feed, inner, given)[:given]
+            made += [Content("")] * (given - len(made))
+            lines += [framed(content, width) for content in made]
+        lines.append(bottom(width))
+        return lines
+
+    def _needs(self) -> dict[str, tuple[int, int]]:
+        needs = {title: (least, most) for title, _, least, most in _SECTIONS}
+        arrays = arrays_of(self.feed)
+        needs["experts"] = (4, arrays.rows + 2) if arrays is not None else (1, 1)
+        frame = self.feed.frame
+        if frame is not None and len(frame.gpus) > 1:
+            needs["memory"] = (3, 5 + len(frame.gpus))
+        return needs
+
+    def _right(self, title: str) -> str:
+        model, frame = self.feed.model, self.feed.frame
+        if title == "experts" and model is not None and model.n_experts:
+            return f"{self.feed.map.n_layers if self.feed.map else model.n_layers} × {model.n_experts}"
+        if title == "token" and frame is not None and frame.phase == "prefill":
+            return "prompt"
+        if title == "SSD" and frame is not None and frame.disk:
+            return frame.disk
+        return ""
+
+
+def plan_rows(height: int, needs: dict[str, tuple[int, int]]) -> dict[str, int]:
+    """Rows of each section (headlines not counted) that fill `height` lines with the frame's bottom.
+
+    `needs`: (least, most) rows per section. Sections that don't fit are left out; spare rows go round, the map last.
+    """
+    rows = {title: least for title, (least, _) in needs.items()}
+    for title in _DROP:
+        if sum(rows.values()) + len(rows) + 1 <= height:
+            break
+        rows.pop(title, None)
+    spare = height - 1 - sum(rows.values()) - len(rows)
+    grown = True
+    while spare > 0 and grown:
+        grown = False
+        for title in _GROW:
+            if title in rows and rows[title] < needs[title][1] and spare > 0:
+                rows[title] += 1
+                spare -= 1
+                grown = True
+    return rows

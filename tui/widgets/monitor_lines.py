@@ -1,0 +1,164 @@
+"""Lines that repaint one by one, and the parts that all panes are drawn from: frames, sparklines, bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.visual import Visual
+from textual.widget import Widget
+
+MUTED = "$foreground-muted"
+RULE = "$border"
+TITLE = "bold $foreground"
+READ = "$primary"
+COMPUTE = "$secondary"
+HOOK = "$warning"
+ALARM = "bold $error"
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Lines(Widget):
+    """A widget of whole lines that repaints only those that changed: over a slow connection each byte counts."""
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._shown: list[Content] = []
+        self._strips: dict[int, tuple[object, Strip]] = {}
+
+    def make_lines(self, width: int, height: int) -> list[Content]:
+        """The lines at this size, at most `height` of them; subclasses give it."""
+        raise NotImplementedError
+
+    def update_view(self) -> None:
+        """Looks at the state again; repaints what changed."""
+        width, height = self.size
+        if not width or not height:
+            return
+        lines = self.make_lines(width, height)[:height]
+        old, self._shown = self._shown, lines
+        for y in range(max(len(old), len(lines))):
+            before = old[y] if y < len(old) else None
+            after = lines[y] if y < len(lines) else None
+            if before is None or after is None or before.plain != after.plain or before.spans != after.spans:
+                self._strips.pop(y, None)
+                self.refresh(Region(0, y, width, 1))
+
+    def on_resize(self) -> None:
+        """Lays the lines out for the new size."""
+        self._strips.clear()
+        self._shown = []
+        self.update_view()
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """One line, kept until it or the theme changes."""
+        width = self.size.width
+        style = self.visual_style
+        if y >= len(self._shown):
+            return Strip.blank(width, style.rich_style)
+        key = (width, style, self.app.theme)
+        kept = self._strips.get(y)
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        strips = Visual.to_strips(self, self._shown[y], width, 1, style)
+        strip = (
+            strips[0].adjust_cell_length(width, style.rich_style) if strips else Strip.blank(width, style.rich_style)
+        )
+        self._strips[y] = (key, strip)
+        return strip
+
+
+Part = str | tuple[str, str] | Content
+
+
+def line(*parts: Part) -> Content:
+    """Parts joined: plain text, (text, style), or content."""
+    return Content.assemble(*parts)
+
+
+def fit(content: Content, width: int) -> Content:
+    """Cut or padded to `width` cells."""
+    length = content.cell_length
+    if length > width:
+        return content.truncate(width, ellipsis=True)
+    return content.pad_right(width - length)
+
+
+def spread(left: Content, right: Content, width: int) -> Content:
+    """`left` at the left, `right` at the right; the left gives way."""
+    room = width - right.cell_length
+    if room < 1:
+        return fit(right, width)
+    return Content.assemble(fit(left, room), right)
+
+
+def rule(title: str, width: int, *, first: bool = False, right: str = "") -> Content:
+    """A section's headline inside the frame: ``├─ SSD ─────── 2 min ─┤``."""
+    opening, closing = ("╭", "╮") if first else ("├", "┤")
+    tail = f" {right} " if right and len(title) + len(right) + 10 <= width else ""
+    fill = width - 2 - 3 - len(title) - len(tail) - (1 if tail else 0)
+    return Content.assemble(
+        (f"{opening}─", RULE),
+        (f" {title} ", TITLE),
+        ("─" * max(0, fill), RULE),
+        (tail, MUTED),
+        ("─" if tail else "", RULE),
+        (closing, RULE),
+    )
+
+
+def framed(content: Content, width: int) -> Content:
+    """A line of a section between the frame's sides."""
+    return Content.assemble(("│ ", RULE), fit(content, width - 4), (" │", RULE))
+
+
+def bottom(width: int) -> Content:
+    """The frame's last line."""
+    return Content.styled("╰" + "─" * (width - 2) + "╯", RULE)
+
+
+def spark(values: Sequence[float | None], top: float) -> str:
+    """A curve of one line; `top` is its scale. Nothing measured is blank, zero is the lowest block."""
+    out = []
+    for value in values:
+        if value is None:
+            out.append(" ")
+        else:
+            out.append(_BLOCKS[min(7, max(0, round(7 * value / top)))] if top > 0 else _BLOCKS[0])
+    return "".join(out)
+
+
+def shares(parts: Sequence[tuple[float, str, str]], width: int) -> Content:
+    """A bar of `width` cells cut by (share, glyph, style); the rest of the bar goes to the largest part's rounding."""
+    total = sum(max(0.0, share) for share, _, _ in parts)
+    if total <= 0 or width <= 0:
+        return Content.styled("·" * max(0, width), MUTED)
+    exact = [max(0.0, share) / total * width for share, _, _ in parts]
+    cells = [int(x) for x in exact]
+    for index in sorted(range(len(parts)), key=lambda i: cells[i] - exact[i])[: width - sum(cells)]:
+        cells[index] += 1
+    return Content.assemble(*((glyph * n, style) for n, (_, glyph, style) in zip(cells, parts, strict=True) if n))
+
+
+def meter(share: float | None, width: int, style: str = COMPUTE) -> Content:
+    """A gauge: filled to `share`."""
+    filled = 0 if share is None else round(min(1.0, max(0.0, share)) * width)
+    return Content.assemble(("▰" * filled, style), ("▱" * (width - filled), MUTED))
+
+
+def wrap(text: str, width: int, rows: int) -> list[str]:
+    """`text` broken at blanks into at most `rows` lines; the last is cut where it must be."""
+    lines: list[str] = []
+    words = text.split()
+    while words and len(lines) < rows:
+        current = words.pop(0)
+        while words and len(current) + 1 + len(words[0]) <= width:
+            current += " " + words.pop(0)
+        lines.append(current)
+    if words and lines:
+        lines[-1] = (lines[-1] + " " + " ".join(words))[: width - 1] + "…"
+    return lines
