@@ -98,7 +98,7 @@ HOSTILE = {
     "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "huge output": "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
     "huge string": "{{ 'x' * 10000000000 }}",
-    "doubling": "{% set ns = namespace(x='xxxxxxxx') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "doubling": "{% set n = namespace(x='xxxxxxxx') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "power": "{{ (9 ** (9 ** 9)) % 7 }}",
     "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages.__class__.__base__.__subclasses__() }}",
     "globals": "{{ raise_exception.__globals__ }}{{ cycler.__init__.__globals__.os.system('true') }}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_split_into_thinking_and_answer(
 
 def cut(text: str, places: list[int]) -> list[str]:
     bounds = sorted({0, len(text), *(p % (len(text) + 1) for p in places)})
-    return [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(bounds)]
 
 
 @given(
@@ -105,7 +106,7 @@ def test_utf8_survives_any_cut(text: str, places: list[int]) -> None:
     data = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
     bounds = sorted({0, len(data), *(p % (len(data) + 1) for p in places)})
     stream = Utf8Stream()
-    out = "".join(stream.feed(data[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)) + stream.finish()
+    out = "".join(stream.feed(data[a:b]) for a, b in pairwise(bounds)) + stream.finish()
     assert out == data.decode()
 
 

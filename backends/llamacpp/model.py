@@ -263,6 +263,10 @@ class LlamaModel:
         finally:
             self._scheduler.close()
 
+    def forget(self) -> None:
+        """Drops every session's KV cache, and every request."""
+        self._scheduler.close()
+
     # -- states on disk ------------------------------------------------------------------------------------------------
 
     def save_state(self, session: str, path: str) -> int:

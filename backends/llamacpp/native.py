@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_DEBUG, _CONTINUE = 4, 5
+_DEBUG, _CONTINUE = 1, 5  # enum ggml_log_level
 _state: dict[str, Any] = {}
 _lock = threading.Lock()
 

@@ -85,13 +85,13 @@ def available_memory() -> int | None:
                 available = int(line.split()[1]) * 1024
     except (OSError, ValueError):
         return None
-    for limit, used in _cgroup_memory():
+    for limit, used in cgroup_memory():
         room = max(0, limit - used)
         available = room if available is None else min(available, room)
     return available
 
 
-def _cgroup_memory() -> list[tuple[int, int]]:
+def cgroup_memory() -> list[tuple[int, int]]:
     """(limit, bytes in use that reclaim can't take) of each cgroup above this process that has a limit."""
     found: list[tuple[int, int]] = []
     try:

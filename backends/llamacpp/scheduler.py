@@ -306,6 +306,9 @@ class Scheduler:
             answer.sampler.free()
         self.active.clear()
         self.waiting.clear()
+        with self._lock:
+            self._known.clear()
+            self._cancelled.clear()
         self.book.reset()
 
 
