@@ -84,7 +84,7 @@ class ChatFlow:
         self._fitter = ContextFitter(view, controller)
         self.ctx_used = 0
 
-    # ---- state -------------------------------------------------------------------------------------------------------
+    # ---- state ----------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -124,7 +124,7 @@ class ChatFlow:
         conversation.settings = type(conversation.settings)(preset=self._config.chat.preset)
         return conversation
 
-    # ---- chats -------------------------------------------------------------------------------------------------------
+    # ---- chats ----------------------------------------------------------------------------------------------------
 
     async def new_chat(self) -> None:
         """Starts an empty chat; it is kept with its first question."""
@@ -182,7 +182,7 @@ class ChatFlow:
             history = await self._view.history()
             await history.in_thread(history.set_settings, self.conversation.id, self.conversation.settings)
 
-    # ---- asking ------------------------------------------------------------------------------------------------------
+    # ---- asking ---------------------------------------------------------------------------------------------------
 
     def may_ask(self) -> str | None:
         """None if a question can be sent now, else a sentence that says why not."""
@@ -193,7 +193,10 @@ class ChatFlow:
         return None
 
     async def send(self, text: str, attachments: tuple[Attachment, ...] = (), editing: Turn | None = None) -> bool:
-        """Asks; with `editing` in place of an earlier question, as a new branch. False where it wasn't accepted."""
+        """Keeps a question (with `editing` as a new branch in place of an earlier one); `answer` is to follow.
+
+        False where it wasn't accepted: then it is said why, and nothing has changed.
+        """
         refusal = self.may_ask()
         if refusal is not None:
             self._view.say(refusal, "warning")
@@ -225,7 +228,8 @@ class ChatFlow:
             turn.ending = ""
             conversation.turns.append(turn)
             await self._view.add_turn(turn)
-        await self.answer()
+        self._preparing = True
+        self._changed()
         return True
 
     async def regenerate(self, turn: Turn | None = None) -> None:
@@ -312,7 +316,7 @@ class ChatFlow:
         if question is not None:
             self._view.turn_changed(question)
 
-    # ---- while it answers --------------------------------------------------------------------------------------------
+    # ---- while it answers -----------------------------------------------------------------------------------------
 
     def take(self, answer_id: str) -> tuple[Answer, list[tuple[str, str]]] | None:
         """What has come of the answer since the last call, noted in the turn and on its way to the disk."""
@@ -378,7 +382,7 @@ class ChatFlow:
             self._idle.set()
         self._view.busy_changed()
 
-    # ---- stopping ----------------------------------------------------------------------------------------------------
+    # ---- stopping -------------------------------------------------------------------------------------------------
 
     async def stop(self) -> bool:
         """Stops what runs; False where nothing does."""
@@ -397,7 +401,7 @@ class ChatFlow:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), seconds)
 
-    # ---- branches ----------------------------------------------------------------------------------------------------
+    # ---- branches -------------------------------------------------------------------------------------------------
 
     async def walk(self, step: int, turn: Turn | None = None) -> None:
         """Shows the branch `step` away, at `turn` or where the path last has alternatives."""

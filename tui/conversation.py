@@ -114,7 +114,7 @@ class Conversation:
             turns.append(turn)
         self.turns = turns
 
-    # ---- what the engine gets -----------------------------------------------------------------------------------
+    # ---- what the engine gets -------------------------------------------------------------------------------------
 
     def messages(self, upto: Turn | None = None, *, system_prompt: str = "") -> tuple[ChatMessage, ...]:
         """The prompt: system prompt, summary, then the path up to and with `upto`, less what was left out."""

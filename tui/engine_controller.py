@@ -111,7 +111,7 @@ class EngineController:
         self.telemetry: Telemetry | None = None
         self.expert_map: ExpertMap | None = None
 
-    # ---- state -----------------------------------------------------------------------------------------------
+    # ---- state ----------------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> ModelInfo | None:
@@ -137,7 +137,7 @@ class EngineController:
         """Whether an answer is under way."""
         return bool(self._answers)
 
-    # ---- loading ---------------------------------------------------------------------------------------------
+    # ---- loading --------------------------------------------------------------------------------------------------
 
     def load(self, request: LoadRequest) -> None:
         """Starts to load a model in the background; `ModelLoaded` or `LoadFailed` follows."""
@@ -211,7 +211,7 @@ class EngineController:
             sentence = getattr(event, "message", "The engine stopped.")
             self._post(messages.EngineDied(str(sentence)))
 
-    # ---- answers ---------------------------------------------------------------------------------------------
+    # ---- answers --------------------------------------------------------------------------------------------------
 
     def ask(self, request: GenerateRequest) -> Answer:
         """Starts an answer; `AnswerNews` follows. Loads the last model again first where the engine is dead."""
@@ -316,7 +316,7 @@ class EngineController:
         except EngineError:
             return None
 
-    # ---- saved contexts ----------------------------------------------------------------------------------------
+    # ---- saved contexts -------------------------------------------------------------------------------------------
 
     async def save_state(self, session: str, path: Path) -> int:
         """Writes a session's computed context to a file; its bytes, 0 where that is not possible."""
@@ -336,7 +336,7 @@ class EngineController:
         except EngineError:
             return 0
 
-    # ---- end -------------------------------------------------------------------------------------------------
+    # ---- end ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Stops the child. No message is posted any more."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import yaml
 from textual.color import Color, ColorParseError
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 DEFAULT_THEME = "ember"
 DEFAULT_LIGHT_THEME = "paper"
@@ -119,6 +119,8 @@ def _build(path: Path, document: object) -> tuple[Theme, str]:
     if not isinstance(variables, dict) or not all(isinstance(key, str) for key in variables):
         raise fail("'variables' must be a mapping")
     checked = {key: _variable(value, key, fail) for key, value in variables.items()}
+    if flags["ansi"]:  # Textual's own sheets need these variables of every 16-colour theme
+        checked = {**BUILTIN_THEMES["ansi-dark" if flags["dark"] else "ansi-light"].variables, **checked}
     description = document.get("description", "")
     if not isinstance(description, str):
         raise fail("'description' must be a text")

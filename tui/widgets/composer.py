@@ -78,7 +78,7 @@ class Composer(TextArea):
         self._position: int | None = None
         self._draft = ""
 
-    # ---- sending -------------------------------------------------------------------------------------------------
+    # ---- sending --------------------------------------------------------------------------------------------------
 
     def action_send(self) -> None:
         """Sends; the screen clears the composer once the question is accepted, so nothing typed is lost."""
@@ -104,7 +104,7 @@ class Composer(TextArea):
         self.load_text(text)
         self.move_cursor(self.document.end)
 
-    # ---- prompt history --------------------------------------------------------------------------------------------
+    # ---- prompt history -------------------------------------------------------------------------------------------
 
     def remember(self, text: str) -> None:
         """Adds a prompt to the history, newest last, without repeats in a row."""
@@ -141,7 +141,7 @@ class Composer(TextArea):
         self._position = position
         self.set_text(self._history[position])
 
-    # ---- keys and pastes -------------------------------------------------------------------------------------------
+    # ---- keys and pastes ------------------------------------------------------------------------------------------
 
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "backspace" and not self.text:

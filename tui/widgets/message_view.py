@@ -120,7 +120,7 @@ class AnswerView(MessageView):
         yield figures_line
         self.set_class(bool(turn.ending), "-ended")
 
-    # ---- streaming -----------------------------------------------------------------------------------------------
+    # ---- streaming ------------------------------------------------------------------------------------------------
 
     async def feed(self, parts: list[tuple[str, str]]) -> None:
         """Shows new pieces of (kind, text); the turn itself was extended by the caller."""
@@ -176,7 +176,7 @@ class AnswerView(MessageView):
         line.update(self._figures())
         self._update_thinking()
 
-    # ---- thinking ------------------------------------------------------------------------------------------------
+    # ---- thinking -------------------------------------------------------------------------------------------------
 
     async def toggle_thinking(self) -> None:
         """Unfolds or folds what the model thought."""
@@ -204,7 +204,7 @@ class AnswerView(MessageView):
             return Content.assemble((f"▾ {head}\n", "italic"), text)
         return Content.styled(f"▸ {head}", "italic")
 
-    # ---- figures -------------------------------------------------------------------------------------------------
+    # ---- figures --------------------------------------------------------------------------------------------------
 
     def _figures(self) -> Content:
         turn, parts = self.turn, list[str]()

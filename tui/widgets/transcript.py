@@ -253,7 +253,7 @@ class Transcript(VerticalScroll):
         self.release_anchor()
         self.scroll_home(animate=False)
 
-    # ---- the reader's cursor -----------------------------------------------------------------------------------------
+    # ---- the reader's cursor --------------------------------------------------------------------------------------
 
     def _mark(self, turn: Turn | None) -> None:
         if self.marked is turn:
@@ -309,3 +309,10 @@ class Transcript(VerticalScroll):
         """The mounted widget of a question."""
         view = self.view(turn)
         return view if isinstance(view, QuestionView) else None
+
+    async def reveal(self, message_id: int) -> None:
+        """Scrolls to a message of the path and marks it."""
+        for index, turn in enumerate(self.turns):
+            if turn.id == message_id:
+                await self._mark_index(index)
+                return

@@ -1,0 +1,299 @@
+"""The app: options, themes, keys, screens, signals. Everything else has a module of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import termios
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from backends.interface import LoadRequest
+from flashmoe import paths
+from flashmoe.config import LoadedConfig, auto_to_none, load_config
+from tui import keymap as keys
+from tui import terminal, themes
+from tui.engine_controller import EngineController
+from tui.monitoring import Monitoring
+from tui.screens.chat import ChatScreen
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    """How the app was started; None leaves a choice to the configuration."""
+
+    request: LoadRequest | None = None
+    """The model to load at once."""
+    defaults: LoadRequest | None = None
+    """Load flags for whatever is loaded in the app (its path is not used)."""
+    demo: bool = False
+    """Load the guide at once."""
+    calm: bool | None = None
+    record: Path | None = None
+    """Record the monitor's samples to this file."""
+    theme: str | None = None
+    chat: int | None = None
+    """Open this chat of the history."""
+    measure: bool = True
+    """Sample the machine for the monitor."""
+
+
+class FlashmoeApp(App[int]):
+    """One window on one engine."""
+
+    TITLE = "flashmoe-tui"
+    BINDINGS = keys.bindings("app")
+    ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    Toast { padding: 0 1; margin: 0 0 1 0; }
+    OptionList { scrollbar-size-vertical: 1; }
+    OptionList > .option-list--option-highlighted { background: $block-cursor-background; }
+    """
+
+    def __init__(self, options: AppOptions, loaded: LoadedConfig | None = None, **extra: Any) -> None:
+        super().__init__(**extra)
+        self.options = options
+        self.loaded = loaded if loaded is not None else load_config()
+        self.config = self.loaded.config
+        calm = options.calm if options.calm is not None else {"on": True, "off": False}.get(self.config.ui.calm)
+        self.calm = terminal.over_ssh() if calm is None else calm
+        self.animation_level = "none"
+        self.keymap = keys.resolve(self.config.ui.keys)
+        self.set_keymap(self.keymap.overrides)
+        self.theme_set = themes.load_themes(paths.builtin_themes_dir(), paths.user_themes_dir())
+        for theme in self.theme_set.themes.values():
+            self.register_theme(theme)
+        self.theme = self._first_theme()
+        self.controller = EngineController(self._to_chat, log_path=paths.log_dir() / "engine.log", calm=self.calm)
+        self.monitoring = Monitoring(self)
+        self.chat_screen = ChatScreen(self)
+        self._ending = False
+
+    # ---- start ----------------------------------------------------------------------------------------------------
+
+    def _first_theme(self) -> str:
+        known = self.theme_set.themes
+        wanted = self.options.theme or self.config.ui.theme
+        if wanted != "auto":
+            if wanted in known:
+                return wanted
+            self.theme_set.problems.append(f"There is no theme '{wanted}'; there are {', '.join(sorted(known))}.")
+        elif terminal.colours() == "16" and "terminal" in known:
+            return "terminal"
+        return themes.DEFAULT_THEME if themes.DEFAULT_THEME in known else next(iter(known), "textual-dark")
+
+    def get_default_screen(self) -> Screen[Any]:
+        """The main screen is there from the start."""
+        return self.chat_screen
+
+    def on_mount(self) -> None:
+        """Signals now; the engine, the history and the monitor after the first paint."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread (tests)
+                loop.add_signal_handler(number, self._on_signal, number)
+        if not self.is_headless:
+            self.set_interval(2.0, self._check_terminal)
+        self.chat_screen.call_after_refresh(self._start_late)
+
+    async def _start_late(self) -> None:
+        request = self.options.request
+        if self.options.demo:
+            request = self.with_defaults(str(paths.guide_model()))
+        if request is not None:
+            self.controller.load(request)
+        problems = [problem.sentence for problem in self.loaded.problems]
+        problems += [
+            f"{self.loaded.place('ui.keys')}: {problem}" if self.loaded.exists else problem
+            for problem in self.keymap.problems
+        ]
+        for problem in [*problems, *self.theme_set.problems]:
+            self.notify(problem, severity="warning", timeout=15, markup=False)
+        self.chat_screen.run_worker(self._open_history())
+        await self.monitoring.start(
+            self.chat_screen.query_one("#monitor"),
+            self.chat_screen.query_one("#strip"),
+            measure=self.options.measure,
+        )
+
+    async def _open_history(self) -> None:
+        history = await self.chat_screen.history()
+        if history.problem:
+            self.notify(history.problem, severity="warning", timeout=15, markup=False)
+        prompts = await history.in_thread(history.recent_prompts)
+        self.chat_screen.composer.remember_all(list(reversed(prompts)))
+        if self.options.chat is not None:
+            draft = await self.chat_screen.flow.open_chat(self.options.chat)
+            self.chat_screen.composer.set_text(draft)
+        from tui import kv_store
+
+        section = self.config.history
+        gone = await history.in_thread(history.housekeep, keep_days=section.keep_days, trash_days=section.trash_days)
+        kv_store.forget(gone)
+
+    def _to_chat(self, message: Any) -> None:
+        if not self._ending:
+            self.chat_screen.post_message(message)
+
+    # ---- models ---------------------------------------------------------------------------------------------------
+
+    def with_defaults(self, path: str) -> LoadRequest:
+        """A request for `path` with the command line's load flags, else the configuration's."""
+        defaults = self.options.defaults
+        if defaults is not None:
+            return msgspec.structs.replace(defaults, path=path)
+        backend = self.config.backend
+        ram = auto_to_none(backend.ram)
+        return LoadRequest(
+            path=path,
+            backend=backend.backend,
+            ram_bytes=int(ram * (1 << 30)) if ram is not None else None,
+            n_ctx=auto_to_none(backend.ctx),
+            n_threads=auto_to_none(backend.threads),
+            n_gpu_layers=auto_to_none(backend.gpu_layers),
+        )
+
+    async def choose_model(self, *, downloads: bool = False) -> None:
+        """Lets the user choose a model and loads it."""
+        from tui.screens.picker import PickerScreen
+
+        path = await self.ask_screen(PickerScreen(self.config.library_folders()))
+        if path is not None:
+            await self.chat_screen.flow.stop_and_wait()
+            self.controller.load(self.with_defaults(path))
+
+    def open_experts(self) -> None:
+        """The full-screen expert map, where the loaded model has experts."""
+        feed = self.monitoring.feed
+        model = self.controller.model
+        if feed is None or model is None or not model.n_experts:
+            self.chat_screen.say(
+                "This model is dense: it has no experts." if model is not None else "No model is loaded.", "warning"
+            )
+            return
+        from tui.screens.experts import ExpertsScreen
+
+        self.push_screen(ExpertsScreen(feed))
+
+    # ---- screens --------------------------------------------------------------------------------------------------
+
+    async def ask_screen(self, screen: Screen[T]) -> T | None:
+        """Shows a screen and waits for its answer; for coroutines that run apart from message handlers."""
+        answer: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+
+        def done(value: T | None) -> None:
+            if not answer.done():
+                answer.set_result(value)
+
+        await self.push_screen(screen, done)
+        return await answer
+
+    def action_help(self) -> None:
+        """F1."""
+        from tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.keymap))
+
+    def action_themes(self) -> None:
+        """Chooses a theme with a live preview."""
+        from tui.screens.theme_picker import ThemePicker
+
+        self.push_screen(ThemePicker(self.theme_set, self.theme))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: every action of the screen, by what it does, with its key."""
+        yield SystemCommand("Theme", "Choose the colours, with a live preview", self.action_themes)
+        on_chat = screen is self.chat_screen
+        for spec in keys.KEYS:
+            if (spec.scope == "app" and spec.id != "app.palette") or (spec.scope == "chat" and on_chat):
+                title, _, detail = spec.description.partition(": ")
+                shown = self.keymap.display(spec.id)
+                help_text = f"{detail or spec.description}   {shown}"
+                yield SystemCommand(title, help_text, self._runner(spec.action))
+        if on_chat:
+            yield SystemCommand(
+                "Copy the last command", "The last shell command of the answer", self.chat_screen.action_copy_command
+            )
+            yield SystemCommand(
+                "Write in your editor", "Opens the composer's text in $VISUAL or $EDITOR", self.chat_screen.open_editor
+            )
+
+    def _runner(self, action: str) -> Any:
+        async def run() -> None:
+            await self.run_action(action, default_namespace=self.chat_screen)
+
+        return run
+
+    # ---- the terminal ---------------------------------------------------------------------------------------------
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine's process, to be stopped with the app."""
+        return self.controller.pid
+
+    def write_terminal(self, sequence: str) -> None:
+        """Writes an escape sequence of the app's own making (never a model's) to the terminal."""
+        if self._driver is not None:
+            self._driver.write(sequence)
+
+    def _on_signal(self, number: int) -> None:
+        self._end(128 + number)
+
+    def terminal_lost(self) -> None:
+        """The terminal is gone: end as on SIGHUP."""
+        self._end(128 + signal.SIGHUP)
+
+    def _check_terminal(self) -> None:
+        try:
+            termios.tcgetattr(sys.__stdin__.fileno())  # type: ignore[union-attr]
+        except (termios.error, OSError, ValueError, AttributeError):
+            self.terminal_lost()
+
+    def _end(self, code: int) -> None:
+        if not self._ending:
+            self.run_worker(self._shut_down(code), exclusive=True, group="end")
+
+    async def action_quit(self) -> None:
+        """Saves and ends."""
+        self._end(0)
+
+    async def _shut_down(self, code: int) -> None:
+        """Chats saved, the context kept where that pays, the engine stopped; then the screen goes."""
+        screen = self.chat_screen
+        with contextlib.suppress(Exception):  # whatever fails here must not keep the rest from being saved
+            await asyncio.wait_for(screen.flow.keep_draft(screen.composer.text), 5)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
+        self._ending = True
+        self.monitoring.stop()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.controller.close(), 10)
+        with contextlib.suppress(Exception):
+            (await screen.history()).close()
+        self.exit(code, return_code=code)
+
+
+def run_app(options: AppOptions) -> int:
+    """Runs the app in this terminal; returns the exit code."""
+    from tui.driver import AppDriver
+
+    app = FlashmoeApp(options, driver_class=AppDriver)
+    try:
+        app.run()
+    finally:
+        app.controller.kill()  # only where the app ended without shutting down
+    return app.return_code or 0
+
+
+__all__ = ["AppOptions", "FlashmoeApp", "run_app"]

@@ -1,0 +1,86 @@
+"""Textual's Linux driver, made to survive a terminal that goes away, and to stop the engine with the app on ^Z."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO
+
+from textual.drivers.linux_driver import LinuxDriver
+
+if TYPE_CHECKING:
+    from textual.app import App
+
+
+class _HangupProof:
+    """The terminal as a file whose writes never fail: after the first error they go nowhere, and that is reported.
+
+    Textual's writer thread would end with the exception, and the event loop then waits for ever on its full queue.
+    """
+
+    def __init__(self, file: TextIO, lost: Callable[[], None]) -> None:
+        self._file = file
+        self._lost = lost
+        self._gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        """Writes, or drops the text where the terminal is gone."""
+        if not self._gone:
+            try:
+                return self._file.write(text)
+            except (OSError, ValueError):
+                self._fail()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or does nothing where the terminal is gone."""
+        if not self._gone:
+            try:
+                self._file.flush()
+            except (OSError, ValueError):
+                self._fail()
+
+    def _fail(self) -> None:
+        self._gone = True
+        self._lost()
+
+
+class AppDriver(LinuxDriver):
+    """What `FlashmoeApp` runs on. The app gives `engine_pid` and `terminal_lost`."""
+
+    def __init__(self, app: App[Any], **options: Any) -> None:
+        super().__init__(app, **options)
+        self._loop_lock = threading.Lock()
+        self._file: Any = _HangupProof(self._file, self._lost)
+
+    def _lost(self) -> None:
+        with contextlib.suppress(RuntimeError, AttributeError):
+            self._app._loop.call_soon_threadsafe(self._app.terminal_lost)  # type: ignore[union-attr, attr-defined]
+
+    def _run_input_thread(self) -> None:
+        try:
+            self.run_input_thread()
+        except OSError:  # EIO: the terminal hung up
+            self._lost()
+        except BaseException:
+            super()._run_input_thread()
+
+    def _signal_engine(self, number: int) -> None:
+        pid = getattr(self._app, "engine_pid", None)
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+    def _sigtstp_application(self, *arguments: Any) -> None:
+        self._signal_engine(signal.SIGSTOP)
+        super()._sigtstp_application(*arguments)
+
+    def _sigcont_application(self, *arguments: Any) -> None:
+        self._signal_engine(signal.SIGCONT)
+        super()._sigcont_application(*arguments)

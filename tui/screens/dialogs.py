@@ -1,0 +1,121 @@
+"""Small questions over the screen: a choice, a line of text. Keyboard first; Esc is always the harmless answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from flashmoe.text_safety import visible
+
+
+class Choice(NamedTuple):
+    """One answer: what is returned, what it says, and a muted explanation."""
+
+    id: str
+    label: str
+    detail: str = ""
+
+
+class ChoiceDialog(ModalScreen[str | None]):
+    """Asks for one of several answers; None on Esc."""
+
+    CSS = """
+    ChoiceDialog { align: center middle; background: $background 60%; }
+    ChoiceDialog > Vertical {
+        width: 64; max-width: 95%; height: auto; max-height: 90%;
+        border: round $primary; background: $surface; padding: 1 2;
+    }
+    ChoiceDialog Static { height: auto; margin: 0 0 1 0; }
+    ChoiceDialog OptionList { height: auto; max-height: 14; border: none; background: $surface; padding: 0; }
+    """
+    BINDINGS = [
+        Binding("escape", "dismiss(None)", "Cancel"),
+        Binding("j", "down", show=False),
+        Binding("k", "up", show=False),
+    ]
+
+    def __init__(self, title: str, text: str, choices: Sequence[Choice]) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._choices = choices
+
+    def compose(self) -> ComposeResult:
+        """Title, sentence, choices."""
+        with Vertical() as box:
+            box.border_title = Content(visible(self._title))
+            yield Static(Content(visible(self._text)), markup=False)
+            yield OptionList(*(Option(_label(choice), id=choice.id) for choice in self._choices))
+
+    def on_mount(self) -> None:
+        """The first choice is under the cursor."""
+        self.query_one(OptionList).focus()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Answers."""
+        self.dismiss(event.option.id)
+
+    def action_down(self) -> None:
+        """The next choice."""
+        self.query_one(OptionList).action_cursor_down()
+
+    def action_up(self) -> None:
+        """The choice before."""
+        self.query_one(OptionList).action_cursor_up()
+
+
+def _label(choice: Choice) -> Content:
+    label = Content.styled(visible(choice.label), "bold")
+    if not choice.detail:
+        return label
+    return Content.assemble(label, "\n", (f"  {visible(choice.detail)}", "$text-muted"))
+
+
+class TextDialog(ModalScreen[str | None]):
+    """Asks for a line of text; None on Esc."""
+
+    CSS = """
+    TextDialog { align: center middle; background: $background 60%; }
+    TextDialog > Vertical {
+        width: 72; max-width: 95%; height: auto;
+        border: round $primary; background: $surface; padding: 1 2;
+    }
+    TextDialog Static { height: auto; margin: 0 0 1 0; }
+    TextDialog Input { border: none; height: 1; padding: 0; background: $panel; }
+    TextDialog .error { color: $text-error; margin: 1 0 0 0; display: none; }
+    """
+    BINDINGS = [Binding("escape", "dismiss(None)", "Cancel")]
+
+    def __init__(self, title: str, text: str, value: str = "", placeholder: str = "") -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._value = value
+        self._placeholder = placeholder
+
+    def compose(self) -> ComposeResult:
+        """Title, sentence, input."""
+        with Vertical() as box:
+            box.border_title = Content(visible(self._title))
+            box.border_subtitle = "Enter accepts · Esc cancels"
+            if self._text:
+                yield Static(Content(visible(self._text)), markup=False)
+            yield Input(self._value, placeholder=self._placeholder, select_on_focus=False)
+
+    def on_mount(self) -> None:
+        """Ready to type."""
+        field = self.query_one(Input)
+        field.cursor_blink = False
+        field.focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Answers."""
+        self.dismiss(event.value)

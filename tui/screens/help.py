@@ -1,0 +1,87 @@
+"""F1: the keys in force, what the panes mean, and what to do when it is slow. Made from the keymap, so it can't lie."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.keymap import KEYS, SCOPE_TITLES, Keymap
+
+_PANES = (
+    ("memory", "RAM that the engine owns (weights it keeps, context, buffers), apart from page cache, which the system "
+     "takes back when it needs it. VRAM: what the GPU holds."),
+    ("SSD", "What the engine reads now, against the most that this disk was measured to give. Per token: bytes that "
+     "each new token had to fetch. Hit: the share of chosen experts that were in RAM already."),
+    ("token", "Where the time of the last tokens went: waiting for reads, or computing. The sentence below it names "
+     "what bounds the speed now and what would help."),
+    ("experts", "One cell for each expert, layers downwards: how often it is used, and whether it is in RAM."),
+)  # fmt: skip
+
+_SLOW = (
+    "Reading the prompt takes long: it is read once; later questions in the same chat only add what is new.",
+    "Bound by the SSD: more memory for experts (--ram), a faster disk, or a smaller quantisation.",
+    "Bound by the CPU: fewer layers on it (--gpu-layers), as many threads as physical cores (--threads).",
+    "Memory pressure: a smaller context (--ctx) or budget (--ram), or close what else uses memory.",
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """Scrolls; any of Esc, q, F1 closes it."""
+
+    CSS = """
+    HelpScreen { align: center middle; background: $background 60%; }
+    HelpScreen > VerticalScroll {
+        width: 92; max-width: 96%; height: 90%;
+        border: round $primary; background: $surface; padding: 1 2; scrollbar-size-vertical: 1;
+    }
+    HelpScreen Static { height: auto; }
+    """
+    BINDINGS = [
+        Binding("escape,q,f1", "dismiss(None)", "Close", priority=True),
+        Binding("j,down", "scroll(1)", show=False),
+        Binding("k,up", "scroll(-1)", show=False),
+    ]
+
+    def __init__(self, keymap: Keymap) -> None:
+        super().__init__()
+        self._keymap = keymap
+
+    def compose(self) -> ComposeResult:
+        """One text."""
+        with VerticalScroll() as box:
+            box.border_title = "Help"
+            box.border_subtitle = "Esc closes"
+            yield Static(self.text(), markup=False)
+
+    def text(self) -> Content:
+        """The whole help."""
+        parts: list[Content | str | tuple[str, str]] = []
+        for scope, title in SCOPE_TITLES.items():
+            parts.append((f"{title}\n", "bold $text-primary"))
+            for spec in KEYS:
+                if spec.scope == scope and self._keymap.keys.get(spec.id):
+                    keys = self._keymap.display_all(spec.id)
+                    parts += [("  " + keys.ljust(18) + " ", "bold"), spec.description]
+                    parts.append((f"  {spec.id}\n", "$text-muted"))
+            parts.append("\n")
+        parts.append(("What the panes show\n", "bold $text-primary"))
+        for name, meaning in _PANES:
+            parts += [("  " + name.ljust(10), "bold"), f"{meaning}\n"]
+        parts.append(("\nWhen it is slow\n", "bold $text-primary"))
+        parts += [f"  · {sentence}\n" for sentence in _SLOW]
+        parts.append(
+            (
+                "\nKeys are remapped by their ids in the config: keys: {chat.stop: ctrl+x}. "
+                "`flashmoe-tui paths` says where it is.",
+                "$text-muted",
+            )
+        )
+        return Content.assemble(*parts)
+
+    def action_scroll(self, direction: int) -> None:
+        """A few lines."""
+        self.query_one(VerticalScroll).scroll_relative(y=3 * direction, animate=False)

@@ -1,0 +1,90 @@
+"""Themes with a live preview: moving the cursor shows one, Enter keeps it, Esc goes back."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from flashmoe import paths
+from tui.themes import ThemeSet
+
+
+class ThemePicker(ModalScreen[None]):
+    """The themes by name with their descriptions."""
+
+    CSS = """
+    ThemePicker { align: right middle; background: transparent; }
+    ThemePicker > Vertical {
+        width: 46; max-width: 90%; height: auto; max-height: 90%; margin: 0 2;
+        border: round $primary; background: $surface; padding: 1 2;
+    }
+    ThemePicker OptionList { height: auto; max-height: 20; border: none; background: $surface; padding: 0; }
+    ThemePicker Static { height: auto; color: $text-muted; margin: 1 0 0 0; }
+    """
+    BINDINGS = [
+        Binding("escape", "back", "Back"),
+        Binding("j", "down", show=False),
+        Binding("k", "up", show=False),
+    ]
+
+    def __init__(self, theme_set: ThemeSet, current: str) -> None:
+        super().__init__()
+        self._set = theme_set
+        self._before = current
+
+    def compose(self) -> ComposeResult:
+        """The list, and how to make the choice last."""
+        with Vertical() as box:
+            box.border_title = "Theme"
+            box.border_subtitle = "Enter keeps · Esc goes back"
+            yield OptionList(
+                *(
+                    Option(
+                        Content.assemble(
+                            (name.ljust(11), "bold"), (self._set.descriptions.get(name, ""), "$text-muted")
+                        ),
+                        id=name,
+                    )
+                    for name in self._names
+                )
+            )
+            where = paths.display(paths.config_file())
+            yield Static(Content(f"For good: ui: {{theme: NAME}} in {where}"), markup=False)
+
+    @property
+    def _names(self) -> list[str]:
+        return sorted(self._set.themes, key=lambda name: (not self._set.themes[name].dark, name))
+
+    def on_mount(self) -> None:
+        """The cursor stands on the theme in force."""
+        options = self.query_one(OptionList)
+        if self._before in self._names:
+            options.highlighted = self._names.index(self._before)
+        options.focus()
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        """Shows the theme."""
+        if event.option.id:
+            self.app.theme = event.option.id
+
+    def on_option_list_option_selected(self, _: OptionList.OptionSelected) -> None:
+        """Keeps it for this session."""
+        self.dismiss(None)
+
+    def action_back(self) -> None:
+        """As it was."""
+        self.app.theme = self._before
+        self.dismiss(None)
+
+    def action_down(self) -> None:
+        """The next theme."""
+        self.query_one(OptionList).action_cursor_down()
+
+    def action_up(self) -> None:
+        """The theme before."""
+        self.query_one(OptionList).action_cursor_up()

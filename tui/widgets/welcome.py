@@ -1,0 +1,60 @@
+"""The empty chat: says what this is, what to do first, and offers questions where the guide is loaded."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+GUIDE_QUESTIONS = (
+    "What is an expert?",
+    "Why is a model slow when it is larger than my RAM?",
+    "How do I choose a model for this machine?",
+)
+
+
+class Welcome(Vertical):
+    """Shown while nothing was said."""
+
+    DEFAULT_CSS = """
+    Welcome { height: 1fr; align: center middle; padding: 0 2; }
+    Welcome > Static { width: auto; max-width: 64; height: auto; text-align: center; }
+    Welcome > .hint { color: $text-muted; margin: 1 0 0 0; }
+    Welcome > OptionList {
+        width: 56; max-width: 100%; height: auto; border: none; background: $background; margin: 1 0 0 0;
+        padding: 0; display: none;
+    }
+    Welcome > OptionList > .option-list--option { padding: 0 1; }
+    Welcome.-guide > OptionList { display: block; }
+    """
+
+    class Asked(Message):
+        """One of the offered questions was chosen."""
+
+        def __init__(self, question: str) -> None:
+            super().__init__()
+            self.question = question
+
+    def __init__(self) -> None:
+        super().__init__(id="welcome")
+
+    def compose(self) -> ComposeResult:
+        """A heading, a sentence, questions, a hint."""
+        yield Static(Content.styled("flashmoe", "bold $primary"), classes="head")
+        yield Static(Content(), classes="line")
+        yield OptionList(*(Option(question, id=question) for question in GUIDE_QUESTIONS), id="suggestions")
+        yield Static(Content(), classes="hint")
+
+    def say(self, line: str, hint: str, *, guide: bool) -> None:
+        """What stands here now. With `guide` the questions are offered."""
+        self.query_one(".line", Static).update(Content(line))
+        self.query_one(".hint", Static).update(Content(hint))
+        self.set_class(guide, "-guide")
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Asks."""
+        event.stop()
+        self.post_message(self.Asked(str(event.option.id)))
