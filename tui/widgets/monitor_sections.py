@@ -112,7 +112,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     lines = [_curve(feed, "read", "read", scale, value, width, READ)]
     parts = []
     if frame.others_s is not None:
-        parts.append(f"others {units.rate(frame.others_s, scale)}")
+        parts.append(f"others {units.rate(frame.others_s, max(frame.others_s, 1e6))}")
     if frame.latency_s is not None:
         parts.append(units.duration(frame.latency_s))
     right = "ceiling probed" if probed else f"{frame.disk}, scale seen" if frame.disk else ""
@@ -123,10 +123,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         lines.append(_curve(feed, "hit", "hit", 1.0, units.percent(work.hit_rate), width, COMPUTE))
     if work is not None and work.bytes_per_token is not None:
         missed = "missed" if work.hit_rate is not None else "read from the SSD"
-        text = f"{units.size(work.bytes_per_token)} a token {missed}"
-        if frame.next_token_reuse is not None:
-            text += f" · {frame.next_token_reuse * 100:.0f} % reused"
-        lines.append(_note(text))
+        lines.append(_note(f"{units.size(work.bytes_per_token)} a token {missed}"))
     elif work is None:
         lines.append(_note("no token yet"))
     return lines[:rows]
@@ -140,9 +137,7 @@ def token(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         return [line(("·" * width, MUTED)), line(("no token yet", MUTED))][:rows]
     lines = [anatomy_bar(work, width), anatomy_words(work)]
     top = _speed_top(feed)
-    name = "in" if frame.phase == "prefill" else "out"
-    value = f"{units.speed(work.tok_s)} tok/s {name}"
-    lines.append(_curve(feed, "speed", "tok_s", top, f"{value}", width, READ))
+    lines.append(_curve(feed, "speed", "tok_s", top, f"{units.speed(work.tok_s)} tok/s", width, READ))
     return lines[:rows]
 
 
@@ -169,20 +164,18 @@ def anatomy_bar(work: Work, width: int) -> Content:
 
 
 def anatomy_words(work: Work) -> Content:
-    """``█ read 61 %  ▒ compute 38 %  ░ hook 1 %``."""
+    """``█ read 61% ▒ compute 38% ░ hook  1%``: each figure two places wide, so that nothing moves."""
     if work.stall_s is None:
         per_token = units.duration(work.total_s / work.tokens) if work.tokens else "–"
         return line((f"{per_token} a token; reads aren't timed here", MUTED))
     total = work.total_s
     hook = (work.hook_s or 0.0) / total
     read = min(1.0, work.stall_s / total)
+    compute = max(0.0, 1 - read - hook)
     return line(
-        ("█", READ),
-        f" read {units.percent(read)}  ",
-        ("▒", COMPUTE),
-        f" compute {units.percent(max(0.0, 1 - read - hook))}  ",
-        ("░", HOOK),
-        f" hook {units.percent(hook)}",
+        *(("█", READ), f" read {read * 100:2.0f}% "),
+        *(("▒", COMPUTE), f" compute {compute * 100:2.0f}% "),
+        *(("░", HOOK), f" hook {hook * 100:2.0f}%"),
     )
 
 
