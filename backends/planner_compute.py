@@ -25,7 +25,7 @@ class ComputeBytes(Struct, frozen=True):
 
 def compute_bytes(gguf: GgufFile, n_ctx: int, n_ubatch: int = 512) -> ComputeBytes:
     """Compute buffers for a context of `n_ctx` tokens and batches of `n_ubatch`, never too little by
-    more than a twentieth, too much by two fifths at most."""
+    more than a tenth, too much by half at most."""
     embd, used = gguf.n_embd, gguf.n_expert_used
     ff = max(gguf.n_ff_exp, 0) or gguf.n_ff
     heads = max(gguf.per_layer("attention.head_count", 1), default=1)
