@@ -222,7 +222,7 @@ async def answer(args: argparse.Namespace, load: LoadRequest, request: GenerateR
         try:
             info = await load_model(client, load, out.progress)
             if args.json:
-                print_json_line({"type": "model", **msgspec.to_builtins(info)})
+                print_json_line({**msgspec.to_builtins(info), "type": "model"})
             sampling = sampling_of(args, f"{info.name} {Path(info.path).stem}")
             request = msgspec.structs.replace(request, sampling=sampling)
             finished: Finished | None = None

@@ -37,7 +37,10 @@ def open_app(args: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the app needs a terminal; for pipes there is: flashmoe-tui run MODEL PROMPT.")
     # Without MODEL the load flags still count, for whatever is loaded in the app.
-    request = load_request(args, path or "")
+    request = load_request(args, path or "", quiet=True)
     from tui.app import AppOptions, run_app
 
-    return run_app(AppOptions(request=request if path else None, defaults=request, calm=args.calm or None))
+    options = AppOptions(
+        request=request if path else None, defaults=request, demo=args.model == "demo", calm=args.calm or None
+    )
+    return run_app(options)

@@ -256,22 +256,30 @@ def add_json_flag(parser: argparse.ArgumentParser, help: str = "print one JSON o
     parser.add_argument("--json", action="store_true", help=help)
 
 
-def load_settings() -> Config:
-    """The user's configuration; what is wrong in it is named on stderr and stays at its default."""
+_named: set[str] = set()
+
+
+def load_settings(*, quiet: bool = False) -> Config:
+    """The user's configuration; what is wrong in it is named on stderr (once) and stays at its default."""
     from flashmoe.config import load_config
 
     loaded = load_config()
-    for problem in loaded.problems:
-        error(problem.sentence)
+    for problem in loaded.problems if not quiet else ():
+        if problem.sentence not in _named:
+            _named.add(problem.sentence)
+            error(problem.sentence)
     return loaded.config
 
 
-def load_request(args: argparse.Namespace, path: str | Path, **more: Any) -> LoadRequest:
-    """The request that the load flags and the configuration ask for; `more` are further `LoadRequest` fields."""
+def load_request(args: argparse.Namespace, path: str | Path, *, quiet: bool = False, **more: Any) -> LoadRequest:
+    """The request that the load flags and the configuration ask for; `more` are further `LoadRequest` fields.
+
+    `quiet` says nothing about what is wrong in the configuration: the app says it itself.
+    """
     from backends.interface import LoadRequest
     from flashmoe.config import auto_to_none
 
-    settings = load_settings().backend
+    settings = load_settings(quiet=quiet).backend
     ram_gib = auto_to_none(settings.ram)
     fields: dict[str, Any] = {
         "backend": settings.backend,

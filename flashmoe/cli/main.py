@@ -10,7 +10,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 PROGRAM = "flashmoe-tui"
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("verify", "check models against the hub's hashes", "models"),
     "batch": Command("batch", "many prompts, sharing each expert read", "work"),
     "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
+    "doctor": Command("doctor", "what this machine has and what is wrong with it, fit for a bug report", "setup"),
     "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
     "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
     "completion": Command("completion", "completion for bash, zsh or fish", "setup"),
@@ -66,6 +67,21 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", HelpFormatter)
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)
+        self._mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Lets flags stand between positional arguments: ``run MODEL --ram 6 PROMPT``.
+
+        argparse by itself gives an optional argument its default as soon as a flag comes, and then knows no place for
+        the real one.
+        """
+        if self._mixing or any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{PROGRAM}: {message} (see {self.prog} --help)\n")
@@ -125,6 +141,27 @@ def build_parser(only: str | None = None) -> Parser:
     return parser
 
 
+def _refuse(unknown: Sequence[str], command: str, parser: argparse.ArgumentParser) -> NoReturn:
+    """Names what no parser knew, with the closest flag."""
+    import difflib
+
+    word = unknown[0]
+    flags = [flag for sub in _parsers(parser) for action in sub._actions for flag in action.option_strings]
+    close = difflib.get_close_matches(word.partition("=")[0], flags, n=1) if word.startswith("-") else []
+    hint = f"did you mean {close[0]}? S" if close else "s"
+    what = f"there is no {word}" if word.startswith("-") else f"{word!r} is one argument too many"
+    sys.stderr.write(f"{PROGRAM}: {what}; {hint}ee {PROGRAM} {command} --help\n")
+    raise SystemExit(2)
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in set(action.choices.values()):
+                yield from _parsers(sub)
+
+
 def module(name: str) -> Any:
     """The module of a command."""
     return importlib.import_module(f"flashmoe.cli.{COMMANDS[name].module}")
@@ -145,7 +182,10 @@ def dispatch(argv: Sequence[str]) -> int:
     if first in COMMANDS:
         if os.path.isfile(first):  # noqa: PTH113 - pathlib would be one more import before --help
             sys.stderr.write(f"{PROGRAM}: {first} is taken as the command; for the file of that name say ./{first}\n")
-        args = build_parser(first).parse_args(argv)
+        parser = build_parser(first)
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            _refuse(unknown, first, parser)
         return int(module(first).main(args))
     from flashmoe.cli import app
 

@@ -1,0 +1,127 @@
+"""What is wrong with this machine for running large models, and what to do about it: one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from flashmoe import paths
+
+GIB = 1 << 30
+SLOW_DISK = 300e6
+"""Bytes a second below which streaming from a disk is no pleasure."""
+
+VARIABLES = {
+    "config": "XDG_CONFIG_HOME",
+    "data": "XDG_DATA_HOME",
+    "models": "FLASHMOE_MODELS",
+    "cache": "XDG_CACHE_HOME",
+    "logs": "XDG_STATE_HOME",
+    "runtime": "XDG_RUNTIME_DIR",
+}
+
+
+class Finding(Struct, frozen=True):
+    """Something to know. `problem`: something doesn't work; `warning`: it works worse than it could."""
+
+    level: Literal["problem", "warning"]
+    message: str
+
+
+def judge(facts: dict[str, Any]) -> list[Finding]:
+    """The findings, the worst first."""
+    found = [*_engine(facts), *_folders(facts), *_memory(facts), *_disk(facts), *_terminal(facts)]
+    return sorted(found, key=lambda finding: finding.level != "problem")
+
+
+def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
+    llama = facts["llama_cpp"]
+    if "error" in llama:
+        yield Finding(
+            "problem",
+            f"llama.cpp doesn't work here ({llama['error']}): build llama-cpp-python again on this machine "
+            "(pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python).",
+        )
+        return
+    for name, obstacle in llama["backends"].items():
+        if obstacle:
+            yield Finding("problem", f"The backend {name} can't be used: {obstacle}")
+    if facts["gpus"]["gpus"] and not llama["gpu_offload"]:
+        yield Finding(
+            "warning",
+            "There is a GPU, but this build of llama.cpp can't use it; the README says how to build one (CMAKE_ARGS).",
+        )
+    features = llama["features"]
+    if {"avx2", "avx512f"} & set(facts["cpu"]["features"]) and "AVX2 = 1" not in features:
+        yield Finding(
+            "warning",
+            "llama.cpp was built without AVX2, which this CPU has: build llama-cpp-python on this machine.",
+        )
+    if not facts["guide"]:
+        yield Finding("problem", f"The demo model is missing ({paths.display(paths.guide_model())}): install again.")
+
+
+def _folders(facts: dict[str, Any]) -> Iterator[Finding]:
+    for name, folder in facts["folders"].items():
+        if not folder["writable"]:
+            variable = VARIABLES[name]
+            yield Finding(
+                "problem",
+                f"The folder for {name} ({folder['path']}) can't be written: "
+                f"set {variable} or {paths.HOME_VARIABLE} to one that can.",
+            )
+    for problem in facts["config"]["problems"]:
+        yield Finding("warning", problem)
+    if facts["history"].get("problem"):
+        yield Finding("problem", facts["history"]["problem"])
+
+
+def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
+    memory = facts["memory"]
+    limit, total = memory.get("limit_bytes"), memory["total_bytes"]
+    if limit is not None and limit < total:
+        yield Finding(
+            "warning",
+            f"A cgroup limits memory to {limit / GIB:.1f} of {total / GIB:.1f} GiB: models see that much, "
+            "page cache included.",
+        )
+    if (limit or total) < 4 * GIB:
+        yield Finding("warning", "There is less than 4 GiB of memory: only small models will run well.")
+    cpu = facts["cpu"]
+    if cpu["quota"] and cpu["threads"] and cpu["quota"] < cpu["threads"]:
+        yield Finding("warning", f"A cgroup limits this process to {cpu['quota']:g} of {cpu['threads']} CPUs.")
+    if cpu["governor"] == "powersave" and "intel" not in cpu["model"].lower():
+        yield Finding("warning", "The CPU's governor is powersave: performance makes answers faster.")
+
+
+def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
+    disk = facts["disk"]
+    where = facts["folders"]["models"]["path"]
+    if disk["network"]:
+        yield Finding("warning", f"Models ({where}) are on a network file system: streaming is as fast as the network.")
+    if disk["rotational"]:
+        yield Finding("warning", f"Models ({where}) are on a disk that rotates: streaming experts needs an SSD.")
+    bandwidth = disk["bandwidth_bytes_s"]
+    if bandwidth is not None and bandwidth < SLOW_DISK and not disk["rotational"]:
+        yield Finding(
+            "warning",
+            f"The disk below {where} gives {bandwidth / 1e6:.0f} MB/s: a model that doesn't fit memory will be slow; "
+            "FLASHMOE_MODELS names a folder on a faster one.",
+        )
+    if disk["free_bytes"] is not None and disk["free_bytes"] < 20 * GIB:
+        yield Finding(
+            "warning",
+            f"{disk['free_bytes'] / GIB:.1f} GiB are free below {where}; models of interest take 10 to 200 GiB.",
+        )
+    if disk["file_system"] in ("tmpfs", "ramfs"):
+        yield Finding("warning", f"Models ({where}) are on a file system in memory: they take RAM and go at restart.")
+
+
+def _terminal(facts: dict[str, Any]) -> Iterator[Finding]:
+    terminal = facts["terminal"]
+    if terminal["encoding"].lower().replace("-", "") not in ("utf8",):
+        yield Finding("warning", f"The locale's encoding is {terminal['encoding']}: set LANG to one with UTF-8.")
+    if terminal["colours"] == "none":
+        yield Finding("warning", "TERM names no terminal with colours; the app needs one such as xterm-256color.")
