@@ -173,8 +173,7 @@ def models_root() -> Path:
     """Where downloads go: the configuration's folder, else the one that ``paths`` shows."""
     from flashmoe.config import load_config
 
-    folder = load_config().config.models.folder
-    return Path(folder).expanduser() if folder and not os.environ.get("FLASHMOE_MODELS") else paths.models_dir()
+    return load_config().config.models_folder()
 
 
 def hf_cache_dir() -> Path:
