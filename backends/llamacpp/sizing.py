@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backends.gguf_file import GgufFile
+from backends.gguf_types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import procfs
 from backends.llamacpp.loading import choose_gpu_layers
@@ -55,8 +56,12 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
 
 def check_request(request: LoadRequest, gguf: GgufFile) -> None:
     """Raises `EngineError` for settings that don't fit the model."""
+    name = Path(gguf.path).name
+    if gguf.problems and gguf.architecture not in ARCHITECTURES:
+        advice = "Update flashmoe-tui or pick another model."
+        raise EngineError("unknown_architecture", f"{name}: {gguf.problems[0]} {advice}")
     if gguf.problems:
-        raise EngineError("unsupported", f"{Path(gguf.path).name}: {gguf.problems[0]}")
+        raise EngineError("unsupported", f"{name}: {gguf.problems[0]}")
     if not 1 <= request.n_seq_max <= MAX_SEQUENCES:
         raise EngineError(
             "bad_request", f"Between 1 and {MAX_SEQUENCES} sequences are possible, not {request.n_seq_max}."

@@ -1,0 +1,47 @@
+"""The sentences for the ways in which an engine dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backends.engine import death
+
+LOG = Path("/tmp/engine.log")
+
+
+@pytest.mark.parametrize(
+    ("returncode", "tail", "oom", "words"),
+    [
+        (-9, "", True, "memory ran out"),
+        (-9, "", False, "killed from outside"),
+        (-6, "x\n/src/ggml/src/ggml.c:12: GGML_ASSERT(a == b) failed\nmore\n", False, "GGML_ASSERT(a == b) failed"),
+        (-6, "/src/llama-context.cpp:100: fatal error\n", False, "fatal error"),
+        (-6, "terminate called\n  what():  Unexpected empty grammar stack\n", False, "Unexpected empty grammar"),
+        (-6, "", False, "internal check; load"),
+        (-7, "", False, "model file changed"),
+        (-11, "", False, "SIGSEGV"),
+        (-4, "", False, "another processor"),
+        (-15, "", False, "SIGTERM"),
+        (-99, "", False, "signal 99"),
+        (70, "Traceback\nValueError: no\n", False, "ValueError: no"),
+        (None, "", False, "stopped answering"),
+    ],
+)
+def test_one_sentence_for_each_end(returncode: int | None, tail: str, oom: bool, words: str) -> None:
+    sentence = death.describe(returncode, tail, oom=oom, log_path=LOG)
+    assert words in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+def test_the_tail_starts_where_this_child_began(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("old child: GGML_ASSERT(old) failed\nnew child\n")
+    assert death.read_tail(log, 35) == "new child\n"
+    assert death.read_tail(tmp_path / "none", 0) == ""
+
+
+def test_the_kernels_count_of_kills_is_read() -> None:
+    assert death.oom_kills() >= 0
