@@ -115,7 +115,7 @@ def compute_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None = No
 
 
 MAPPED_SHARE = 0.08
-"""What plain mmap gets out of a disk once memory is short: 4 KiB a fault (measured: a twelfth of what streaming gets)."""
+"""What plain mmap gets out of a disk once memory is short, reading 4 KiB a fault: a twelfth, measured."""
 
 
 def streaming_speed(

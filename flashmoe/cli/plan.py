@@ -1,0 +1,181 @@
+"""``plan MODEL|REPO[:QUANT]``: will it run here, what goes where, how fast, and why; before any download."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashmoe.cli.common import (
+    EXIT_FAILED,
+    EXIT_OK,
+    ProgressLine,
+    UsageError,
+    add_json_flag,
+    add_load_flags,
+    duration,
+    load_request,
+    note,
+    out,
+    positive_int,
+    print_json,
+    rate,
+    resolve_model,
+    size,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from backends.gguf_file import GgufFile
+    from backends.planner import Plan, PlanRequest
+    from backends.planner_machine import Machine
+
+LINE_BYTES_S = 100e6 / 8
+"""A line of 100 Mbit/s: what the time of a download is told for where nothing was downloaded yet."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's parser."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="will it run here, and how fast",
+        description=(
+            "Says what of a model would be in RAM, in VRAM and on the SSD, the least and the advised memory for "
+            "experts, the expected tokens per second and what bounds them. A model on the hub is planned from its "
+            "header (a few MB), before any download. Exit code 0: it runs here; 1: it doesn't."
+        ),
+        epilog="example: flashmoe-tui plan unsloth/Qwen3.5-397B-A17B-GGUF:UD-IQ2_XXS --ctx 16384",
+    )
+    parser.add_argument("model", metavar="MODEL|REPO[:QUANT]", help="a file, a name in the library, or a repository")
+    parser.add_argument("--parallel", metavar="N", type=positive_int, default=1, help="sequences decoded together (1)")
+    parser.add_argument(
+        "--no-probe", action="store_true", help="don't measure the disk and the memory where nothing is remembered"
+    )
+    add_load_flags(parser)
+    add_json_flag(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from backends.planner import PlanRequest
+    from flashmoe import measurements, paths
+    from flashmoe.planning import plan_header
+
+    gguf, folder, to_download = _model(args.model)
+    load = load_request(args, gguf.path)
+    if load.n_expert_used is not None and not 1 <= load.n_expert_used <= max(1, gguf.n_experts):
+        raise UsageError(f"--experts {load.n_expert_used}: the model has {gguf.n_experts} experts in a layer.")
+    request = PlanRequest(
+        backend=load.backend, n_ctx=load.n_ctx, n_seqs=args.parallel, ram_bytes=load.ram_bytes,
+        n_gpu_layers=load.n_gpu_layers, n_expert_used=load.n_expert_used, to_download=to_download,
+        download_bytes_s=LINE_BYTES_S if to_download else None,
+    )  # fmt: skip
+    progress = ProgressLine(enabled=not args.no_probe)
+    progress.update("measuring the disk", force=True)
+    here = measurements.machine(
+        folder or paths.models_dir(), measure=not args.no_probe, files=[] if to_download else gguf.files
+    )
+    progress.clear()
+    result = plan_header(gguf, request, here)
+    if args.json:
+        print_json({"plan": result, "request": request, "machine": here})
+    else:
+        _show(result, request, here)
+    return EXIT_OK if result.verdict in ("fits", "streams") else EXIT_FAILED
+
+
+def _model(name: str) -> tuple[GgufFile, Path | None, int]:
+    """(header, folder of a local model, bytes to download of a remote one)."""
+    from backends.gguf_file import read_gguf
+    from flashmoe.hub.names import looks_like_reference
+
+    if not name.startswith(("http://", "https://")):
+        try:
+            path = resolve_model(name)
+        except UsageError:
+            if not looks_like_reference(name):
+                raise
+            return _remote(name)
+        return read_gguf(path), Path(path).absolute().parent, 0
+    raise UsageError(f"{name} is a server; its memory can't be planned from here.")
+
+
+def _remote(name: str) -> tuple[GgufFile, None, int]:
+    from flashmoe.cli.search import say_wait
+    from flashmoe.hub.errors import HubError
+    from flashmoe.hub.jobs import free_bytes
+    from flashmoe.hub.names import parse_reference
+    from flashmoe.hub.patience import patiently
+    from flashmoe.hub.remote_header import read_remote
+    from flashmoe.hub.selection import choose
+    from flashmoe.hub.session import HubClient
+    from flashmoe.paths import models_dir
+
+    try:
+        repo_name, wanted = parse_reference(name)
+    except HubError as problem:
+        raise UsageError(problem.message) from None
+    client = HubClient()
+    repo = patiently(lambda: client.repo(repo_name), waiting=say_wait)
+    quant, why = choose(repo, wanted, free=free_bytes(models_dir()))
+    if why:
+        note(f"Taking {why}")
+    moved, progress = 0, ProgressLine()
+
+    def count(n: int) -> None:
+        nonlocal moved
+        moved += n
+        progress.update(f"reading the header: {size(moved)}")
+
+    try:
+        header = patiently(lambda: read_remote(client, repo.repo, repo.commit, quant, count), waiting=say_wait)
+    finally:
+        progress.clear()
+    return header, None, quant.size
+
+
+def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
+    experts = f"{plan.n_experts} experts, {plan.n_expert_used} used" if plan.n_experts else "dense"
+    out(f"{plan.name}  {plan.quant}  {size(plan.file_bytes)}")
+    out(f"{plan.architecture}, {plan.n_layers} layers, {experts}")
+    out()
+    head = {"fits": "Runs here", "streams": "Runs here, streaming"}.get(plan.verdict, "Does not run here")
+    out(f"{head}. {plan.sentence}")
+    if plan.speed is not None:
+        s = plan.speed
+        known = "from runs here" if s.source == "measured" else "estimated"
+        span = f"range {_rate(s.low)} to {_rate(s.high)}"
+        out(f"Speed      {_rate(s.expected)} tokens/s, {known} ({span}), bound by {s.bound}")
+        out(f"           {s.reason}")
+        if plan.verdict == "streams" or plan.expert_bytes:
+            out(f"           The first tokens after a cold start come at {_rate(s.cold)} tokens/s.")
+    out()
+    p = plan.place
+    out(f"RAM        {size(p.rss)} of {size(here.ram_available)} available")
+    rows = [("dense weights", p.dense_ram), ("experts", p.experts_ram), (f"context of {plan.n_ctx:,} tokens", p.kv_ram)]
+    rows += [("compute buffers", p.compute_ram), ("the engine itself", p.process_ram)]
+    for label, n in rows:
+        if n:
+            out(f"           {size(n):>9}  {label}")
+    if p.vram:
+        out(f"VRAM       {size(p.vram)} for {p.n_gpu_layers} layers without their experts")
+    elif here.gpus:
+        out("VRAM       none used")
+    if plan.expert_bytes:
+        disk = f"disk {rate(here.disk_bytes_s)} ({here.disk_source})"
+        out(f"SSD        {size(p.experts_ssd)} of experts are read when chosen; {disk}")
+        b = plan.budgets
+        least, advised, every = size(b.least), size(b.advised), size(b.best)
+        out(f"--ram      least {least}, advised {advised}, all {every}; this machine can give {size(b.here)}")
+    most = f"up to {plan.n_ctx_max:,} fit" if plan.n_ctx_max else "none fits"
+    out(f"Context    {size(plan.kv_bytes_per_token)} a token; {most}, {plan.n_ctx_train:,} were trained")
+    if plan.to_download:
+        out(
+            f"Download   {size(plan.to_download)}, {duration(plan.download_s)} at 100 Mbit/s; "
+            f"{size(plan.disk_free)} free on the disk"
+        )
+    for text in plan.notes:
+        out(f"Note       {text}")
+
+
+def _rate(tokens_s: float) -> str:
+    return f"{tokens_s:.0f}" if tokens_s >= 20 else f"{tokens_s:.1f}" if tokens_s >= 1 else f"{tokens_s:.2f}"
