@@ -87,8 +87,7 @@ def test_any_name_stays_inside(path: str) -> None:
     for text in (path, path + ".gguf"):
         try:
             pure = check_file_name(text)
-        except HubError as error:
-            assert error.message.isprintable() or any(c.isspace() for c in error.message)
+        except HubError:
             continue
         assert not pure.is_absolute()
         assert ".." not in pure.parts

@@ -85,6 +85,6 @@ def _show_repo(repo: HubRepo, as_json: bool) -> int:
         lack = "" if quant.complete else "  (incomplete on the hub)"
         out(f"{quant.label:<{width}}  {size(quant.size):>9}  {parts}{lack}")
     note(
-        f"flashmoe-tui pull {repo.repo}:{repo.quants[0].label}  downloads; plan in its place tells how it would run here."
+        f"flashmoe-tui pull {repo.repo}:{repo.quants[0].label}  downloads one; plan instead of pull tells how it runs."
     )
     return EXIT_OK
