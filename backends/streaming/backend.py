@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.sizing import describe
 from backends.streaming import abi
 from backends.streaming.choice import Choice, choose_store, fitting_ubatch
+from backends.streaming.guess import Guesser
 from backends.streaming.hook import RouterHook
 from backends.streaming.loader import load_stream
 from backends.streaming.pagecache import PageCacheStore
@@ -61,7 +63,8 @@ class StreamBackend:
             pager = Pager(layout, store)
             weights.on_close.append(pager.close)
             abort = AbortFlag()
-            hook = RouterHook(layout, pager, abort)
+            guesser = None if os.environ.get("FM_NOGUESS") else Guesser(len(layout.rows), base.n_expert_used)
+            hook = RouterHook(layout, pager, abort, guesser)
             weights.on_close.append(hook.close)
         except EngineError:
             weights.close()

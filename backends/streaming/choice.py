@@ -65,7 +65,9 @@ def choose_store(request: LoadRequest, gguf: GgufFile) -> Choice:
     if not fits:
         reason = f"The experts ({_gib(total)} GiB) don't fit into memory; the page cache holds as many as it can."
     if limit is not None and not fits:
-        reason = f"The experts ({_gib(total)} GiB) exceed the limit; the page cache holds at most {_gib(limit)} GiB of them."
+        reason = (
+            f"The experts ({_gib(total)} GiB) exceed the limit; the page cache holds at most {_gib(limit)} GiB of them."
+        )
     return Choice("pagecache", limit, least, reason, forced, fits and limit is None)
 
 

@@ -9,6 +9,7 @@ resident before it runs, and keeps them.
 from __future__ import annotations
 
 import ctypes as C
+import functools
 import re
 import time
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.context import AbortFlag, Batch
 from backends.streaming import abi
+from backends.streaming.guess import Guesser
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
 from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
@@ -38,9 +40,11 @@ def undecorated(name: str) -> str:
 class RouterHook:
     """`backends.llamacpp.context.EvalHook` over a `Pager`."""
 
-    def __init__(self, layout: ExpertLayout, pager: Pager, abort: AbortFlag, *, stub: bool = True) -> None:
+    def __init__(
+        self, layout: ExpertLayout, pager: Pager, abort: AbortFlag, guesser: Guesser | None = None, *, stub: bool = True
+    ) -> None:
         self._ggml = abi.ggml()
-        self._layout, self._pager, self._abort = layout, pager, abort
+        self._layout, self._pager, self._abort, self._guesser = layout, pager, abort, guesser
         self._product = self._ggml.op("MUL_MAT_ID")
         self._weights = {
             t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
@@ -74,6 +78,8 @@ class RouterHook:
         self._left.clear()
         self._ids.clear()
         self._boundary.clear()
+        if self._guesser is not None:
+            self._guesser.begin()
         try:
             self._pager.begin(len(batch))
         except EngineError as e:
@@ -150,7 +156,10 @@ class RouterHook:
                 raise EngineError("bad_model", f"Layer {match[1] if match else '?'} chose an expert that isn't there.")
             ids = np.flatnonzero(found)
             counts = found[ids]
-        self._pager.chosen(row, ids, counts)
+        ahead = None
+        if self._guesser is not None and counts is None:
+            ahead = functools.partial(self._guesser.seen, row, ids, node)
+        self._pager.chosen(row, ids, counts, ahead)
 
     def _ask_product(self, node: int) -> bool:
         weight = C.c_void_p.from_address(node + _SRC).value or 0

@@ -7,7 +7,7 @@ order evicts just what comes next round; then each row keeps its share of the bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ _REBUILD_TOKENS = 8
 class Ledger:
     """State of every (row, expert). One thread writes; readers of the arrays may see a graph's half-done update."""
 
-    def __init__(self, n_experts: Sequence[int], cost: Sequence[int], group: Sequence[int], budget: Sequence[int | None]):
+    def __init__(
+        self, n_experts: Sequence[int], cost: Sequence[int], group: Sequence[int], budget: Sequence[int | None]
+    ):
         """Per row: its number of experts, what one of them costs in bytes, its group. Per group: the bytes that its
         experts may hold together, None for no limit."""
         rows, width = len(n_experts), max(n_experts)
@@ -133,17 +135,14 @@ class Ledger:
         budget = self.budget[self.group[row]]
         return None if budget is None else budget - self.held[self.group[row]]
 
-    def victims(self, row: int, keep: Sequence[int], size: int, *, colder_than: int = 0) -> list[tuple[int, int]]:
+    def victims(self, row: int, keep: Container[int], size: int) -> list[tuple[int, int]]:
         """Resident (row, expert) pairs of the row's group to give up so that `size` bytes come free; fewer where there
-        are no more. Never one of `keep` (experts of `row`), of a pinned row, or that is loading.
-
-        `colder_than`: only experts not used for that many tokens (for guesses, which must not push out what is warm).
-        """
+        are no more. Never one of `keep` (row * width + expert), of a pinned row, or that is loading."""
         self.flush()
-        g, kept = self.group[row], set(keep)
+        g = self.group[row]
         out: list[tuple[int, int]] = []
         if self._wide[g]:
-            out, size = self._over_share(g, row, kept, size)
+            out, size = self._over_share(g, row, keep, size)
         fresh = False
         chosen = {r * self.width + e for r, e in out}
         while size > 0:
@@ -156,14 +155,11 @@ class Ledger:
                 continue
             flat = queue.pop()
             r, e = divmod(flat, self.width)
-            if self.state[r, e] != RESIDENT or flat in chosen or r in self.pinned or (r == row and e in kept):
+            if self.state[r, e] != RESIDENT or flat in chosen or r in self.pinned or flat in keep:
                 continue
             used = int(self.last_used[r, e])
             if used > self._queue_token[g] and not fresh:
                 continue  # used since the queue was made: not cold
-            if colder_than and self.token - used < colder_than:
-                queue.append(flat)
-                break
             chosen.add(flat)
             out.append((r, e))
             size -= self.cost[r]
@@ -180,7 +176,7 @@ class Ledger:
         self._queue[g] = flat[order].tolist()
         self._queue_token[g] = self.token
 
-    def _over_share(self, g: int, row: int, kept: set[int], size: int) -> tuple[list[tuple[int, int]], int]:
+    def _over_share(self, g: int, row: int, keep: Container[int], size: int) -> tuple[list[tuple[int, int]], int]:
         """Victims from rows that hold more than their share: the last computed ones, whose turn is farthest away."""
         budget = self.budget[g] or 0
         members = [r for r in range(self.rows) if self.group[r] == g]
@@ -198,7 +194,7 @@ class Ledger:
             for e in there.tolist():
                 if size <= 0 or excess < self.cost[r]:
                     break
-                if r == row and e in kept:
+                if r * self.width + e in keep:
                     continue
                 out.append((r, e))
                 size -= self.cost[r]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ class Pager:
         self.layout, self.store = layout, store
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
         self.stall_s = 0.0
+        self.ahead_bytes = 0
         self.read_base = libc.read_bytes()
         self._unfinished: dict[int, list[int]] = {}
         self._guessed: dict[int, list[int]] = {}
@@ -62,24 +63,36 @@ class Pager:
                 self.finish(row)
             except EngineError:
                 pass
+        self._collect_guesses()
         self.ledger.flush()
 
-    def chosen(self, row: int, ids: I64, counts: I64 | None) -> None:
-        """The router of `row` chose these distinct experts: returns when gate and up can be computed. Raises
-        `EngineError` ``io_error`` or ``budget_too_small``."""
+    def chosen(self, row: int, ids: I64, counts: I64 | None, ahead: Callable[[], list[int]] | None = None) -> None:
+        """The router of `row` chose these distinct experts: returns when gate and up can be computed. `ahead` is called
+        once their reads are under way and gives experts of the next row to read after them. Raises `EngineError`
+        ``io_error`` or ``budget_too_small``."""
         self._in_use = {row: ids}
         absent = self.ledger.missing(row, ids, counts)
         if absent:
-            self._bring(row, absent, ids)
+            self._start(row, absent, ids)
+        if ahead is not None:
+            self._read_ahead(row + 1, ahead())
+        if absent:
+            self._wait(row, absent, False)
+            self._unfinished[row] = absent
 
-    def _bring(self, row: int, absent: list[int], ids: I64) -> None:
+    def _start(self, row: int, absent: list[int], ids: I64) -> None:
         state = self.ledger.state[row]
         fresh = [e for e in absent if state[e] == ABSENT]
         if fresh:
-            self._make_room(row, ids, len(fresh) * self.ledger.cost[row])
+            room = self._make_room(row, len(fresh) * self.ledger.cost[row])
+            if room < 0:
+                need = len(ids) * self.ledger.cost[row] / 2**30
+                raise EngineError(
+                    "budget_too_small",
+                    f"This batch needs {need:.2f} GiB for the experts of layer {self.layout.rows[row].layer} at once, "
+                    "more than the limit leaves; give experts more memory (--ram) or decode fewer tokens together.",
+                )
             self._fetch(row, fresh)
-        self._wait(row, absent, False)
-        self._unfinished[row] = absent
 
     def _fetch(self, row: int, experts: list[int]) -> None:
         try:
@@ -131,36 +144,28 @@ class Pager:
         self.finish(row)
         absent = np.flatnonzero(self.ledger.state[row, :n] != RESIDENT).tolist()
         if absent:
-            self._bring(row, absent, ids)
+            self._start(row, absent, ids)
+            self._wait(row, absent, False)
+            self._unfinished[row] = absent
             self.finish(row)
         self.ledger.pinned.add(row)
 
-    def _make_room(self, row: int, keep: I64, size: int) -> None:
+    def _make_room(self, row: int, size: int, guess: bool = False) -> int:
+        """Drops others until `size` bytes are free in the row's group; returns how many more than that are (negative:
+        it can't be done)."""
         room = self.ledger.room(row)
-        if room is None or room >= size:
-            return
-        kept = [int(e) for e in keep]
-        self._drop(self._spared(self.ledger.victims(row, kept, size - room)))
-        room = self.ledger.room(row) or 0
-        if room < size and self._guessed:
-            self.settle()
-            self._drop(self._spared(self.ledger.victims(row, kept, size - room)))
-            room = self.ledger.room(row) or 0
+        if room is None:
+            return 0
         if room < size:
-            need = (len(kept) * self.ledger.cost[row]) / 2**30
-            layer = self.layout.rows[row].layer
-            raise EngineError(
-                "budget_too_small",
-                f"This batch needs {need:.2f} GiB for the experts of layer {layer} at once, more than the limit leaves; "
-                "give experts more memory (--ram) or decode fewer tokens together.",
-            )
-
-    def _spared(self, victims: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Victims without what this part of the graph still computes on (only where layers were pinned)."""
-        if len(self._in_use) < 2:
-            return victims
-        used = {(r, int(e)) for r, ids in self._in_use.items() for e in ids}
-        return [v for v in victims if v not in used]
+            width = self.ledger.width
+            keep = {r * width + e for r, ids in self._in_use.items() for e in ids.tolist()}
+            self._drop(self.ledger.victims(row, keep, size - room))
+            room = self.ledger.room(row) or 0
+            if room < size and self._guessed and not guess:
+                self.settle()
+                self._drop(self.ledger.victims(row, keep, size - room))
+                room = self.ledger.room(row) or 0
+        return room - size
 
     def _drop(self, victims: list[tuple[int, int]]) -> None:
         if not victims:
@@ -173,6 +178,33 @@ class Pager:
             self.ledger.dropped(r, experts)
 
     # ---- reading ahead ---------------------------------------------------------------------------------------------
+
+    def _read_ahead(self, row: int, experts: list[int]) -> None:
+        if not experts or row >= len(self.layout.rows):
+            return
+        state = self.ledger.state[row]
+        fresh = [e for e in experts if state[e] == ABSENT]
+        if not fresh:
+            return
+        ids = np.array(experts, np.int64)
+        self._in_use[row] = ids  # what is there already must stay, too
+        if self._make_room(row, len(fresh) * self.ledger.cost[row], guess=True) >= 0:
+            self._fetch(row, fresh)
+            self._guessed.setdefault(row, []).extend(fresh)
+            self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
+
+    def _collect_guesses(self) -> None:
+        """Marks what was read ahead for nothing as resident (and cold)."""
+        for row in list(self._guessed):
+            left = [e for e in self._guessed[row] if self.ledger.state[row, e] == LOADING]
+            there = [e for e in left if self.store.ready(row, e)]
+            if there:
+                self.ledger.arrived(row, there)
+                left = [e for e in left if e not in set(there)]
+            if left:
+                self._guessed[row] = left
+            else:
+                del self._guessed[row]
 
     def settle(self) -> None:
         """Waits for everything that was read ahead."""
@@ -225,7 +257,7 @@ class Pager:
         for row in range(self.ledger.rows):
             room = self.ledger.room(row)
             if room is not None and room < 0:
-                self._drop(self.ledger.victims(row, [], -room))
+                self._drop(self.ledger.victims(row, (), -room))
 
     def close(self) -> None:
         """Closes the files; the store is closed by who made it."""

@@ -1,13 +1,12 @@
 """The store with a budget of its own: slots in a memfd, filled by O_DIRECT reads, mapped where ggml expects the expert.
 
-A slot holds all slices of one expert, each on whole pages as the file has them. The pages that are a slice's own are
-mapped over its fixed address (``MAP_FIXED | MAP_SHARED | MAP_POPULATE``); the first and last page, which neighbours
-share, stay anonymous and get a copy of the few bytes. A slot that changes hands is never zeroed again.
+A slot holds the pages that are one expert's own, mapped over its fixed addresses (``MAP_FIXED | MAP_SHARED |
+MAP_POPULATE``); the first and last page of a slice, which neighbours share, are anonymous. A slot that changes hands is
+never zeroed again.
 """
 
 from __future__ import annotations
 
-import ctypes as C
 import errno
 import os
 from collections.abc import Sequence
@@ -37,7 +36,9 @@ class PoolStore:
         self.reader_name = self._reader.name
         self._fds = [os.open(p, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC) for p in layout.virtual.paths]
         self.ranges = [RowRanges(layout, r) for r in range(len(layout.rows))]
-        self._slice_room = [(r.hi - r.lo).max(axis=0) for r in self.ranges]
+        room = [np.maximum(r.inner_hi - r.inner_lo, 0).max(axis=0) for r in self.ranges]
+        self._slice_at = [np.cumsum(n) - n for n in room]
+        """Per row, where each tensor's slice begins in a slot."""
         self._regions: list[tuple[int, int]] = []
         self._address: list[I64] = []
         for row in layout.rows:
@@ -51,24 +52,22 @@ class PoolStore:
                 addresses.append(region - t.entry.offset // PAGE * PAGE)
                 point_tensor(t.pointer, region + t.entry.offset % PAGE)
             self._address.append(np.array(addresses, np.int64))  # add a file offset to get the address
-        exact = [int(p.sum()) for p in self._slice_room]
+        exact = [max(PAGE, int(n.sum())) for n in room]
         self.cost, self.group, sizes = self._classes(exact)
         self._edges = self._edge_bytes()
         self._slot_bytes = sizes
         self._slot: dict[tuple[int, int], int] = {}
-        self._pending: dict[tuple[int, int], list[set[int]]] = {}
+        self._pending: dict[tuple[int, int], tuple[set[int], set[int]]] = {}
         self._tags: dict[int, tuple[int, int, int]] = {}
         self._failed: dict[tuple[int, int], int] = {}
         self._next_tag = 1
         self._memfds: list[int] = []
-        self._linear: list[tuple[int, int]] = []
         self._free: list[list[int]] = []
         self.budget: list[int | None] = []
         for g, n in enumerate(self._counts(ram_bytes)):
             fd = os.memfd_create(f"expert-pool-{g}", os.MFD_CLOEXEC)
             self._memfds.append(fd)
             os.ftruncate(fd, n * sizes[g])
-            self._linear.append((libc.mmap(None, n * sizes[g], libc.PROT_RW, libc.SHARED, fd), n * sizes[g]))
             self._free.append(list(range(n - 1, -1, -1)))
             self.budget.append(n * sizes[g])
 
@@ -111,63 +110,40 @@ class PoolStore:
 
     def fetch(self, row: int, experts: Sequence[int]) -> None:
         r, g = self.ranges[row], self.group[row]
-        linear = self._linear[g][0]
-        first: list[Request] = []
-        second: list[Request] = []
         for e in experts:
-            slot = self._free[g].pop()
-            self._slot[row, e] = slot
-            up: set[int] = set()
-            down: set[int] = set()
-            at = linear + slot * self._slot_bytes[g]
-            for t, part in enumerate(r.parts):
-                lo, hi, end = int(r.lo[e, t]), int(r.hi[e, t]), int(r.end[e, t])
-                tag, self._next_tag = self._next_tag, self._next_tag + 1
-                self._tags[tag] = (row, e, t)
-                is_up = t < r.n_up
-                (up if is_up else down).add(tag)
-                (first if is_up else second).append((tag, self._fds[part], at, hi - lo, lo, end - lo))
-                at += int(self._slice_room[row][t])
-            self._pending[row, e] = [up, down]
-        self._reader.submit(first)
-        self._reader.submit(second)
-        for e in experts:  # while the disk works
-            self._map(row, e)
+            self._slot[row, e] = self._free[g].pop()
+            self._pending[row, e] = (set(), set())
+        for down in (False, True):  # what is computed on first is read first
+            for e in experts:  # the disk works on one while the next is mapped
+                self._reader.submit(self._place(row, e, range(r.n_up, len(r.parts)) if down else range(r.n_up)))
 
-    def _map(self, row: int, e: int) -> None:
+    def _place(self, row: int, e: int, tensors: range) -> list[Request]:
+        """Maps the slot's pages over slices of an expert; returns the reads that fill them.
+
+        The edge pages are read too, and whole: what neighbours have on them is written once more, as it is.
+        """
         r, g = self.ranges[row], self.group[row]
-        at = self._slot[row, e] * self._slot_bytes[g]
+        slot = self._slot[row, e] * self._slot_bytes[g]
         flags = libc.SHARED | libc.FIXED | libc.POPULATE
-        for t, base in enumerate(self._address[row].tolist()):
-            lo, inner, end = int(r.lo[e, t]), int(r.inner_lo[e, t]), int(r.inner_hi[e, t])
-            if end > inner:
-                libc.mmap(base + inner, end - inner, libc.PROT_RW, flags, self._memfds[g], at + inner - lo)
-            at += int(self._slice_room[row][t])
-
-    def _edge(self, row: int, e: int, t: int) -> None:
-        """Copies the slice's bytes on pages that it shares with its neighbours."""
-        r, g = self.ranges[row], self.group[row]
-        start, end = int(r.start[e, t]), int(r.end[e, t])
-        inner_lo, inner_hi, lo = int(r.inner_lo[e, t]), int(r.inner_hi[e, t]), int(r.lo[e, t])
-        base = int(self._address[row][t])
-        at = self._linear[g][0] + self._slot[row, e] * self._slot_bytes[g] + int(self._slice_room[row][:t].sum())
-        if inner_hi <= inner_lo:
-            C.memmove(base + start, at + start - lo, end - start)
-            return
-        if start < inner_lo:
-            C.memmove(base + start, at + start - lo, inner_lo - start)
-        if inner_hi < end:
-            C.memmove(base + inner_hi, at + inner_hi - lo, end - inner_hi)
+        out = []
+        for t in tensors:
+            lo, hi, inner, inner_end, end = (int(x[e, t]) for x in (r.lo, r.hi, r.inner_lo, r.inner_hi, r.end))
+            base = int(self._address[row][t])
+            if inner_end > inner:
+                at = slot + int(self._slice_at[row][t])
+                libc.mmap(base + inner, inner_end - inner, libc.PROT_RW, flags, self._memfds[g], at)
+            tag, self._next_tag = self._next_tag, self._next_tag + 1
+            self._tags[tag] = (row, e, t)
+            self._pending[row, e][t >= r.n_up].add(tag)
+            out.append((tag, self._fds[r.parts[t]], base + lo, hi - lo, lo, end - lo))
+        return out
 
     def _take(self, at_least: int) -> None:
         for tag, code in self._reader.collect(at_least):
             row, e, t = self._tags.pop(tag)
-            up, down = self._pending[row, e]
-            (up if t < self.ranges[row].n_up else down).discard(tag)
+            self._pending[row, e][t >= self.ranges[row].n_up].discard(tag)
             if code:
                 self._failed[row, e] = code
-            else:
-                self._edge(row, e, t)
 
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
         which = 1 if down else 0
@@ -181,6 +157,11 @@ class PoolStore:
             if bad[0] < 0:
                 raise OSError(errno.ENODATA, "the file is shorter than it was")
             raise OSError(bad[0], os.strerror(bad[0]))
+
+    def ready(self, row: int, expert: int) -> bool:
+        if any(self._pending.get((row, expert), ())):
+            self._take(0)
+        return not any(self._pending.get((row, expert), ()))
 
     def drop(self, pairs: Sequence[tuple[int, int]]) -> None:
         flags = libc.PRIVATE | libc.ANON | libc.NORESERVE | libc.FIXED
@@ -212,10 +193,8 @@ class PoolStore:
         if self._slot:
             raise ValueError("drop every expert before the pool's size changes")
         for g, n in enumerate(self._counts(ram_bytes)):
-            libc.munmap(*self._linear[g])
             size = n * self._slot_bytes[g]
             os.ftruncate(self._memfds[g], size)
-            self._linear[g] = (libc.mmap(None, size, libc.PROT_RW, libc.SHARED, self._memfds[g]), size)
             self._free[g] = list(range(n - 1, -1, -1))
             self.budget[g] = size
 
@@ -223,8 +202,6 @@ class PoolStore:
         self._reader.close()
         while self._regions:
             libc.munmap(*self._regions.pop())
-        while self._linear:
-            libc.munmap(*self._linear.pop())
         for fds in (self._memfds, self._fds):
             while fds:
                 os.close(fds.pop())

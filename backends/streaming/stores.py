@@ -40,6 +40,10 @@ class Store(Protocol):
         Raises `OSError` where they can't be read."""
         ...
 
+    def ready(self, row: int, expert: int) -> bool:
+        """Whether a fetched expert has arrived (or failed to); never waits."""
+        ...
+
     def drop(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Gives up resident (row, expert) pairs."""
         ...

@@ -187,7 +187,10 @@ class VirtualGguf:
         self.dense_bytes = sum(t.bytes for t in self.tensors) - self.expert_bytes
 
     def _merge(
-        self, kvs: list[bytes], placed: list[tuple[int, int, tuple[str, tuple[int, ...], int, int], int]], alignment: int
+        self,
+        kvs: list[bytes],
+        placed: list[tuple[int, int, tuple[str, tuple[int, ...], int, int], int]],
+        alignment: int,
     ) -> None:
         infos, at, virtual = [], 0, []
         for _, _, (name, dims, kind, _), n in placed:

@@ -1,0 +1,178 @@
+"""Guesses the next layer's experts while this one computes: the next router applied to this router's input.
+
+The residual stream changes little from layer to layer, so a router mostly agrees with itself one layer early. Nothing
+depends on the guess being right: a wrong one costs a read. What each rank of the guess (its best expert, its second…) was
+worth lately is measured all the time, and only ranks that are right often enough are read ahead.
+
+The routers are found in the compute graph, by walking back from the top-k node to a matrix product with a weight of
+``n_experts`` rows: no architecture is named here.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from backends.streaming import abi
+
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+_MAX_DEPTH = 10
+_TRIAL_TOKENS = 6
+"""Guesses of a rank that are only scored before its record counts."""
+_FADE = 0.97
+
+
+@dataclass
+class Router:
+    """One layer's router as the graph has it."""
+
+    weight: F32
+    """n_experts x n_embd, a view of llama.cpp's memory."""
+    norm: F32 | None
+    """The weight that its input was multiplied with after normalisation, n_embd."""
+    logit_bias: F32 | None
+    choice_bias: F32 | None
+    """Added to the probabilities for choosing only (DeepSeek-V3)."""
+    sigmoid: bool
+
+
+class Guesser:
+    """Scores and guesses for one sequence of rows. `begin` once a graph, `seen` for each row in order."""
+
+    def __init__(self, n_rows: int, n_used: int, *, floor: float = 0.6) -> None:
+        """`floor`: the share of right guesses from which a rank is worth reading ahead."""
+        g = self._ggml = abi.ggml()
+        self._mul_mat, self._mul, self._add = g.op("MUL_MAT"), g.op("MUL"), g.op("ADD")
+        self._soft_max, self._unary = g.op("SOFT_MAX"), g.op("UNARY")
+        self._routers: list[Router | None] = [None] * n_rows
+        self._blind: set[int] = set()
+        self._guess: list[int] = []
+        self._guess_row = -1
+        self.floor = floor
+        self._right = np.zeros(max(1, n_used), np.float64)
+        self._tried = np.zeros(max(1, n_used), np.float64)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of guesses that were right lately, None before any."""
+        tried = float(self._tried.sum())
+        return float(self._right.sum()) / tried if tried else None
+
+    def begin(self) -> None:
+        """A new graph: the last row's guess is for nothing."""
+        self._guess_row = -1
+
+    def seen(self, row: int, ids: I64, node: int) -> list[int]:
+        """The router of `row` chose `ids` (of one token) at the top-k `node`: scores the guess for this row, and returns
+        the experts of row + 1 that are worth reading ahead, the likeliest first."""
+        if self._guess_row == row and self._guess:
+            chosen = set(ids.tolist())
+            n = min(len(self._guess), len(self._right))
+            self._right[:n] += [e in chosen for e in self._guess[:n]]
+            self._tried[:n] += 1
+            if row == 0 or self._tried[0] > 2000:
+                self._right *= _FADE
+                self._tried *= _FADE
+        self._guess_row = -1
+        if row in self._blind:
+            return []
+        found = self._find(node)
+        if found is None:
+            self._blind.add(row)
+            return []
+        router, input_node = found
+        self._routers[row] = router
+        following = self._routers[row + 1] if row + 1 < len(self._routers) else None
+        if following is None or following.weight.shape[1] != router.weight.shape[1]:
+            return []
+        x = self._values(input_node)
+        if x is None or x.shape != (router.weight.shape[1],):
+            return []
+        if router.norm is not None and following.norm is not None:
+            x = x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm))
+        scores = np.einsum("ij,j->i", following.weight, x)
+        if following.logit_bias is not None:
+            scores += following.logit_bias
+        if following.choice_bias is not None:
+            if following.sigmoid:
+                scores = 1.0 / (1.0 + np.exp(-scores))
+            else:
+                scores = np.exp(scores - scores.max())
+                scores /= scores.sum()
+            scores = scores + following.choice_bias
+        k = min(len(ids), len(self._right), len(scores))
+        top = np.argpartition(-scores, k - 1)[:k]
+        self._guess = top[np.argsort(-scores[top])].tolist()
+        self._guess_row = row + 1
+        worth = (self._tried[:k] >= _TRIAL_TOKENS) & (self._right[:k] >= self.floor * self._tried[:k])
+        return [e for e, good in zip(self._guess, worth.tolist(), strict=True) if good]
+
+    # ---- the graph -------------------------------------------------------------------------------------------------
+
+    def _find(self, node: int) -> tuple[Router, int] | None:
+        at, depth = node, 0
+        biases: list[tuple[int, bool]] = []
+        probabilities, sigmoid = False, False
+        while at and depth < _MAX_DEPTH:
+            t = abi.Tensor.from_address(at)
+            if t.op == self._mul_mat:
+                return self._router(t, biases, sigmoid)
+            if t.op == self._add and t.src[1]:
+                biases.append((int(t.src[1]), probabilities))
+            elif t.op == self._soft_max:
+                probabilities = True
+            elif t.op == self._unary:
+                probabilities = sigmoid = True
+            at, depth = int(t.src[0] or 0), depth + 1
+        return None
+
+    def _router(self, product: abi.Tensor, biases: list[tuple[int, bool]], sigmoid: bool) -> tuple[Router, int] | None:
+        weight = self._matrix(int(product.src[0] or 0))
+        source = int(product.src[1] or 0)
+        if weight is None or not source:
+            return None
+        n_experts, n_embd = weight.shape
+        logit_bias = choice_bias = None
+        for address, before_probabilities in biases:
+            bias = self._vector(address, n_experts)
+            if bias is None:
+                return None
+            # walking back: what is added before the probabilities are met is added to them
+            if before_probabilities:
+                logit_bias = bias
+            else:
+                choice_bias = bias
+        t = abi.Tensor.from_address(source)
+        norm = self._vector(int(t.src[1] or 0), n_embd) if t.op == self._mul and t.src[1] else None
+        return Router(weight, norm, logit_bias, choice_bias, sigmoid), source
+
+    def _on_host(self, t: abi.Tensor) -> bool:
+        holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
+        return bool(holder) and bool(self._ggml.buffer_is_host(holder)) and bool(t.data)
+
+    def _matrix(self, address: int) -> F32 | None:
+        if not address:
+            return None
+        t = abi.Tensor.from_address(address)
+        if t.type != abi.TYPE_F32 or t.ne[2] != 1 or t.nb[1] != t.ne[0] * 4 or not self._on_host(t):
+            return None
+        n, m = int(t.ne[1]), int(t.ne[0])
+        return np.ctypeslib.as_array((C.c_float * (n * m)).from_address(t.data)).reshape(n, m)
+
+    def _vector(self, address: int, n: int) -> F32 | None:
+        if not address:
+            return None
+        t = abi.Tensor.from_address(address)
+        if t.type != abi.TYPE_F32 or t.ne[0] != n or t.ne[1] != 1 or not self._on_host(t):
+            return None
+        return np.ctypeslib.as_array((C.c_float * n).from_address(t.data))
+
+    def _values(self, address: int) -> F32 | None:
+        t = abi.Tensor.from_address(address)
+        if t.type != abi.TYPE_F32 or t.ne[1] != 1 or not self._on_host(t):
+            return None
+        return np.ctypeslib.as_array((C.c_float * int(t.ne[0])).from_address(t.data))
