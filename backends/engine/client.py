@@ -47,7 +47,7 @@ _ROOT = str(Path(__file__).resolve().parent.parent.parent)
 MAX_EVENT_BYTES = 64 << 20
 MAX_LOG_BYTES = 4 << 20
 _HELLO_TIMEOUT_S = 60.0
-_CANCEL_LOAD_S = 2.0
+_CANCEL_LOAD_S = 1.0
 
 
 class Died(msgspec.Struct, frozen=True):
