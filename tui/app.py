@@ -54,6 +54,7 @@ class FlashmoeApp(App[int]):
     TITLE = "flashmoe-tui"
     BINDINGS = keys.bindings("app")
     ENABLE_COMMAND_PALETTE = True
+    CSS_PATH = "screens/chat.tcss"  # here, since the default screen's own sheet is not loaded
     CSS = """
     Toast { padding: 0 1; margin: 0 0 1 0; }
     OptionList { scrollbar-size-vertical: 1; }
@@ -124,6 +125,7 @@ class FlashmoeApp(App[int]):
             self.chat_screen.query_one("#monitor"),
             self.chat_screen.query_one("#strip"),
             measure=self.options.measure,
+            record=self.options.record,
         )
 
     async def _open_history(self) -> None:
@@ -183,7 +185,13 @@ class FlashmoeApp(App[int]):
             return
         from tui.screens.experts import ExpertsScreen
 
-        self.push_screen(ExpertsScreen(feed))
+        self.monitoring.experts_open = True
+        self.push_screen(ExpertsScreen(feed), self._experts_closed)
+        self.chat_screen.run_worker(self.monitoring.layout_changed())
+
+    async def _experts_closed(self, _: None) -> None:
+        self.monitoring.experts_open = False
+        await self.monitoring.layout_changed()
 
     # ---- screens --------------------------------------------------------------------------------------------------
 
@@ -276,7 +284,8 @@ class FlashmoeApp(App[int]):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
         self._ending = True
-        self.monitoring.stop()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.monitoring.stop(), 5)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.controller.close(), 10)
         with contextlib.suppress(Exception):

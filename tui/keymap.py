@@ -45,6 +45,9 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chat.search", "ctrl+f", "search_chats", "Search in all chats", "", True),
     KeySpec("chat.experts", "ctrl+e", "experts", "Experts: the full-screen map", "experts", True),
     KeySpec("chat.monitor", "f2", "monitor", "Fold or open the monitor", "", True),
+    KeySpec(
+        "chat.span", "ctrl+l", "monitor_span", "Monitor: curves over 30 s, 2 min, 10 min, 1 h, the session", "", True
+    ),
     KeySpec("chat.settings", "f3", "settings", "Settings of this chat: system prompt, sampling, preset", "", True),
     KeySpec("chat.downloads", "f5", "downloads", "Downloads", "", True),
     KeySpec("chat.stop", "escape", "stop", "Stop the answer and keep what is there; cancel a load", "stop", True),
@@ -84,6 +87,29 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chats.undo", "ctrl+r", "undo", "Undo the last delete", "undo", True),
     KeySpec("chats.export", "ctrl+s", "export", "Export to Markdown or JSON", "export", True),
     KeySpec("chats.back", "escape", "back", "Back to the chat", "back", True),
+    KeySpec("experts.up", "up,k", "move(-1,0)", "A layer up"),
+    KeySpec("experts.down", "down,j", "move(1,0)", "A layer down"),
+    KeySpec("experts.left", "left", "move(0,-1)", "An expert left"),
+    KeySpec("experts.right", "right", "move(0,1)", "An expert right"),
+    KeySpec("experts.page_up", "pageup,shift+up", "move(-8,0)", "Eight layers up"),
+    KeySpec("experts.page_down", "pagedown,shift+down", "move(8,0)", "Eight layers down"),
+    KeySpec("experts.far_left", "shift+left,home", "move(0,-16)", "Sixteen experts left"),
+    KeySpec("experts.far_right", "shift+right,end", "move(0,16)", "Sixteen experts right"),
+    KeySpec("experts.sort", "s", "sort", "Experts by number, or most used first", "sort"),
+    KeySpec("experts.hottest", "h", "hottest", "To the hottest expert that is on SSD", "hot on SSD"),
+    KeySpec("experts.back", "escape,q,ctrl+e", "back", "Back", "back", True),
+    KeySpec("replay.pause", "space", "pause", "Pause, go on", "pause"),
+    KeySpec("replay.slower", "minus", "speed(-1)", "Slower", "slower"),
+    KeySpec("replay.faster", "plus,equals_sign", "speed(1)", "Faster", "faster"),
+    KeySpec("replay.back", "left", "seek(-10)", "10 s back", "−10 s"),
+    KeySpec("replay.forward", "right", "seek(10)", "10 s on", "+10 s"),
+    KeySpec("replay.far_back", "pageup", "seek(-60)", "A minute back"),
+    KeySpec("replay.far_forward", "pagedown", "seek(60)", "A minute on"),
+    KeySpec("replay.start", "home", "seek_to(0)", "To the start"),
+    KeySpec("replay.end", "end", "seek_to(1)", "To the end"),
+    KeySpec("watch.span", "t", "span", "Curves over 30 s, 2 min, 10 min, 1 h, the session", "time"),
+    KeySpec("watch.experts", "e,ctrl+e", "experts", "The full-screen expert map", "experts"),
+    KeySpec("watch.quit", "q,escape", "app.quit", "Quit", "quit"),
 )
 """All bindings with an id, in the order that F1 lists them."""
 
@@ -93,6 +119,9 @@ SCOPE_TITLES: dict[str, str] = {
     "composer": "While typing",
     "transcript": "In the chat (Tab moves between composer and chat)",
     "chats": "List of chats",
+    "experts": "Expert map",
+    "watch": "top and replay",
+    "replay": "replay",
 }
 
 # Scopes that are alive together: a key may mean only one thing in each of these sets.
@@ -100,6 +129,8 @@ _TOGETHER: tuple[frozenset[str], ...] = (
     frozenset({"app", "chat", "composer"}),
     frozenset({"app", "chat", "transcript"}),
     frozenset({"app", "chats"}),
+    frozenset({"app", "experts"}),
+    frozenset({"watch", "replay"}),
 )
 
 _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "meta", "hyper"})

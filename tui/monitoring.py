@@ -12,8 +12,10 @@ from textual.widget import Widget
 from backends.interface import ExpertMap, ModelInfo, Telemetry
 
 if TYPE_CHECKING:
-    from flashmoe.monitor.collector import Collector, Sampler
+    from pathlib import Path
+
     from flashmoe.monitor.feed import MonitorFeed
+    from flashmoe.monitor.live import LiveMonitor
     from flashmoe.monitor.sample import Sample
     from tui.app import FlashmoeApp
 
@@ -33,16 +35,16 @@ class Monitoring:
 
     def __init__(self, app: FlashmoeApp) -> None:
         self._app = app
-        self._collector: Collector | None = None
-        self._sampler: Sampler | None = None
+        self._live: LiveMonitor | None = None
         self._info: ModelInfo | None = None
         self._pid: int | None = None
         self._panes: list[Any] = []
+        self._maps_wanted = False
+        self.experts_open = False
         self.feed: MonitorFeed | None = None
 
-    async def start(self, column: Widget, strip: Widget, *, measure: bool = True) -> None:
+    async def start(self, column: Widget, strip: Widget, *, measure: bool = True, record: Path | None = None) -> None:
         """Mounts the panes into their places and, unless told not to, starts to sample."""
-        from flashmoe.monitor.collector import Collector, Sampler
         from flashmoe.monitor.feed import MonitorFeed
         from tui.widgets.monitor_column import MonitorColumn
         from tui.widgets.monitor_strip import MonitorStrip
@@ -55,21 +57,38 @@ class Monitoring:
         await self.layout_changed()
         if not measure:
             return
-        self._collector = Collector()
-        self._collector.engine_started(self._pid)
-        if self._info is not None:
-            self._collector.model_loaded(self._info)
-        self._sampler = Sampler(self._collector, self._from_thread, 1.0 if self._app.calm else 0.5)
-        self._sampler.start()
+        from flashmoe.monitor.live import LiveMonitor
 
-    def _from_thread(self, sample: Sample) -> None:
+        self._live = LiveMonitor(self._arrived, interval_s=1.0 if self._app.calm else 0.5)
+        self._live.engine_started(self._pid)
+        self._live.model_loaded(self._info)
+        await self._live.start()
+        if record is not None:
+            self.record(record)
+
+    def _arrived(self, sample: Sample) -> None:
         self._app.chat_screen.post_message(SampleTaken(sample))
 
-    def push(self, sample: Sample) -> None:
+    def record(self, path: Path) -> None:
+        """Records to a new file from now on; says so, or why not, in a toast."""
+        if self._live is None:
+            return
+        from flashmoe.monitor.recording import RecordingError
+
+        try:
+            self._live.record(path)
+        except RecordingError as error:
+            self._app.notify(str(error), severity="error", timeout=15, markup=False)
+        else:
+            self._app.notify(f"Recording the monitor to {path}.", markup=False)
+
+    async def push(self, sample: Sample) -> None:
         """A new sample: every pane looks again."""
         if self.feed is not None:
             self.feed.push(sample)
             self.update_views()
+        if self._live is not None and self._live.maps_wanted and not self._maps_wanted:
+            await self.layout_changed()
 
     def update_views(self) -> None:
         """Every pane that can be seen looks at the feed again."""
@@ -82,38 +101,47 @@ class Monitoring:
         self._info, self._pid = info, pid
         if self.feed is not None:
             self.feed.set_model(info)
-        if self._collector is not None:
-            self._collector.engine_started(pid)
-            self._collector.model_loaded(info)
+        if self._live is not None:
+            self._live.engine_started(pid)
+            self._live.model_loaded(info)
 
     def engine_gone(self) -> None:
         """The engine's process is gone."""
         self._info = self._pid = None
         if self.feed is not None:
             self.feed.set_model(None)
-        if self._collector is not None:
-            self._collector.engine_started(None)
+        if self._live is not None:
+            self._live.engine_started(None)
 
     def telemetry(self, telemetry: Telemetry) -> None:
         """The engine's newest counters."""
-        if self._collector is not None:
-            self._collector.telemetry(telemetry)
+        if self._live is not None:
+            self._live.telemetry(telemetry)
 
     def expert_map(self, expert_map: ExpertMap) -> None:
         """The newest expert map; it is drawn with the next sample."""
         if self.feed is not None:
             self.feed.push_map(expert_map)
+        if self._live is not None:
+            self._live.expert_map(expert_map)
+
+    def cycle_span(self) -> str | None:
+        """The curves cover the next stretch of time; returns its name."""
+        if self.feed is None:
+            return None
+        name = self.feed.cycle_span()
+        self.update_views()
+        return name
 
     async def layout_changed(self) -> None:
-        """Asks the engine for expert maps only while one can be seen."""
-        seen = False
+        """Asks the engine for expert maps only while one can be seen, is recorded, or is watched from elsewhere."""
+        wanted = self.experts_open or (self._live is not None and self._live.maps_wanted)
         with contextlib.suppress(NoMatches):
-            seen = self._app.chat_screen.query_one("#monitor").display
-        await self._app.controller.watch(0.5, MAP_INTERVAL_S if seen else 0.0)
+            wanted = wanted or bool(self._app.chat_screen.query_one("#monitor").display)
+        self._maps_wanted = wanted
+        await self._app.controller.watch(0.5, MAP_INTERVAL_S if wanted else 0.0)
 
-    def stop(self) -> None:
-        """Stops the thread."""
-        if self._sampler is not None:
-            self._sampler.stop()
-        if self._collector is not None:
-            self._collector.close()
+    async def stop(self) -> None:
+        """Stops the thread, ends a recording, closes the socket."""
+        if self._live is not None:
+            await self._live.stop()

@@ -65,7 +65,7 @@ class LiveMonitor:
         return [pack(message) for message in messages]
 
     @property
-    def watched(self) -> bool:
+    def maps_wanted(self) -> bool:
         """Whether somebody watches or a recording runs: maps are wanted then, whatever this screen shows."""
         return self._recorder is not None or (self._server is not None and self._server.watchers > 0)
 

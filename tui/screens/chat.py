@@ -43,7 +43,6 @@ _BUSY_KEYS = ["chat.stop", *_IDLE_KEYS]
 class ChatScreen(ChatActions):
     """One chat with one engine."""
 
-    CSS_PATH = "chat.tcss"
     BINDINGS = bindings("chat")
     AUTO_FOCUS = "#composer"
     HORIZONTAL_BREAKPOINTS = [
@@ -351,9 +350,9 @@ class ChatScreen(ChatActions):
         """The expert map for the monitor."""
         self.main.monitoring.expert_map(event.expert_map)
 
-    def on_sample_taken(self, event: SampleTaken) -> None:
+    async def on_sample_taken(self, event: SampleTaken) -> None:
         """A look at the machine for the monitor."""
-        self.main.monitoring.push(event.sample)
+        await self.main.monitoring.push(event.sample)
 
     async def on_resize(self) -> None:
         """The monitor may have come into sight, or left it."""

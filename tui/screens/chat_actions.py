@@ -190,6 +190,10 @@ class ChatActions(Screen[None]):
             self.toggle_class("-opened")
         await self.main.monitoring.layout_changed()
 
+    def action_monitor_span(self) -> None:
+        """The monitor's curves over the next stretch of time."""
+        self.main.monitoring.cycle_span()
+
     def action_chats(self) -> None:
         """The list of chats."""
         self._run(self._choose_chat(""))

@@ -31,13 +31,14 @@ def glyph(level: int | None, resident: bool | None) -> tuple[str, str]:
     return (IN_RAM[level], _RAM_STYLES[level]) if resident else (ON_SSD[level], _SSD_STYLES[level])
 
 
-def row_of_cells(cells: Cells, row: int, cursor: int | None = None) -> Content:
-    """One row of cells; `cursor` is the column that is shown reversed."""
+def row_of_cells(cells: Cells, row: int, cursor: int | None = None, wide: int = 1) -> Content:
+    """One row of cells, each `wide` columns; `cursor` is the cell that is shown reversed."""
     parts: list[tuple[str, str]] = []
     for column in range(cells.columns):
         level = int(cells.level[row, column]) if cells.level is not None else None
         resident = bool(cells.resident[row, column]) if cells.resident is not None else None
         char, style = glyph(level, resident)
+        char *= wide
         if column == cursor:
             style = "reverse bold $primary"
         if parts and parts[-1][1] == style:

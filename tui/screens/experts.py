@@ -1,0 +1,235 @@
+"""The expert map on the whole screen: layers down, experts across, heat and residency, and a cursor that tells all."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.screen import Screen
+
+from flashmoe.monitor import units
+from flashmoe.monitor.expert_stats import Cells, ExpertArrays
+from flashmoe.monitor.feed import MonitorFeed
+from tui import keymap as keys
+from tui.widgets.expert_map import arrays_of, legend, no_map, row_of_cells
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, meter, spread
+
+_LABEL = 5
+_RATES = 17
+_LOOK_S = 0.5
+_KEYS = ["experts.sort", "experts.hottest", "experts.back"]
+
+
+class ExpertMapView(Lines):
+    """The map with a headline, row labels, per-layer rates and the cursor's details. `update_view` looks again."""
+
+    DEFAULT_CSS = """
+    ExpertMapView { height: 1fr; padding: 0 1; color: $foreground; background: $background; }
+    """
+
+    def __init__(self, feed: MonitorFeed) -> None:
+        super().__init__(id="expert-map")
+        self.feed = feed
+        self.row = 0
+        self.column = 0
+        self.by_use = False
+        self._top = 0
+
+    # ---- the cursor ------------------------------------------------------------------------------------------------
+
+    def move(self, rows: int, columns: int) -> None:
+        """Moves the cursor by layers and experts (columns, where the order is by use)."""
+        arrays = arrays_of(self.feed)
+        if arrays is not None:
+            self.row = min(max(0, self.row + rows), arrays.rows - 1)
+            self.column = min(max(0, self.column + columns), arrays.columns - 1)
+            self.update_view()
+
+    def toggle_order(self) -> None:
+        """Experts by number, or each layer's most used first; the cursor stays on its expert."""
+        arrays = arrays_of(self.feed)
+        if arrays is not None:
+            expert = self.expert(arrays)
+            self.by_use = not self.by_use
+            order = arrays.order[self.row]
+            self.column = int((order == expert).argmax()) if self.by_use else expert
+        self.update_view()
+
+    def to_hottest_miss(self) -> bool:
+        """To the hottest expert that is on SSD; False where there is none."""
+        arrays = arrays_of(self.feed)
+        if arrays is None or arrays.relative_heat is None or arrays.residency is None:
+            return False
+        heat = arrays.relative_heat * (arrays.residency < 0.5)
+        if not heat.any():
+            return False
+        self.row, expert = divmod(int(heat.argmax()), arrays.columns)
+        self.column = int((arrays.order[self.row] == expert).argmax()) if self.by_use else expert
+        self.update_view()
+        return True
+
+    def expert(self, arrays: ExpertArrays) -> int:
+        """The number of the expert under the cursor."""
+        column = min(self.column, arrays.columns - 1)
+        return int(arrays.order[min(self.row, arrays.rows - 1), column]) if self.by_use else column
+
+    # ---- drawing ---------------------------------------------------------------------------------------------------
+
+    def make_lines(self, width: int, height: int) -> list[Content]:
+        """Headline, map, cursor's details, legend."""
+        arrays = arrays_of(self.feed)
+        if arrays is None:
+            return [self._headline(width, None, None), Content(""), line((no_map(self.feed), MUTED))]
+        self.row, self.column = min(self.row, arrays.rows - 1), min(self.column, arrays.columns - 1)
+        rates = _RATES if width >= 100 and arrays.residency is not None else 0
+        room = max(1, height - 7)
+        across = width - _LABEL - rates
+        cells = Cells(arrays, room, across, by_use=self.by_use)
+        wide = 2 if 2 * cells.columns <= across else 1  # two columns make a cell square
+        lines = [self._headline(width, arrays, cells)]
+        under = self.row // cells.per_row
+        rates_title = f"{'hit':>5} {'in RAM':>8}" if rates else ""
+        at = self.column // cells.per_column
+        ruler = line(" " * _LABEL, self._ruler(cells, at, wide))
+        lines.append(spread(ruler, line((rates_title, MUTED)), width))
+        for row in range(cells.rows):
+            first = row * cells.per_row
+            label = line(
+                (f"{arrays.layers[first]:>{_LABEL - 2}}", "bold $primary" if row == under else MUTED), (" │", RULE)
+            )
+            body = row_of_cells(cells, row, at if row == under else None, wide)
+            tail = self._rates(arrays, first, cells.per_row) if rates else Content("")
+            lines.append(spread(line(label, body), tail, width))
+        lines.append(line(("─" * width, RULE)))
+        return lines + self._details(arrays, width)
+
+    def _headline(self, width: int, arrays: ExpertArrays | None, cells: Cells | None) -> Content:
+        model = self.feed.model
+        name = f" {model.name}" if model is not None else ""
+        left = line(("experts", "bold $primary"), (name, "bold"))
+        if arrays is None or cells is None:
+            return fit(left, width)
+        order = "most used first" if self.by_use else "by number"
+        resident = arrays.resident_share()
+        held = f" · {units.percent(resident).strip()} in RAM" if resident is not None else ""
+        shape = f"{arrays.rows} × {arrays.columns}"
+        for words in (f"{shape}, {order}{held} · {cells.scale}", f"{shape}{held} · {cells.scale}", cells.scale):
+            if left.cell_length + len(words) + 2 <= width or words == cells.scale:
+                break
+        return spread(left, line((words, MUTED)), width)
+
+    def _ruler(self, cells: Cells, at: int, wide: int) -> Content:
+        """Numbers of the experts over the map, and where the cursor is."""
+        length = cells.columns * wide
+        marks = [" "] * length
+        step = 16 if cells.per_column == 1 else 10
+        for cell in range(0, cells.columns, step):
+            for offset, char in enumerate(str(cell * cells.per_column)):
+                if cell * wide + offset < length:
+                    marks[cell * wide + offset] = char
+        before, after = "".join(marks[: at * wide]), "".join(marks[(at + 1) * wide :])
+        return line((before, MUTED), ("▼".ljust(wide), "bold $primary"), (after, MUTED))
+
+    def _rates(self, arrays: ExpertArrays, first: int, count: int) -> Content:
+        rows = range(first, min(first + count, arrays.rows))
+        known = [rate for row in rows if (rate := arrays.hit_rate(row)) is not None]
+        hit = sum(known) / len(known) if known else None
+        resident = [share for row in rows if (share := arrays.resident_share(row)) is not None]
+        share = sum(resident) / len(resident) if resident else None
+        return line((" │", RULE), f"{units.percent(hit)} ", meter(share, 8))
+
+    def _details(self, arrays: ExpertArrays, width: int) -> list[Content]:
+        row, expert = self.row, self.expert(arrays)
+        where = line(
+            ("layer ", MUTED), (f"{arrays.layers[row]:<3}", "bold"), ("expert ", MUTED), (f"{expert:<4}", "bold")
+        )
+        facts: list[str] = []
+        if arrays.residency is not None:
+            resident = float(arrays.residency[row, expert])
+            facts.append(
+                "in RAM" if resident > 0.995 else "on SSD" if resident < 0.005 else f"{resident * 100:.0f} % in RAM"
+            )
+        if arrays.uses is not None:
+            share = arrays.uses_share(row, expert)
+            of = " of the layer" if width >= 100 else ""
+            part = f" ({share * 100:.1f} %{of})" if share is not None else ""
+            facts.append(f"used {int(arrays.uses[row, expert]):,}×{part}")
+        if arrays.last_used is not None:
+            last = int(arrays.last_used[row, expert])
+            ago = (arrays.token or 0) - last
+            facts.append("never used" if not last else "just now" if not ago else f"{ago:,} tokens ago")
+        if arrays.expert_bytes[row]:
+            facts.append(units.size(arrays.expert_bytes[row]))
+        said = "  # is hot and yet on SSD: read again and again" if width >= 92 else "  # hot, yet on SSD"
+        return [
+            fit(line(where, " ", " · ".join(facts)), width),
+            fit(line((f"this layer  {self._skew(arrays, row, width)}", MUTED)), width),
+            fit(line((f"all layers  {self._skew(arrays, None, width)}", MUTED)), width),
+            fit(line(legend(), (said, MUTED)), width),
+        ]
+
+    def _skew(self, arrays: ExpertArrays, row: int | None, width: int) -> str:
+        parts = []
+        half, most = arrays.experts_for(0.5, row), arrays.experts_for(0.9, row)
+        if half is not None and most is not None:
+            words = (
+                "{:.0f} experts make 50 % of the uses, {:.0f} make 90 %"
+                if width >= 100
+                else "50 % of uses: {:.0f}, 90 %: {:.0f} experts"
+            )
+            parts.append(words.format(half, most))
+        decode = self.feed.frame.decode if self.feed.frame is not None else None
+        rate = arrays.hit_rate(row) if row is not None else decode.hit_rate if decode is not None else None
+        if rate is not None:
+            parts.append(f"hit {units.percent(rate).strip()}")
+        reuse = None
+        if row is not None and arrays.next_token_reuse is not None:
+            value = float(arrays.next_token_reuse[row])
+            reuse = value if value == value else None
+        elif row is None and self.feed.frame is not None:
+            reuse = self.feed.frame.next_token_reuse
+        if reuse is not None:
+            words = "used again by the next token" if width >= 100 else "reused by the next"
+            parts.append(f"{units.percent(reuse).strip()} {words}")
+        return " · ".join(parts) if parts else "this backend doesn't see which experts are used"
+
+
+class ExpertsScreen(Screen[None]):
+    """The map over a feed that somebody else fills."""
+
+    BINDINGS = keys.bindings("experts")
+
+    def __init__(self, feed: MonitorFeed) -> None:
+        super().__init__()
+        self._feed = feed
+
+    def compose(self) -> ComposeResult:
+        """The map, and the keys."""
+        yield ExpertMapView(self._feed)
+        yield KeyBar(self.app.keymap, _KEYS)  # type: ignore[attr-defined]
+
+    def on_mount(self) -> None:
+        """Looks at the feed twice a second; only lines that changed are painted."""
+        self.set_interval(_LOOK_S, self.view.update_view)
+
+    @property
+    def view(self) -> ExpertMapView:
+        """The map."""
+        return self.query_one(ExpertMapView)
+
+    def action_move(self, rows: int, columns: int) -> None:
+        """Moves the cursor."""
+        self.view.move(rows, columns)
+
+    def action_sort(self) -> None:
+        """The other order."""
+        self.view.toggle_order()
+
+    def action_hottest(self) -> None:
+        """To the hottest expert on SSD."""
+        if not self.view.to_hottest_miss():
+            self.notify("No expert that was used is on SSD.")
+
+    def action_back(self) -> None:
+        """Closes the map."""
+        self.dismiss(None)
