@@ -58,7 +58,13 @@ class FlashmoeApp(App[int]):
     CSS = """
     Toast { padding: 0 1; margin: 0 0 1 0; }
     OptionList { scrollbar-size-vertical: 1; }
-    OptionList > .option-list--option-highlighted { background: $block-cursor-background; }
+    OptionList > .option-list--option-highlighted,
+    OptionList:focus > .option-list--option-highlighted { background: $primary 25%; color: $foreground; text-style: none; }
+    OptionList:ansi > .option-list--option-highlighted, OptionList:nocolor > .option-list--option-highlighted {
+        text-style: reverse;
+    }
+    CommandPalette > Vertical { width: 84; max-width: 96%; }
+    CommandPalette #--input { border: round $primary; }
     """
 
     def __init__(self, options: AppOptions, loaded: LoadedConfig | None = None, **extra: Any) -> None:
@@ -225,9 +231,9 @@ class FlashmoeApp(App[int]):
         on_chat = screen is self.chat_screen
         for spec in keys.KEYS:
             if (spec.scope == "app" and spec.id != "app.palette") or (spec.scope == "chat" and on_chat):
-                title, _, detail = spec.description.partition(": ")
+                title, detail = _title_and_detail(spec.description)
                 shown = self.keymap.display(spec.id)
-                help_text = f"{detail or spec.description}   {shown}"
+                help_text = f"{shown}   {detail}" if shown else detail
                 yield SystemCommand(title, help_text, self._runner(spec.action))
         if on_chat:
             yield SystemCommand(
@@ -291,6 +297,15 @@ class FlashmoeApp(App[int]):
         with contextlib.suppress(Exception):
             (await screen.history()).close()
         self.exit(code, return_code=code)
+
+
+def _title_and_detail(description: str) -> tuple[str, str]:
+    """Splits ``Chats: list, search`` and ``Answer again; the old one stays`` where the explanation begins."""
+    for sign in (": ", "; ", " ("):
+        title, found, detail = description.partition(sign)
+        if found:
+            return title, detail.rstrip(")").capitalize() if sign != ": " else detail
+    return description, ""
 
 
 def run_app(options: AppOptions) -> int:

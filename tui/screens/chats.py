@@ -142,7 +142,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             (mark, "$text-primary"),
             pin,
             (title + " " * max(1, width + 2 - Content(title).cell_length), "bold"),
-            (f"{figures.ago(chat.updated, now):<14}{count}", "$text-muted"),
+            (f"{figures.ago(chat.updated, now):<14}{count}", "$foreground-muted"),
         )
 
     def _hit(self, hit: Hit, now: float) -> Content:

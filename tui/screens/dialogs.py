@@ -76,7 +76,7 @@ def _label(choice: Choice) -> Content:
     label = Content.styled(visible(choice.label), "bold")
     if not choice.detail:
         return label
-    return Content.assemble(label, "\n", (f"  {visible(choice.detail)}", "$text-muted"))
+    return Content.assemble(label, "\n", (f"  {visible(choice.detail)}", "$foreground-muted"))
 
 
 class TextDialog(ModalScreen[str | None]):

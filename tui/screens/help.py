@@ -65,8 +65,8 @@ class HelpScreen(ModalScreen[None]):
             for spec in KEYS:
                 if spec.scope == scope and self._keymap.keys.get(spec.id):
                     keys = self._keymap.display_all(spec.id)
-                    parts += [("  " + keys.ljust(18) + " ", "bold"), spec.description]
-                    parts.append((f"  {spec.id}\n", "$text-muted"))
+                    parts += [(f"  {keys:<14} ", "bold"), f"{spec.description:<56} "]
+                    parts.append((f"{spec.id}\n", "$foreground-muted"))
             parts.append("\n")
         parts.append(("What the panes show\n", "bold $text-primary"))
         for name, meaning in _PANES:
@@ -77,7 +77,7 @@ class HelpScreen(ModalScreen[None]):
             (
                 "\nKeys are remapped by their ids in the config: keys: {chat.stop: ctrl+x}. "
                 "`flashmoe-tui paths` says where it is.",
-                "$text-muted",
+                "$foreground-muted",
             )
         )
         return Content.assemble(*parts)

@@ -95,7 +95,9 @@ class PickerScreen(ModalScreen[str | None]):
             if text.lower() in path.name.lower():
                 name = visible_line(path.stem, 56)
                 options.add_option(
-                    Option(Content.assemble((f"{name:<58}", "bold"), (figures.size(n), "$text-muted")), id=str(index))
+                    Option(
+                        Content.assemble((f"{name:<58}", "bold"), (figures.size(n), "$foreground-muted")), id=str(index)
+                    )
                 )
         if options.option_count:
             options.highlighted = 0

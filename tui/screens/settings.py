@@ -108,7 +108,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
     def _label(self, name: str) -> Content:
         preset = self._presets.pick(name, self._model)
         detail = f"what suits this model: {preset.name}" if name == AUTO else preset.description
-        return Content.assemble((name.ljust(18), "bold"), (detail, "$text-muted"))
+        return Content.assemble((name.ljust(18), "bold"), (detail, "$foreground-muted"))
 
     def _fill(self, sampling: Sampling) -> None:
         self._filling = True

@@ -46,7 +46,7 @@ class ThemePicker(ModalScreen[None]):
                 *(
                     Option(
                         Content.assemble(
-                            (name.ljust(11), "bold"), (self._set.descriptions.get(name, ""), "$text-muted")
+                            (name.ljust(11), "bold"), (self._set.descriptions.get(name, ""), "$foreground-muted")
                         ),
                         id=name,
                     )

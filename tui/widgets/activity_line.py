@@ -9,6 +9,8 @@ from backends.interface import LoadProgress, PrefillProgress
 from flashmoe.text_safety import visible_line
 from tui import figures
 
+MUTED = "$foreground-muted"
+
 
 class ActivityLine(Widget):
     """Loading, reading the prompt, answering, or the last sentence that the user should read."""
@@ -43,14 +45,15 @@ class ActivityLine(Widget):
 
     def say(self, sentence: str, level: str = "info") -> None:
         """A sentence that stays until something else happens. Levels: info, warning, error."""
-        mark, style = {"error": ("✗ ", "$text-error"), "warning": ("! ", "$text-warning")}.get(
-            level, ("", "$text-muted")
-        )
+        mark, style = {"error": ("✗ ", "$text-error"), "warning": ("! ", "$text-warning")}.get(level, ("", MUTED))
         self._set(Content.styled(mark + visible_line(sentence, 400), style))
 
     def show_loading(self, name: str, progress: LoadProgress | None, cancel_key: str) -> None:
         """A model is being loaded."""
-        parts: list[Content | str | tuple[str, str]] = [("Loading ", "$text-muted"), (visible_line(name, 40), "bold")]
+        parts: list[Content | str | tuple[str, str]] = [
+            ("Loading ", MUTED),
+            (visible_line(name, 40), "bold"),
+        ]
         if progress is not None:
             if progress.total_bytes:
                 share = progress.done_bytes / progress.total_bytes
@@ -60,9 +63,9 @@ class ActivityLine(Widget):
                     f"  {figures.size(progress.done_bytes)} of {figures.size(progress.total_bytes)}",
                 ]
             if progress.stage:
-                parts += [(f"  {visible_line(progress.stage, 60)}", "$text-muted")]
+                parts += [(f"  {visible_line(progress.stage, 60)}", MUTED)]
         if cancel_key:
-            parts += [(f"  {cancel_key} cancels", "$text-muted")]
+            parts += [(f"  {cancel_key} cancels", MUTED)]
         self._set(Content.assemble(*parts))
 
     def show_prefill(self, progress: PrefillProgress, now: float, stop_key: str) -> None:
@@ -78,27 +81,25 @@ class ActivityLine(Widget):
         reused = f" ({progress.reused:,} known already)" if progress.reused else ""
         self._set(
             Content.assemble(
-                ("Reading the prompt  ", "$text-muted"),
+                ("Reading the prompt  ", MUTED),
                 (figures.bar(progress.done / total, self._bar_width()), "$primary"),
                 f"  {progress.done:,} of {total:,} tokens",
-                (reused + eta, "$text-muted"),
-                (f"  {stop_key} stops" if stop_key and self.size.width > 70 else "", "$text-muted"),
+                (reused + eta, MUTED),
+                (f"  {stop_key} stops" if stop_key and self.size.width > 70 else "", MUTED),
             )
         )
 
     def show_waiting(self, text: str) -> None:
         """Something was asked and hasn't begun."""
         self._prefill_start = None
-        self._set(Content.styled(text, "$text-muted"))
+        self._set(Content.styled(text, MUTED))
 
     def show_answering(self, n_tokens: int, seconds: float, stop_key: str, thinking: bool) -> None:
         """Text is coming."""
         what = "Thinking" if thinking else "Answering"
         stop = f"  {stop_key} stops" if stop_key else ""
         # whole seconds only: the line must not be repainted for every token
-        self._set(
-            Content.styled(f"{what}  {n_tokens:,} tokens in {figures.duration(int(seconds))}{stop}", "$text-muted")
-        )
+        self._set(Content.styled(f"{what}  {n_tokens:,} tokens in {figures.duration(int(seconds))}{stop}", MUTED))
 
     def _bar_width(self) -> int:
         return 10 if self.size.width < 70 else 16 if self.size.width < 100 else 24

@@ -31,7 +31,7 @@ class MessageView(Vertical):
     """Common to both: the mark of the reader's cursor, and the turn that is shown."""
 
     DEFAULT_CSS = """
-    MessageView { height: auto; margin: 0 0 1 0; border-left: outer transparent; padding: 0 1; }
+    MessageView { height: auto; margin: 0 0 1 0; border-left: blank; padding: 0 1; }
     MessageView.-marked { border-left: outer $accent; background: $surface; }
     """
 
@@ -63,17 +63,17 @@ class QuestionView(MessageView):
         turn = self.turn
         head: list[Content | tuple[str, str]] = [("You", "bold $text-primary"), branch_mark(turn)]
         if turn.dropped:
-            head.append(("  left out of the context", "$text-muted"))
+            head.append(("  left out of the context", "$foreground-muted"))
         lines = visible(turn.content).split("\n")
         text = Content("\n".join(lines[:FOLD_LINES]))
         if len(lines) > FOLD_LINES:
-            text = Content.assemble(text, (f"\n… {len(lines) - FOLD_LINES:,} more lines", "$text-muted"))
+            text = Content.assemble(text, (f"\n… {len(lines) - FOLD_LINES:,} more lines", "$foreground-muted"))
         parts = [Content.assemble(*head)]
         parts += [
             Content.assemble(
                 ("+ ", "$text-primary"),
                 visible_line(item.name, 60),
-                (f"  {figures.size(len(item.text))}", "$text-muted"),
+                (f"  {figures.size(len(item.text))}", "$foreground-muted"),
             )
             for item in turn.attachments
         ]

@@ -50,7 +50,7 @@ class TitleBar(Widget):
         brand = Content.styled("flashmoe", "bold $primary")
         model = self._model
         if model is None:
-            left = Content.assemble(brand, "   ", Content.styled(self._note, "$text-muted"))
+            left = Content.assemble(brand, "   ", Content.styled(self._note, "$foreground-muted"))
             return _spread(left, right, width)
         room = width - 4
         for detail in range(5, -1, -1):
@@ -63,7 +63,7 @@ class TitleBar(Widget):
     def _parts(self, name: str, detail: int) -> list[Content | str | tuple[str, str]]:
         model = self._model
         assert model is not None
-        dot = (" · ", "$text-muted")
+        dot = (" · ", "$foreground-muted")
         parts: list[Content | str | tuple[str, str]] = [Content.styled(name, "bold")]
         if model.lossy:
             parts += [" ", ("≈ lossy" if detail >= 1 else "≈", "bold $warning")]
@@ -73,7 +73,7 @@ class TitleBar(Widget):
             parts += [dot, self._how(detail)]
         if model.n_ctx:
             share = self._ctx_used / model.n_ctx
-            style = "$error" if share > 0.95 else "$warning" if share > 0.8 else "$text-muted"
+            style = "$error" if share > 0.95 else "$warning" if share > 0.8 else "$foreground-muted"
             text = f"{figures.count(self._ctx_used)}/{figures.count(model.n_ctx)} ctx"
             if detail >= 2:
                 parts += [dot, (text, style)]

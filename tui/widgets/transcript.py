@@ -11,6 +11,8 @@ import asyncio
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.geometry import Size
+from textual.layout import DockArrangeResult
 from textual.message import Message
 from textual.widgets import Static
 
@@ -56,6 +58,26 @@ class Transcript(VerticalScroll):
         self._lock = asyncio.Lock()
         self._extending = False
         self.marked: Turn | None = None
+
+    # Textual's anchor pins the end of the content to the bottom even where it is shorter than the screen. A short chat
+    # should begin at the top, so the anchor counts only once the content is taller.
+
+    def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
+        """Lays out, and notes whether the chat is taller than the screen."""
+        result = super().arrange(size, optimal)
+        self._taller = result.spatial_map.total_region.bottom > size.height
+        return result
+
+    @property
+    def _anchored(self) -> bool:
+        return self._wants_anchor and self._taller
+
+    @_anchored.setter
+    def _anchored(self, value: bool) -> None:
+        self._wants_anchor = value
+
+    _wants_anchor = False
+    _taller = False
 
     def compose(self) -> ComposeResult:
         """Nothing yet."""
@@ -163,6 +185,7 @@ class Transcript(VerticalScroll):
 
     def follow(self) -> None:
         """Goes to the end and follows it."""
+        self._anchor_released = False
         self.anchor()
         self.scroll_end(animate=False, immediate=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Center, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList, Static
@@ -21,14 +21,17 @@ class Welcome(Vertical):
 
     DEFAULT_CSS = """
     Welcome { height: 1fr; align: center middle; padding: 0 2; }
-    Welcome > Static { width: auto; max-width: 64; height: auto; text-align: center; }
+    Welcome > Static { width: 1fr; height: auto; text-align: center; }
+    Welcome > .head { margin: 0 0 1 0; }
     Welcome > .hint { color: $text-muted; margin: 1 0 0 0; }
-    Welcome > OptionList {
-        width: 56; max-width: 100%; height: auto; border: none; background: $background; margin: 1 0 0 0;
-        padding: 0; display: none;
+    Welcome > Center { height: auto; margin: 1 0 0 0; display: none; }
+    Welcome.-guide > Center { display: block; }
+    Welcome OptionList {
+        width: 54; max-width: 100%; height: auto; border: none; background: $background; padding: 0;
     }
-    Welcome > OptionList > .option-list--option { padding: 0 1; }
-    Welcome.-guide > OptionList { display: block; }
+    Welcome OptionList > .option-list--option { padding: 0 1; }
+    Welcome OptionList > .option-list--option-highlighted { background: $background; color: $foreground; }
+    Welcome OptionList:focus > .option-list--option-highlighted { background: $primary 25%; }
     """
 
     class Asked(Message):
@@ -45,7 +48,8 @@ class Welcome(Vertical):
         """A heading, a sentence, questions, a hint."""
         yield Static(Content.styled("flashmoe", "bold $primary"), classes="head")
         yield Static(Content(), classes="line")
-        yield OptionList(*(Option(question, id=question) for question in GUIDE_QUESTIONS), id="suggestions")
+        with Center():
+            yield OptionList(*(Option(question, id=question) for question in GUIDE_QUESTIONS), id="suggestions")
         yield Static(Content(), classes="hint")
 
     def say(self, line: str, hint: str, *, guide: bool) -> None:
