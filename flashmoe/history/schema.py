@@ -49,10 +49,10 @@ CREATE INDEX messages_streaming ON messages (owner) WHERE status = 'streaming';
 CREATE INDEX messages_asked ON messages (id) WHERE role = 'user';
 
 CREATE VIRTUAL TABLE messages_fts USING fts5 (
-    content, content='messages', content_rowid='id', tokenize='unicode61 remove_diacritics 2', prefix='1 2 3'
+    content, content='messages', content_rowid='id', tokenize='unicode61 remove_diacritics 2', prefix='1 2 3 4 5'
 );
 CREATE VIRTUAL TABLE chats_fts USING fts5 (
-    title, content='chats', content_rowid='id', tokenize='unicode61 remove_diacritics 2', prefix='1 2 3'
+    title, content='chats', content_rowid='id', tokenize='unicode61 remove_diacritics 2', prefix='1 2 3 4 5'
 );
 CREATE TRIGGER messages_in AFTER INSERT ON messages WHEN new.status != 'streaming' BEGIN
     INSERT INTO messages_fts (rowid, content) VALUES (new.id, new.content);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from flashmoe.history.base import HistoryBase
 from flashmoe.history.records import Chat, Hit
@@ -15,6 +16,7 @@ from flashmoe.text_safety import encodable
 
 MAX_SCANNED = 4000
 """Matches looked at before the list is shown as it is."""
+STEP = 250
 MAX_WORDS = 16
 _MARK_IN, _MARK_OUT = "\x02", "\x03"
 
@@ -61,19 +63,29 @@ class SearchMixin(HistoryBase):
         )
         return [Hit(chat=chat) for chat in chats]
 
-    def _message_ids(self, words: list[str], text: str) -> list[tuple[int, int]]:
-        """(message, chat) of matches, the newest first."""
+    def _message_ids(self, words: list[str], text: str) -> Iterator[tuple[int, int]]:
+        """(message, chat) of matches, the newest first, read in small steps so that the caller may stop early."""
+        below = 1 << 62
+        for _ in range(MAX_SCANNED // STEP):
+            rows = self._step(words, text, below)
+            yield from rows
+            if len(rows) < STEP:
+                return
+            below = rows[-1][0]
+
+    def _step(self, words: list[str], text: str, below: int) -> list[tuple[int, int]]:
         if _UNSPACED.search(text):
             where = " AND ".join("content LIKE ? ESCAPE '\\'" for _ in words)
             values: list[object] = [f"%{_escaped(word)}%" for word in words]
             return self._rows(
-                f"SELECT id, chat_id FROM messages WHERE status != 'streaming' AND {where} ORDER BY id DESC LIMIT ?",
-                *values, MAX_SCANNED,
+                f"SELECT id, chat_id FROM messages WHERE id < ? AND status != 'streaming' AND {where} "
+                "ORDER BY id DESC LIMIT ?",
+                below, *values, STEP,
             )  # fmt: skip
         return self._rows(
             "SELECT m.id, m.chat_id FROM (SELECT rowid AS id FROM messages_fts WHERE messages_fts MATCH ? "
-            "ORDER BY rowid DESC LIMIT ?) hit JOIN messages m ON m.id = hit.id ORDER BY m.id DESC",
-            _query(words), MAX_SCANNED,
+            "AND rowid < ? ORDER BY rowid DESC LIMIT ?) hit JOIN messages m ON m.id = hit.id ORDER BY m.id DESC",
+            _query(words), below, STEP,
         )  # fmt: skip
 
     def _snippet(self, message_id: int, words: list[str], text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
