@@ -1,0 +1,84 @@
+"""The downloads belong to the app: they go on while screens change and while one chats."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from flashmoe.hub.downloads import DownloadManager
+    from flashmoe.hub.views import JobView
+    from tui.app import FlashmoeApp
+
+
+class DownloadNews(Message):
+    """A download moved, paused, failed or ended."""
+
+    def __init__(self, view: JobView) -> None:
+        super().__init__()
+        self.view = view
+
+
+class Downloading:
+    """Owns the download manager; started a moment after the first paint, or when the model screen first opens."""
+
+    def __init__(self, app: FlashmoeApp) -> None:
+        self._app = app
+        self._manager: DownloadManager | None = None
+        self._starting: asyncio.Task[DownloadManager] | None = None
+        self._told: dict[str, str] = {}
+
+    async def manager(self) -> DownloadManager:
+        """The manager, with what earlier runs left going on."""
+        if self._manager is None:
+            if self._starting is None:
+                self._starting = asyncio.ensure_future(asyncio.to_thread(self._open))
+            self._manager = await self._starting
+        return self._manager
+
+    async def start(self) -> None:
+        """Goes on with unfinished downloads; costs nothing where there are none."""
+        from flashmoe.hub.jobs import JobStore
+
+        unfinished = await asyncio.to_thread(lambda: JobStore(self._app.config.models_folder()).all())
+        running = [job for job in unfinished if job.wanted == "run"]
+        if running:
+            await self.manager()
+            what = f"{running[0].repo}:{running[0].label}" if len(running) == 1 else f"{len(running)} downloads"
+            self._app.notify(f"Going on with {what}.", markup=False)
+
+    @property
+    def active(self) -> bool:
+        """Whether something is being downloaded."""
+        return self._manager is not None and self._manager.active()
+
+    async def close(self) -> None:
+        """Stops; the next start goes on."""
+        if self._manager is not None:
+            await asyncio.to_thread(self._manager.close)
+
+    def _open(self) -> DownloadManager:
+        from flashmoe.hub.setup import open_manager
+
+        manager = open_manager(self._app.config)
+        manager.listen(self._heard)
+        manager.start()
+        return manager
+
+    def _heard(self, view: JobView) -> None:
+        """Called from the downloads' threads."""
+        with contextlib.suppress(Exception):  # the app is ending
+            self._app.post_message(DownloadNews(view))
+
+    def announce(self, view: JobView) -> None:
+        """A toast where a download ended and its pane can't be seen."""
+        if self._told.get(view.id) == view.state:
+            return
+        self._told[view.id] = view.state
+        if view.state == "done":
+            self._app.notify(f"{view.repo}:{view.label} is here, its checksums are right.", markup=False, timeout=10)
+        elif view.state == "failed" or (view.state == "paused" and view.message):
+            self._app.notify(f"{view.repo}:{view.label}: {view.message}", severity="error", markup=False, timeout=15)
