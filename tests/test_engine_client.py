@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -402,7 +403,12 @@ def test_an_outbox_never_blocks_and_loses_no_text() -> None:
     data = b""
     texts = {"a": "", "b": ""}
     last = -1.0
-    closer = __import__("threading").Thread(target=lambda: (outbox.close(20), os.close(writer)))
+
+    def close() -> None:
+        outbox.close(20)
+        os.close(writer)
+
+    closer = threading.Thread(target=close)
     closer.start()
     while chunk := os.read(reader, 1 << 16):
         data += chunk

@@ -42,6 +42,8 @@ class Answer:
         self.prompt = np.asarray(prompt, np.int32)
         self.n_ctx = n_ctx
         self.stable = stable
+        self.stops = {stable}
+        """Lengths of the prompt at which a batch must end where the model's state is recurrent."""
         self.sampler = Sampler(vocab, request.sampling, prompt)
         self.counters = counters or {}
         self.sequence: KvSequence | None = None

@@ -38,6 +38,8 @@ class MmapBackend:
             if request.backend == self.name
             else "The kernel maps the whole file and pages experts in as they are needed."
         )
+        if request.ram_bytes is not None:
+            reason += " A limit on the experts' memory has no effect here: the kernel decides what stays."
         if not gguf.n_experts:
             reason = "A dense model: it has no experts to stream, so the kernel maps the whole file."
         parts = Parts(

@@ -92,7 +92,8 @@ class LlamaModel:
             L = native.lib()
             self._vocab = Vocab(weights.model)
             recurrent = L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model)
-            n_seqs = base.n_seq_max if recurrent else min(MAX_SEQUENCES, base.n_seq_max + IDLE_SEQUENCES)
+            idle = 1 if recurrent else IDLE_SEQUENCES  # a recurrent state takes tens of MiB, whatever it holds
+            n_seqs = min(MAX_SEQUENCES, base.n_seq_max + idle)
             started = time.perf_counter()
             self.context = LlamaContext(
                 weights,
@@ -161,21 +162,23 @@ class LlamaModel:
                 raise EngineError(
                     "bad_request", f"Token {wrong} is not in the vocabulary of {self._vocab.size} tokens."
                 )
-            return list(request.tokens), PlainParser(), 0
+            return list(request.tokens), PlainParser(), self._stable(request, "", list(request.tokens))
         if request.prompt is not None:
-            return self._vocab.prompt_tokens(request.prompt), PlainParser(), 0
+            tokens = self._vocab.prompt_tokens(request.prompt)
+            return tokens, PlainParser(), self._stable(request, "", tokens)
         text = self._template.prompt(request)
         tokens = self._vocab.prompt_tokens(text)
         return tokens, parser_for(self._template.source, text), self._stable(request, text, tokens)
 
     def _stable(self, request: GenerateRequest, text: str, tokens: list[int]) -> int:
         """Recurrent models can't go back to any point, so the state is saved where the next prompt will part from this
-        one: after the messages, before what opens the answer (which may hold a thinking tag that history drops)."""
+        one: after the messages, before what opens the answer (which may hold a thinking tag that history drops); at the
+        last token but one where there is no such place."""
         if not self.context.recurrent or request.session is None:
             return 0
         head = self._template.stable_text(request)
         if not head or not text.startswith(head) or head == text:
-            return 0
+            return len(tokens) - 1
         stable = self._vocab.prompt_tokens(head)
         n = next((i for i, (a, b) in enumerate(zip(stable, tokens, strict=False)) if a != b), len(stable))
         return n if 0 < n < len(tokens) else 0

@@ -126,9 +126,10 @@ class Scheduler:
     def _worth_waiting(self, answer: Answer) -> bool:
         """Whether a running prefill will soon have a prefix of this prompt that would be computed twice otherwise."""
         for other in self.active:
-            if other.prefilling and not self.context.recurrent:
+            if other.prefilling:
                 ahead = min(common_prefix(other.prompt, answer.prompt), len(answer.prompt) - 1)
                 if ahead - other.done >= WAIT_FOR_PREFIX:
+                    other.stops.add(ahead)
                     return True
         return False
 
@@ -205,8 +206,8 @@ class Scheduler:
         left, plan = self.context.n_batch, []
         for answer in sorted(self.active, key=lambda a: a.todo > 1):
             n = min(answer.todo, left)
-            if answer.stable and self.context.recurrent and answer.done < answer.stable:
-                n = min(n, answer.stable - answer.done)  # stop there once, to save the state
+            if self.context.recurrent:  # a state can be saved or shared only where a batch ended
+                n = min([n, *(stop - answer.done for stop in answer.stops if stop > answer.done)])
             if n:
                 plan.append((answer, n))
                 left -= n
