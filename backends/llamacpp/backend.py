@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError, LoadRequest, ProgressCallback
-from backends.llamacpp.loading import load_mmap
+from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel, Parts
 from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import describe
+from backends.planner_kv import kv_bytes
 
 
 class MmapBackend:
@@ -29,6 +30,7 @@ class MmapBackend:
         """Loads the model; raises `EngineError`."""
         gguf = read_gguf(request.path).require_complete()
         base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
+        request = fit_gpu(request, gguf, kv_bytes(gguf, base.n_ctx, n_seqs=base.n_seq_max).total)
         weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
         weights.lossy = base.lossy
         experts = PageCacheMap(gguf)

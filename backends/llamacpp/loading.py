@@ -11,9 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from backends.gguf_file import GgufFile
 from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
 from backends.llamacpp import abi, native, procfs
 
+GPU_RESERVE_BYTES = 768 << 20
+"""Left free in VRAM for compute buffers and for copies of experts during a prefill."""
 LOAD_MODE_NONE = 0
 LOAD_MODE_MMAP = 1
 
@@ -73,6 +78,18 @@ def choose_gpu_layers(request: LoadRequest) -> int:
     if request.n_gpu_layers is not None:
         return max(0, request.n_gpu_layers)
     return 99 if abi.gpu_devices() else 0
+
+
+def fit_gpu(request: LoadRequest, gguf: GgufFile, kv: int) -> LoadRequest:
+    """The request with the number of GPU layers settled: as many as the free VRAM holds of dense weights and KV cache
+    (`kv` bytes), where none was asked for. Experts never go there."""
+    free = gpu_free_bytes()
+    if request.n_gpu_layers is not None or free is None:
+        return request
+    layers = gguf.n_layers + 1  # the output matrix counts as one
+    room = int(free * 0.92) - GPU_RESERVE_BYTES
+    fits = layers if gguf.bytes.dense + kv <= room else max(0, room * layers // max(1, gguf.bytes.dense + kv))
+    return msgspec.structs.replace(request, n_gpu_layers=min(layers, fits))
 
 
 def gpu_free_bytes() -> int | None:

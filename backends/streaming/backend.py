@@ -10,9 +10,11 @@ import msgspec
 from backends.gguf_file import GgufFile, read_gguf
 from backends.interface import EngineError, LoadRequest, ModelInfo, ProgressCallback
 from backends.llamacpp.context import AbortFlag
+from backends.llamacpp.loading import fit_gpu
 from backends.llamacpp.model import Counters, LlamaModel, Parts
 from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.sizing import describe
+from backends.planner_kv import kv_bytes
 from backends.streaming import abi
 from backends.streaming.choice import Choice, choose_store, fitting_ubatch
 from backends.streaming.guess import Guesser
@@ -54,6 +56,7 @@ class StreamBackend:
             )
         choice = choose_store(request, gguf)
         base = describe(request, gguf, resident_bytes=gguf.bytes.dense + choice.least_bytes)
+        request = fit_gpu(request, gguf, kv_bytes(gguf, base.n_ctx, n_seqs=base.n_seq_max).total)
         loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
         weights, layout = loaded.weights, loaded.layout
         try:
