@@ -59,7 +59,9 @@ class FlashmoeApp(App[int]):
     Toast { padding: 0 1; margin: 0 0 1 0; }
     OptionList { scrollbar-size-vertical: 1; }
     OptionList > .option-list--option-highlighted,
-    OptionList:focus > .option-list--option-highlighted { background: $primary 25%; color: $foreground; text-style: none; }
+    OptionList:focus > .option-list--option-highlighted {
+        background: $primary 25%; color: $foreground; text-style: none;
+    }
     OptionList:ansi > .option-list--option-highlighted, OptionList:nocolor > .option-list--option-highlighted {
         text-style: reverse;
     }

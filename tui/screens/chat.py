@@ -207,7 +207,7 @@ class ChatScreen(ChatActions):
         if not accepted:
             return
         if from_composer:
-            self.composer.accepted()
+            self.composer.accepted(text)
         bar.items.clear()
         bar.changed()
         if self._editing is not None:

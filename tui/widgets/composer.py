@@ -82,17 +82,27 @@ class Composer(TextArea):
 
     def action_send(self) -> None:
         """Sends; the screen clears the composer once the question is accepted, so nothing typed is lost."""
+        # A priority binding runs before keys that are still in this widget's queue (fast typing, a slow terminal):
+        # queued itself, it keeps its place among them.
+        self.call_later(self._send)
+
+    def _send(self) -> None:
         self.post_message(self.Sent(encodable(self.text)))
 
     def action_newline(self) -> None:
         """Breaks the line at the cursor."""
+        self.call_later(self._break_line)
+
+    def _break_line(self) -> None:
         self.replace("\n", *self.selection, maintain_selection_offset=False)
         self.scroll_cursor_visible()
 
-    def accepted(self) -> None:
-        """The text was sent: remember it and start afresh."""
-        self.remember(self.text)
-        self.clear_text()
+    def accepted(self, sent: str) -> None:
+        """`sent` was sent: remember it and start afresh, with what was typed since."""
+        self.remember(sent)
+        rest = self.text[len(sent) :] if self.text.startswith(sent) else ""
+        self._position = None
+        self.set_text(rest)
 
     def clear_text(self) -> None:
         """Empties the editor and its undo history."""
