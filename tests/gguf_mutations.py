@@ -21,7 +21,10 @@ import numpy as np
 from backends.gguf_file import from_headers
 from backends.gguf_header import BytesSource, read_header
 from backends.interface import EngineError
+from backends.planner import PlanRequest, plan
+from backends.planner_machine import Machine
 
+MACHINE = Machine(ram_total=16 << 30, ram_available=12 << 30, cores=4, disk_free=1 << 40, disk_bytes_s=1e9)
 EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 20, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1)
 EXTREMES += (1 << 63, (1 << 64) - 1, (1 << 64) - 32)
 
@@ -55,10 +58,10 @@ def mutate(data: bytes, offsets: list[int], rng: np.random.Generator) -> bytes:
 
 
 def attempt(name: str, data: bytes, size: int | None) -> str:
-    """Parses one header as the product does; returns ``ok`` or the error's code."""
+    """Parses and plans one header as the product does; returns ``ok`` or the error's code."""
     try:
         header = read_header(BytesSource(name, data, size))
-        from_headers([name], [header], header.end)
+        plan(from_headers([name], [header], header.end), MACHINE, PlanRequest(n_ctx=1 << 20))
     except EngineError as error:
         if not error.message or "\n" in error.message or not error.message.isprintable():
             raise AssertionError(f"unprintable: {error.message!a}") from error
