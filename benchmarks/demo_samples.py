@@ -9,6 +9,7 @@ disk that others read), gpu.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backends.interface import ExpertMap, ModelInfo, Telemetry
 from backends.streaming.reuse import ReuseMeter
+from flashmoe.monitor.recording import Recorder
 from flashmoe.monitor.sample import DiskCounters, Gpu, MemoryCounters, Pressure, ProcessCounters, Sample
 
 GIB = 1 << 30
@@ -262,3 +264,27 @@ def samples(case: str, seconds: float, seed: int = 7) -> Iterator[tuple[Sample, 
     engine = DemoEngine(case, seed=seed)
     for _ in range(int(seconds * 2)):
         yield engine.step(), engine
+
+
+def main() -> None:
+    """Writes a recording of a made-up session."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, default="capped")
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--record", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args()
+    recorder = Recorder(args.record)
+    first = True
+    for sample, engine in samples(args.case, args.seconds, args.seed):
+        if first:
+            recorder.model(engine.info)
+            first = False
+        recorder.sample(sample)
+        recorder.expert_map(engine.map())
+    recorder.close()
+    print(f"{args.record}: {args.seconds:.0f} s, {args.record.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

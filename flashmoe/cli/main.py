@@ -37,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "batch": Command("batch", "many prompts, sharing each expert read", "work"),
     "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
     "doctor": Command("doctor", "what this machine has and what is wrong with it, fit for a bug report", "setup"),
+    "top": Command("top", "watch an engine that runs in another terminal", "speed"),
+    "replay": Command("replay", "play or evaluate a recording of the monitor", "speed"),
     "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
     "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
     "completion": Command("completion", "completion for bash, zsh or fish", "setup"),

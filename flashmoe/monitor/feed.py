@@ -50,18 +50,16 @@ class MonitorFeed:
         self.histories: dict[str, History] = {name: History() for name in CURVES}
         self.started: float | None = None
 
-    def push(self, sample: Sample) -> Frame:
-        """Takes a sample in; returns the frame made of it."""
+    def push(self, sample: Sample, *, judged: bool = True) -> Frame:
+        """Takes a sample in; returns the frame made of it. `judged` False leaves the verdict (a replay that jumps)."""
         frame = self._deriver.push(sample)
         self.frame = frame
         if self.started is None:
             self.started = frame.t
         for name, value in _curve_values(frame).items():
             self.histories[name].push(frame.t, value)
-        if frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t:
-            verdict = judge(frame, self.model, self.model.disk_bytes_s if self.model else None)
-            if verdict.kind != self.verdict.kind or verdict != self.verdict:
-                self.verdict = verdict
+        if judged and (frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t):
+            self.verdict = judge(frame, self.model, self.model.disk_bytes_s if self.model else None)
             self._verdict_t = frame.t
         return frame
 

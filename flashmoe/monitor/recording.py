@@ -100,7 +100,8 @@ class Recorder:
         self.problem: str | None = None
         self._lock = threading.Lock()
         self._messages: list[tuple[str, msgspec.Raw]] = []
-        self._flushed = time.monotonic()
+        self._now = 0.0  # the clock of the samples
+        self._flushed = -1e9
         self._maps = MapEncoder()
         self._map_t = -1e9
         try:
@@ -115,8 +116,9 @@ class Recorder:
 
     def sample(self, sample: Sample) -> None:
         """Adds a sample."""
+        self._now = sample.t
         self._add(sample)
-        if time.monotonic() - self._flushed >= _BLOCK_S:
+        if abs(self._now - self._flushed) >= _BLOCK_S:
             self._flush()
 
     def model(self, info: ModelInfo | None) -> None:
@@ -126,9 +128,8 @@ class Recorder:
 
     def expert_map(self, experts: ExpertMap) -> None:
         """Adds a map, at most one every two seconds."""
-        now = time.monotonic()
-        if now - self._map_t >= _MAP_EVERY_S:
-            self._map_t = now
+        if self._now - self._map_t >= _MAP_EVERY_S:
+            self._map_t = self._now
             self._add(self._maps.encode(experts))
 
     def _add(self, message: Message) -> None:
@@ -140,7 +141,7 @@ class Recorder:
     def _flush(self) -> None:
         with self._lock:
             messages, self._messages = self._messages, []
-            self._flushed = time.monotonic()
+            self._flushed = self._now
             if not messages or self.problem is not None:
                 return
             data = zlib.compress(_encoder.encode(messages), 6)

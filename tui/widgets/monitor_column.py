@@ -33,9 +33,12 @@ class MonitorColumn(Lines):
     MonitorColumn { width: 40; height: 1fr; color: $foreground; }
     """
 
-    def __init__(self, feed: MonitorFeed, *, id: str | None = None, classes: str | None = None) -> None:
+    def __init__(
+        self, feed: MonitorFeed, *, with_map: bool = True, id: str | None = None, classes: str | None = None
+    ) -> None:
         super().__init__(id=id, classes=classes)
         self.feed = feed
+        self.with_map = with_map
 
     def cycle_span(self, step: int = 1) -> str:
         """Shows the next stretch of history; returns its name."""
@@ -59,6 +62,7 @@ class MonitorColumn(Lines):
             made = make(self.feed, inner, given)[:given]
             made += [Content("")] * (given - len(made))
             lines += [framed(content, width) for content in made]
+        lines += [framed(Content(""), width)] * (height - 1 - len(lines))
         lines.append(bottom(width))
         return lines
 
@@ -66,6 +70,8 @@ class MonitorColumn(Lines):
         needs = {title: (least, most) for title, _, least, most in _SECTIONS}
         arrays = arrays_of(self.feed)
         needs["experts"] = (4, arrays.rows + 2) if arrays is not None else (1, 1)
+        if not self.with_map:
+            del needs["experts"]
         frame = self.feed.frame
         if frame is not None and len(frame.gpus) > 1:
             needs["memory"] = (3, 5 + len(frame.gpus))

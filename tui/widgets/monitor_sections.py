@@ -105,6 +105,8 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     frame = feed.frame
     if frame is None:
         return [line(("no figures yet", MUTED))]
+    if frame.disk is None and frame.read_s is None:
+        return [line(("no engine runs", MUTED))]
     scale, probed = feed.disk_scale()
     whole = units.rate(scale)
     amount = units.rate(frame.read_s, scale, unit=False)
@@ -116,7 +118,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     if frame.latency_s is not None:
         parts.append(units.duration(frame.latency_s))
     right = "ceiling probed" if probed else f"{frame.disk}, scale seen" if frame.disk else ""
-    note = _note(" · ".join(parts) if parts else "no reads of others")
+    note = _note(" · ".join(parts) if parts else "no disk under this model")
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
     if work is not None and work.hit_rate is not None:

@@ -1,0 +1,96 @@
+"""``flashmoe-tui top``: watches an engine that runs in another terminal, read-only."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, CliError, UsageError, add_json_flag, out, print_json_line
+
+DESCRIPTION = """Shows the monitor of an engine that runs in another terminal: the app, run, batch or serve.
+
+It only watches, over a socket that nobody but its owner can open. Several engines: name the process id."""
+
+EXAMPLES = """examples:
+  flashmoe-tui top
+  flashmoe-tui top --list
+  flashmoe-tui top --once          one line of figures
+  flashmoe-tui top --json | jq .telemetry.decode_tokens"""
+
+
+def register(subparsers: Any) -> None:
+    """Adds the parser of ``top``."""
+    parser = subparsers.add_parser(
+        "top", help="watch an engine that runs in another terminal", description=DESCRIPTION, epilog=EXAMPLES
+    )
+    parser.add_argument("pid", nargs="?", type=int, metavar="PID", help="which engine, where several run")
+    parser.add_argument("--list", action="store_true", help="list the engines that can be watched")
+    parser.add_argument("--once", action="store_true", help="print figures once instead of opening the panes")
+    add_json_flag(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from flashmoe.monitor.watching import engines
+
+    found = engines()
+    if args.list:
+        for pid, path in found:
+            out(f"{pid}  {path}")
+        return EXIT_OK if found else EXIT_FAILED
+    pid, path = _choose(found, args.pid)
+    if args.once or args.json:
+        return asyncio.run(_print(path, once=args.once, as_json=args.json))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("top needs a terminal; for pipes there are --once and --json.")
+    from tui.screens.top import run_top
+
+    return run_top(path, pid)
+
+
+def _choose(found: list[tuple[int, Path]], pid: int | None) -> tuple[int, Path]:
+    if pid is not None:
+        for candidate in found:
+            if candidate[0] == pid:
+                return candidate
+        raise CliError(f"No engine runs under process {pid}; flashmoe-tui top --list names those that do.")
+    if not found:
+        raise CliError("No engine runs; open the app in another terminal, then try again.")
+    return found[0]
+
+
+async def _print(path: Path, *, once: bool, as_json: bool) -> int:
+    from flashmoe.monitor import units
+    from flashmoe.monitor.feed import MonitorFeed
+    from flashmoe.monitor.sample import Sample
+    from flashmoe.monitor.watching import Watcher
+
+    feed = MonitorFeed()
+    watcher = Watcher(feed)
+    seen = 0
+    async for message in watcher.follow(path):
+        if not isinstance(message, Sample):
+            continue
+        seen += 1
+        if as_json and not once:
+            print_json_line(message)
+            continue
+        if seen < 4:  # rates need a window
+            continue
+        frame = feed.frame
+        if as_json:
+            print_json_line({"model": feed.model, "frame": frame, "verdict": feed.verdict})
+        elif frame is not None:
+            name = feed.model.name if feed.model is not None else "no model"
+            out(f"{name} · {frame.phase} · {units.speed(frame.tok_s)} tok/s · {feed.verdict.line}")
+            out(
+                f"RAM {units.size(frame.ram_used)} of {units.size(frame.ram_total)} · "
+                f"engine {units.size(frame.engine_own)} · reads {units.rate(frame.read_s)}"
+            )
+        return EXIT_OK
+    if watcher.problem:
+        raise CliError(watcher.problem)
+    return EXIT_OK if seen and not once else EXIT_FAILED

@@ -1,0 +1,41 @@
+"""``flashmoe-tui top``: the panes of an engine that runs in another terminal. Read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flashmoe.monitor.watching import Watcher
+from tui.screens.watch import WatchApp
+
+
+class TopApp(WatchApp):
+    """Follows an engine over its socket; says when it ended."""
+
+    what = "top"
+
+    def __init__(self, path: Path, pid: int, *, theme: str | None = None, **extra: Any) -> None:
+        super().__init__(theme=theme, **extra)
+        self._path, self._pid = path, pid
+        self.ended = False
+        self.feed.note = f"watching process {pid}"
+
+    def on_mount(self) -> None:
+        """Connects."""
+        self.run_worker(self._follow(), exit_on_error=False)
+
+    async def _follow(self) -> None:
+        watcher = Watcher(self.feed)
+        async for _ in watcher.follow(self._path):
+            self.look()
+        self.ended = True
+        self.feed.note = f"process {self._pid} has ended; the last figures stay"
+        self.look()
+        self.notify(watcher.problem or f"Process {self._pid} has ended.", severity="warning", timeout=10, markup=False)
+
+
+def run_top(path: Path, pid: int) -> int:
+    """Watches in this terminal."""
+    app = TopApp(path, pid)
+    app.run()
+    return app.return_code or 0
