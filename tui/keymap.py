@@ -186,6 +186,8 @@ _NAMES = {
     "pagedown": "PgDn",
     "delete": "Del",
     "space": "Space",
+    "minus": "-",
+    "plus": "+",
     "left": "←",
     "right": "→",
     "up": "↑",

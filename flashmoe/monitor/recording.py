@@ -35,7 +35,7 @@ from flashmoe.monitor.sample import Sample
 MAGIC = b"FMREC\x01\r\n"
 VERSION = 1
 _BLOCK_S = 10.0
-_MAP_EVERY_S = 2.0
+_MAP_EVERY_S = 4.0
 _MAX_BLOCK = 64 << 20
 
 _encoder = msgspec.msgpack.Encoder()
@@ -127,7 +127,7 @@ class Recorder:
         self._map_t = -1e9
 
     def expert_map(self, experts: ExpertMap) -> None:
-        """Adds a map, at most one every two seconds."""
+        """Adds a map, at most one every four seconds."""
         if self._now - self._map_t >= _MAP_EVERY_S:
             self._map_t = self._now
             self._add(self._maps.encode(experts))

@@ -175,7 +175,7 @@ class ExpertMapView(Lines):
             words = (
                 "{:.0f} experts make 50 % of the uses, {:.0f} make 90 %"
                 if width >= 100
-                else "50 % of uses: {:.0f}, 90 %: {:.0f} experts"
+                else "{:.0f} make 50 % of uses, {:.0f} make 90 %"
             )
             parts.append(words.format(half, most))
         decode = self.feed.frame.decode if self.feed.frame is not None else None
@@ -189,8 +189,8 @@ class ExpertMapView(Lines):
         elif row is None and self.feed.frame is not None:
             reuse = self.feed.frame.next_token_reuse
         if reuse is not None:
-            words = "used again by the next token" if width >= 100 else "reused by the next"
-            parts.append(f"{units.percent(reuse).strip()} {words}")
+            again = units.percent(reuse).strip()
+            parts.append(f"{again} used again by the next token" if width >= 100 else f"reuse {again}")
         return " · ".join(parts) if parts else "this backend doesn't see which experts are used"
 
 
