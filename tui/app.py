@@ -21,6 +21,7 @@ from flashmoe import paths
 from flashmoe.config import LoadedConfig, auto_to_none, load_config
 from tui import keymap as keys
 from tui import terminal, themes
+from tui.downloading import Downloading, DownloadNews
 from tui.engine_controller import EngineController
 from tui.monitoring import Monitoring
 from tui.screens.chat import ChatScreen
@@ -85,6 +86,7 @@ class FlashmoeApp(App[int]):
         self.theme = self._first_theme()
         self.controller = EngineController(self._to_chat, log_path=paths.log_dir() / "engine.log", calm=self.calm)
         self.monitoring = Monitoring(self)
+        self.downloading = Downloading(self)
         self.chat_screen = ChatScreen(self)
         self._ending = False
 
@@ -174,13 +176,22 @@ class FlashmoeApp(App[int]):
         )
 
     async def choose_model(self, *, downloads: bool = False) -> None:
-        """Lets the user choose a model and loads it."""
-        from tui.screens.picker import PickerScreen
+        """Lets the user choose a model and loads it; `downloads` puts the cursor on what is being downloaded."""
+        from tui.screens.models import ModelsScreen
 
-        path = await self.ask_screen(PickerScreen(self.config.library_folders()))
+        path = await self.ask_screen(ModelsScreen(self, downloads=downloads))
         if path is not None:
             await self.chat_screen.flow.stop_and_wait()
             self.controller.load(self.with_defaults(path))
+
+    def on_download_news(self, news: DownloadNews) -> None:
+        """A download moved: the model screen shows it, elsewhere its end is told."""
+        from tui.screens.models import ModelsScreen
+
+        shown = next((screen for screen in self.screen_stack if isinstance(screen, ModelsScreen)), None)
+        if shown is not None and shown.is_mounted:
+            shown.download_news(news.view)
+        self.downloading.announce(news.view, quiet=shown is not None)
 
     def open_experts(self) -> None:
         """The full-screen expert map, where the loaded model has experts."""

@@ -73,11 +73,13 @@ class Downloading:
         with contextlib.suppress(Exception):  # the app is ending
             self._app.post_message(DownloadNews(view))
 
-    def announce(self, view: JobView) -> None:
-        """A toast where a download ended and its pane can't be seen."""
+    def announce(self, view: JobView, *, quiet: bool) -> None:
+        """A toast where a download ended; `quiet` where its pane is on the screen."""
         if self._told.get(view.id) == view.state:
             return
         self._told[view.id] = view.state
+        if quiet:
+            return
         if view.state == "done":
             self._app.notify(f"{view.repo}:{view.label} is here, its checksums are right.", markup=False, timeout=10)
         elif view.state == "failed" or (view.state == "paused" and view.message):

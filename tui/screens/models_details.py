@@ -1,0 +1,190 @@
+"""What is known about one model, as lines: its make, where its bytes would go, how fast it would be and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from flashmoe.hub.library import SOURCE_NAMES
+from flashmoe.hub.model_list import FIT_WORDS, Row, quant_fit
+from flashmoe.paths import display
+from flashmoe.text_safety import visible_line
+from tui import figures
+from tui.screens.models_rows import FIT_STYLES
+
+if TYPE_CHECKING:
+    from backends.planner import Plan
+    from backends.planner_machine import Machine
+    from flashmoe.hub.session import HubRepo
+
+LABEL = 10
+MOST_QUANTS = 24
+
+
+def lines(items: Iterable[Content | str | None]) -> Content:
+    """Joins what is there."""
+    return Content("\n").join(Content(item) if isinstance(item, str) else item for item in items if item is not None)
+
+
+def field(label: str, value: str, style: str = "") -> Content:
+    """``label     value``."""
+    return Content.assemble((f"{label:<{LABEL}}", "$text-muted"), (visible_line(value), style))
+
+
+def heading(text: str) -> Content:
+    """A small heading with an empty line above."""
+    return Content.assemble("\n", (text, "bold $accent"))
+
+
+def local(row: Row, plan: Plan | None, note: str = "") -> Content:
+    """A model on this machine."""
+    entry = row.entry
+    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold")]
+    if entry is None:  # the guide
+        items.append("It comes with the project, knows flashmoe-tui, and needs no download.")
+    else:
+        items.append(field("from", entry.repo or SOURCE_NAMES[entry.source]))
+        items.append(field("where", display(entry.path.parent)))
+        parts = len(entry.files) + len(entry.missing)
+        files = f"{figures.size(entry.size)}" + (f" in {parts} parts" if parts > 1 else "")
+        items.append(field("size", files))
+        if entry.problem:
+            items.append(Content.styled("\n" + entry.problem, "$text-error"))
+        if entry.facts.n_layers:
+            facts = entry.facts
+            items.append(field("quant", f"{row.quant or facts.quant}, {facts.architecture}"))
+            items += shape(facts.n_layers, facts.n_experts, facts.n_expert_used, facts.n_ctx_train)
+            items.append(active(facts.expert_bytes_per_token, facts.active_bytes_per_token))
+    items += planned(plan) if plan is not None else [Content.styled("\n" + note, "$text-muted") if note else None]
+    return lines(items)
+
+
+def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "") -> Content:
+    """A model of the catalogue; with `repo`, what the hub says of its files now."""
+    model = row.model
+    assert model is not None
+    items: list[Content | str | None] = [
+        Content.styled(visible_line(model.name), "bold"),
+        field("hub", model.repo),
+        *[field("", other) for other in model.repos[1:]],
+        field("licence", model.licence) if model.licence else None,
+        field("arch", model.architecture) if model.architecture else None,
+        *shape(model.n_layers, model.n_experts, model.n_expert_used, model.context),
+        Content(model.note) if model.note else None,
+    ]
+    if plan is not None:
+        items += planned(plan, title=f"{visible_line(plan.quant, 20)} here")
+        if not plan.path or plan.kv_bytes_per_token == 0:
+            text = "An estimate from the catalogue's figures; F4 plans from the header on the hub."
+            items.append(Content.styled(text, "$text-muted"))
+    items.append(heading("Files"))
+    if repo is not None:
+        items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
+    else:
+        items += quants([(q.label, q.size, 0) for q in model.quants], here)
+        items.append(Content.styled(note or "Sizes of the catalogue.", "$text-muted"))
+    return lines(items)
+
+
+def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "") -> Content:
+    """A repository that the search found."""
+    hit = row.hit
+    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold")]
+    if hit is not None:
+        items.append(field("downloads", f"{hit.downloads:,}" if hit.downloads is not None else "not told"))
+        if hit.modified:
+            items.append(field("updated", figures.ago(hit.modified, time.time())))
+        licence = hit.licence or (repo.licence if repo else "")
+        items.append(field("licence", licence) if licence else None)
+    if (repo is not None and repo.gated) or (hit is not None and hit.gated):
+        text = f"Gated: accept its terms at huggingface.co/{row.repo}, then run `hf auth login` or set HF_TOKEN."
+        items.append(Content.styled("\n" + text, "$text-warning"))
+    if repo is not None and repo.private:
+        items.append(Content.styled("\nPrivate: your token opens it.", "$text-warning"))
+    if plan is not None:
+        items += planned(plan, title=f"{visible_line(plan.quant, 20)} here")
+    if repo is not None:
+        items.append(heading("Files"))
+        items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
+        if not repo.quants:
+            items.append(Content.styled("No GGUF model to chat with.", "$text-muted"))
+        elif plan is None:
+            items.append(Content.styled("F4 plans the usual one from its header (a few MB).", "$text-muted"))
+    elif note:
+        items.append(Content.styled("\n" + visible_line(note), "$text-muted"))
+    return lines(items)
+
+
+def shape(n_layers: int, n_experts: int, n_used: int, context: int) -> list[Content | str | None]:
+    """Layers, experts, context."""
+    experts = f"{n_layers} layers x {n_experts} experts, {n_used} used" if n_experts else f"{n_layers} layers, dense"
+    return [
+        field("shape", experts) if n_layers else None,
+        field("context", f"{context:,} tokens") if context else None,
+    ]
+
+
+def active(expert_bytes: int, active_bytes: int) -> Content | None:
+    """Bytes that a token touches."""
+    if not active_bytes:
+        return None
+    of = f", {figures.size(expert_bytes)} of them experts" if expert_bytes else ""
+    return field("a token", f"reads {figures.size(active_bytes)}{of}")
+
+
+def planned(plan: Plan, title: str = "Here") -> list[Content | str | None]:
+    """The verdict, where the bytes go, the speed and what it rests on."""
+    place, speed = plan.place, plan.speed
+    verdict = Content.assemble(
+        (FIT_WORDS.get(plan.verdict, plan.verdict).capitalize() + ". ", f"bold {FIT_STYLES.get(plan.verdict, '')}"),
+        visible_line(plan.sentence),
+    )
+    items: list[Content | str | None] = [heading(title), verdict]
+    if plan.verdict in ("fits", "streams"):
+        kv = f" · KV {figures.size(place.kv_ram)}" if place.kv_ram else ""
+        ram = f"experts {figures.size(place.experts_ram)} · dense {figures.size(place.dense_ram)}{kv}"
+        items.append(field("RAM", ram))
+        items.append(
+            field("VRAM", f"{figures.size(place.vram)}, {place.n_gpu_layers} layers" if place.vram else "none used")
+        )
+        items.append(
+            field("SSD", f"{figures.size(place.experts_ssd)} of experts" if place.experts_ssd else "not needed")
+        )
+        if plan.budgets.least:
+            items.append(
+                field(
+                    "memory", f"least {figures.size(plan.budgets.least)}, advised {figures.size(plan.budgets.advised)}"
+                )
+            )
+    if speed is not None:
+        about = figures.rate(speed.expected)
+        spread = f"{figures.rate(speed.low)} to {figures.rate(speed.high)}"
+        items.append(field("speed", f"{about} tok/s ({spread}), bound by {speed.bound}", "bold"))
+        rests = "measured here" if speed.source == "measured" else "a formula, not yet measured here"
+        items.append(Content.styled(f"{'':<{LABEL}}{rests}: {visible_line(speed.reason)}", "$text-muted"))
+    items += [Content.styled(visible_line(text), "$text-warning") for text in plan.notes]
+    return items
+
+
+def quants(rows: list[tuple[str, int, int]], here: Machine) -> list[Content | str | None]:
+    """(label, size, parts) with a first look at how each fits."""
+    if not rows:
+        return []
+    width = min(24, max(len(label) for label, _, _ in rows))
+    items: list[Content | str | None] = []
+    for label, size, parts in rows[:MOST_QUANTS]:
+        fit = quant_fit(size, here)
+        split = f"  {parts} parts" if parts > 1 else ""
+        items.append(
+            Content.assemble(
+                (f"{visible_line(label, width):<{width}} {figures.size(size):>9}  ", ""),
+                (FIT_WORDS[fit], FIT_STYLES.get(fit, "")),
+                (split, "$text-muted"),
+            )
+        )
+    if len(rows) > MOST_QUANTS:
+        items.append(Content.styled(f"and {len(rows) - MOST_QUANTS} more", "$text-muted"))
+    return items
