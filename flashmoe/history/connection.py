@@ -9,10 +9,13 @@ from pathlib import Path
 
 from flashmoe import paths
 from flashmoe.history.records import HistoryError
-from flashmoe.history.schema import migrate
+from flashmoe.history.schema import MIGRATIONS, migrate
 
 BUSY_MS = 5000
 """How long a write waits for another instance's."""
+
+MAX_COPY_BYTES = 512 << 20
+"""A database that can't be written is shown from a copy in memory up to this size."""
 
 
 def connect(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
@@ -59,13 +62,15 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 def _in_memory(copy_of: Path | None) -> sqlite3.Connection:
     """An empty database in memory, or a copy of one that can be read but not written."""
     db = _open(":memory:")
-    if copy_of is not None and copy_of.is_file():
+    if copy_of is not None and copy_of.is_file() and copy_of.stat().st_size <= MAX_COPY_BYTES:
         for mode in ("mode=ro", "immutable=1"):  # a WAL file without its -shm can only be read as immutable
             try:
                 source = _open(f"{copy_of.absolute().as_uri()}?{mode}", uri=True)
                 try:
-                    if source.execute("PRAGMA user_version").fetchone()[0] == 1:
+                    if source.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
                         source.backup(db)
+                        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                            raise sqlite3.DatabaseError("malformed")
                 finally:
                     source.close()
                 break
