@@ -180,3 +180,21 @@ def test_batch_bad_model(tmp_path: Path, arguments: list[str], says: str) -> Non
     assert done.returncode != 0
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_width_leaves_the_memory_to_the_experts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backends.planner_machine import Machine
+    from flashmoe.batch import sizing
+
+    items = [i for i in read_items(prompts(tmp_path / "in.jsonl", 40, max_tokens=100)) if isinstance(i, Item)]
+    free = Machine.detect()
+    wide = sizing.choose(model, items, 4096, 64, fixed=False)
+    assert wide.sequences == 40
+    assert 40 * 100 < wide.n_ctx < 40 * 300  # what they need, not what they may have
+    import msgspec
+
+    small = msgspec.structs.replace(free, ram_available=4 << 20)
+    monkeypatch.setattr(sizing.Machine, "detect", staticmethod(lambda: small))
+    narrow = sizing.choose(model, items, 4096, 64, fixed=False)
+    assert 1 <= narrow.sequences < 40
+    assert sizing.choose(model, items, 4096, 64, fixed=True).sequences == 40

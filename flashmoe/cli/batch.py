@@ -31,7 +31,7 @@ from flashmoe.cli.common import (
 if TYPE_CHECKING:
     from flashmoe.batch.runner import Progress, Summary
 
-MAX_PARALLEL = 256
+MAX_PARALLEL = 250
 AUTO_PARALLEL = 64
 
 EPILOG = """\
@@ -100,6 +100,7 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.batch.lines import Item, Problem, read_items
     from flashmoe.batch.output import Output, OutputError
     from flashmoe.batch.runner import Batch
+    from flashmoe.batch.sizing import choose
 
     items: list[Item] = []
     problems: list[Problem] = []
@@ -114,9 +115,9 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("the output would overwrite the input: name another file after -o")
     path = resolve_model(args.model)
     width: int | None = args.parallel
-    sequences = min(width or AUTO_PARALLEL, max(len(items), 1))
-    total_ctx = args.ctx if isinstance(args.ctx, int) and args.ctx else args.seq_ctx * sequences
-    request = load_request(args, path, n_seq_max=sequences, n_ctx=total_ctx)
+    room = choose(path, items, args.seq_ctx, width or AUTO_PARALLEL, fixed=width is not None)
+    total_ctx = args.ctx if isinstance(args.ctx, int) and args.ctx else room.n_ctx
+    request = load_request(args, path, n_seq_max=room.sequences, n_ctx=total_ctx)
     progress = ProgressLine(enabled=not args.json)
 
     def show(p: Progress) -> None:
@@ -134,7 +135,7 @@ def main(args: argparse.Namespace) -> int:
                 output.forget_failed()
             batch = Batch(
                 request, items, output, log_path=log_file("batch.log"),
-                width=None if width is None else sequences, on_progress=show, on_note=tell,
+                width=None if width is None else room.sequences, on_progress=show, on_note=tell,
                 per_sequence_ctx=args.seq_ctx, price_kwh=args.price_kwh,
             )  # fmt: skip
             interrupted = False

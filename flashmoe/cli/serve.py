@@ -71,8 +71,8 @@ def main(args: argparse.Namespace) -> int:
     key = os.environ.get(KEY_VARIABLE) or None
     if not _is_loopback(args.host) and key is None:
         raise UsageError(f"{args.host} can be reached from other machines: set {KEY_VARIABLE} to a key of your choice")
-    if args.parallel > 256:
-        raise UsageError("--parallel: at most 256 requests are decoded together")
+    if args.parallel > 250:
+        raise UsageError("--parallel: at most 250 requests are decoded together")
     path = resolve_model(args.model)
     request = load_request(args, path, n_seq_max=args.parallel)
     return asyncio.run(_serve(args, request, key))

@@ -1,0 +1,71 @@
+"""How many sequences a batch may keep, and the context they need together: the KV cache takes RAM from the experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from backends.gguf_file import read_gguf
+from backends.interface import EngineError
+from backends.planner_kv import kv_bytes
+from backends.planner_machine import Machine
+from flashmoe.batch.lines import Item
+
+KV_SHARE = 0.25
+"""Of the RAM that is free now; the rest belongs to the experts."""
+TEMPLATE_TOKENS = 64
+"""What a chat template adds to a prompt, generously."""
+
+
+class Width(Struct, frozen=True):
+    """Sequences, and the tokens of context that they need together."""
+
+    sequences: int
+    n_ctx: int
+
+
+def tokens_needed(item: Item, per_sequence: int) -> int:
+    """Tokens of KV cache that an item may take, at most `per_sequence`. Prompts are counted at 2 bytes a token, which
+    is more than any tokenizer makes of prose."""
+    request = item.request
+    texts = [request.prompt or ""] if request.messages is None else [m.content for m in request.messages]
+    prompt = sum(len(t.encode("utf-8", "replace")) for t in texts) // 2 + len(request.tokens or ()) + TEMPLATE_TOKENS
+    return min(per_sequence, prompt + (request.sampling.max_tokens or per_sequence))
+
+
+def choose(path: str | Path, items: Sequence[Item], per_sequence: int, wanted: int, *, fixed: bool) -> Width:
+    """The most sequences, up to `wanted`, whose KV cache leaves the RAM to the experts; `fixed` keeps `wanted`."""
+    needs = sorted((tokens_needed(item, per_sequence) for item in items), reverse=True)
+    most = max(1, min(wanted, len(needs)))
+    cost = None if fixed else _cost(path)
+    total, taken, n = 0, 0, 0
+    for need in needs[:most]:
+        if cost is not None:
+            taken += need * cost.per_token + cost.per_sequence
+            if n and taken > cost.room:
+                break
+        total += need
+        n += 1
+    return Width(max(n, 1), max(total, 256))
+
+
+class _Cost(Struct, frozen=True):
+    """Bytes of RAM for caches, and what a token and a sequence (recurrent state) take of them."""
+
+    room: int
+    per_token: int
+    per_sequence: int
+
+
+def _cost(path: str | Path) -> _Cost | None:
+    """None where it can't be told (a server's address)."""
+    if str(path).startswith(("http://", "https://")):
+        return None
+    try:
+        gguf = read_gguf(path)
+    except EngineError:
+        return None  # loading says what is wrong
+    cache = kv_bytes(gguf, 256)
+    return _Cost(int(Machine.detect().ram_available * KV_SHARE), cache.per_token, cache.recurrent)
