@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from mmap import mmap
 from pathlib import Path
 
-import numpy as np
 from msgspec import Struct
 
 from backends.llamacpp import procfs
@@ -120,6 +119,8 @@ def _gpus() -> Iterable[Gpu]:
 
 def probe_memory(seconds: float = 0.15) -> float:
     """Bytes per second that all cores together read from memory: the bound of a matrix-vector product. 64 MiB."""
+    import numpy as np  # a tenth of a second, which only measuring needs
+
     matrix = np.ones((1024, 16384), dtype=np.float32)
     vector = np.ones(16384, dtype=np.float32)
     matrix @ vector

@@ -14,6 +14,8 @@ from backends.planner_machine import Machine
 from flashmoe import measurements
 from flashmoe.hub.facts import ModelFacts
 
+__all__ = ["Machine", "Plan", "PlanRequest", "plan_facts", "plan_file", "plan_header"]
+
 
 def plan_file(path: Path | str, request: PlanRequest | None = None, here: Machine | None = None) -> Plan:
     """Plans a local model; raises `EngineError` where the file is none. Measures the machine's speed where it isn't

@@ -231,6 +231,7 @@ class EngineController:
                     answer.prefill = event
                 elif isinstance(event, Finished):
                     answer.finished = event
+                    self._remember_speed(answer, event)
                 self._announce(answer)
         except EngineError as error:
             answer.error = error
@@ -238,6 +239,14 @@ class EngineController:
             if not answer.ended:
                 answer.error = EngineError("engine_died", "The engine ended the answer without saying why.")
             self._announce(answer)
+
+    def _remember_speed(self, answer: Answer, finished: Finished) -> None:
+        """Plans rest on how fast a model really ran here; only an answer that ran alone tells that."""
+        from flashmoe.measurements import record_answer
+
+        alone = all(other is answer or other.ended for other in self._answers.values())
+        if alone and self.model is not None:
+            asyncio.get_running_loop().run_in_executor(None, record_answer, self.model, finished.usage)
 
     async def ensure_loaded(self) -> None:
         """Waits for a running load, or loads the last model again. Raises `EngineError`."""
