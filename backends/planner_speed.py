@@ -34,7 +34,8 @@ CORE_BYTES_S: dict[str, float] = {
 GPU_BYTES_S = 300e9
 """What dense weights in VRAM are computed at, at least: they are no bound beside experts in RAM."""
 OVERHEAD_S = 0.002
-"""Per token: graph, sampling, the router hook."""
+"""Per token: graph, sampling, the router hook; on a busy machine `OVERHEAD_SLOW_S`."""
+OVERHEAD_SLOW_S = 0.008
 
 
 class Speed(Struct, frozen=True, kw_only=True):
@@ -140,7 +141,7 @@ def streaming_speed(
     disk_low, disk_mid, disk_high = (disk * 0.8, disk, disk * 1.15) if disk else (0.4e9, 1.5e9, 6e9)
     missed = per_token * (1 - usual)
     disk_s = missed / disk_mid
-    low = 1 / (compute * slow + per_token * (1 - worst) / disk_low * 1.15)
+    low = 1 / (OVERHEAD_SLOW_S + compute * slow + per_token * (1 - worst) / disk_low * 1.15)
     high = 1 / max(compute * quick, per_token * (1 - best) / disk_high)
     expected = 1 / (compute + disk_s)
     memory_bound = machine.memory_bytes_s is not None and machine.memory_bytes_s < 4.5e9 * machine.cores
@@ -186,7 +187,7 @@ def measured_speed(speed: Speed, runs: Sequence[MeasuredRun], backend: str, cach
         reason=f"It ran here {times} with about as much memory: {weight} tokens at {mean:.1f} tokens/s.",
         hit_rate=sum(hits) / len(hits) if hits else speed.hit_rate,
         read_bytes_per_token=sum(read) / len(read) if read else speed.read_bytes_per_token,
-        compute_s=speed.compute_s, disk_s=speed.disk_s, cold=speed.cold,
+        compute_s=speed.compute_s, disk_s=speed.disk_s, cold=min(speed.cold, mean),
     )  # fmt: skip
 
 

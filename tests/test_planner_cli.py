@@ -37,7 +37,7 @@ def test_a_local_model_as_text(tmp_path: Path, model: Path) -> None:
     assert "context of 8,192 tokens" in done.stdout
     assert "GB/s (measured just now)" in done.stdout or "MB/s (measured just now)" in done.stdout
     assert "Traceback" not in done.stderr
-    assert max(len(line) for line in done.stdout.splitlines()) < 160
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
 
 
 def test_json_has_the_whole_plan(tmp_path: Path, model: Path) -> None:
@@ -59,8 +59,9 @@ def test_json_has_the_whole_plan(tmp_path: Path, model: Path) -> None:
 def test_what_does_not_run_exits_1_with_the_reason(tmp_path: Path, model: Path) -> None:
     done = run(tmp_path, str(model), "--no-probe", "--ctx", "2000000000")
     assert done.returncode == 1
-    assert "Does not run here. It needs" in done.stdout
-    assert "tokens fits" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "Does not run here. It needs" in text
+    assert "tokens fits" in text
     done = run(tmp_path, str(model), "--no-probe", "--experts", "99")
     assert (done.returncode, done.stdout) == (2, "")
     assert "the model has 8 experts" in done.stderr

@@ -117,6 +117,10 @@ def test_the_real_probes_measure_something(tmp_path: Path) -> None:
     assert speed is None or speed > 1e6
     assert list(tmp_path.iterdir()) == []
     assert probe_disk(tmp_path / "missing") is None
+    with open(tmp_path / "holes", "wb") as sparse:
+        sparse.truncate(1 << 40)
+    holes = probe_disk(tmp_path / "missing", [tmp_path / "holes"])
+    assert holes is None  # a sparse file is not measured: it reads at memory's speed
 
 
 def test_a_damaged_or_unwritable_file_is_no_failure(model: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,42 +141,51 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
     out(f"{plan.architecture}, {plan.n_layers} layers, {experts}")
     out()
     head = {"fits": "Runs here", "streams": "Runs here, streaming"}.get(plan.verdict, "Does not run here")
-    out(f"{head}. {plan.sentence}")
+    _line("", f"{head}. {plan.sentence}")
     if plan.speed is not None:
         s = plan.speed
         known = "from runs here" if s.source == "measured" else "estimated"
         span = f"range {_rate(s.low)} to {_rate(s.high)}"
-        out(f"Speed      {_rate(s.expected)} tokens/s, {known} ({span}), bound by {s.bound}")
-        out(f"           {s.reason}")
-        if plan.verdict == "streams" or plan.expert_bytes:
-            out(f"           The first tokens after a cold start come at {_rate(s.cold)} tokens/s.")
+        _line("Speed", f"{_rate(s.expected)} tokens/s, {known} ({span}), bound by {s.bound}")
+        _line(" ", s.reason)
+        if plan.expert_bytes:
+            _line(" ", f"The first tokens after a cold start come at {_rate(s.cold)} tokens/s.")
     out()
     p = plan.place
-    out(f"RAM        {size(p.rss)} of {size(here.ram_available)} available")
+    _line("RAM", f"{size(p.rss)} of {size(here.ram_available)} available")
     rows = [("dense weights", p.dense_ram), ("experts", p.experts_ram), (f"context of {plan.n_ctx:,} tokens", p.kv_ram)]
     rows += [("compute buffers", p.compute_ram), ("the engine itself", p.process_ram)]
     for label, n in rows:
         if n:
-            out(f"           {size(n):>9}  {label}")
+            out(f"{size(n):>20}  {label}")
     if p.vram:
-        out(f"VRAM       {size(p.vram)} for {p.n_gpu_layers} layers without their experts")
+        _line("VRAM", f"{size(p.vram)} for {p.n_gpu_layers} layers without their experts")
     elif here.gpus:
-        out("VRAM       none used")
+        _line("VRAM", "none used")
     if plan.expert_bytes:
         disk = f"disk {rate(here.disk_bytes_s)} ({here.disk_source})"
-        out(f"SSD        {size(p.experts_ssd)} of experts are read when chosen; {disk}")
+        _line("SSD", f"{size(p.experts_ssd)} of experts are read when chosen; {disk}")
         b = plan.budgets
         least, advised, every = size(b.least), size(b.advised), size(b.best)
-        out(f"--ram      least {least}, advised {advised}, all {every}; this machine can give {size(b.here)}")
-    most = f"up to {plan.n_ctx_max:,} fit" if plan.n_ctx_max else "none fits"
-    out(f"Context    {size(plan.kv_bytes_per_token)} a token; {most}, {plan.n_ctx_train:,} were trained")
+        _line("--ram", f"least {least}, advised {advised}, all {every}; this machine can give {size(b.here)}")
+    trained = f"{plan.n_ctx_train:,} were trained" if plan.n_ctx_train else "the file doesn't say what was trained"
+    most = f"up to {plan.n_ctx_max:,} tokens fit" if plan.n_ctx_max else "none fits"
+    _line("Context", f"{size(plan.kv_bytes_per_token)} a token; {most}, {trained}")
     if plan.to_download:
-        out(
-            f"Download   {size(plan.to_download)}, {duration(plan.download_s)} at 100 Mbit/s; "
-            f"{size(plan.disk_free)} free on the disk"
+        _line(
+            "Download",
+            f"{size(plan.to_download)}, {duration(plan.download_s)} at 100 Mbit/s; "
+            f"{size(plan.disk_free)} free on the disk",
         )
     for text in plan.notes:
-        out(f"Note       {text}")
+        _line("Note", text)
+
+
+def _line(label: str, text: str) -> None:
+    """A labelled line, broken at the terminal's width (at most 100 columns)."""
+    width = min(100, max(40, shutil.get_terminal_size((100, 24)).columns))
+    first = f"{label:<11}" if label else ""
+    out(textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * 11 if label else ""))
 
 
 def _rate(tokens_s: float) -> str:
