@@ -53,6 +53,8 @@ class Counters(msgspec.Struct, kw_only=True):
     evictions: int | None = None
     resident_bytes: int | None = None
     budget_bytes: int | None = None
+    reuse_bytes_hist: tuple[int, ...] | None = None
+    next_token_reuse: float | None = None
 
 
 @dataclass
@@ -250,6 +252,8 @@ class LlamaModel:
             ctx_used=s.book.used,
             n_active=len(s.active),
             n_waiting=len(s.waiting),
+            reuse_bytes_hist=c.reuse_bytes_hist,
+            next_token_reuse=c.next_token_reuse,
         )
 
     def expert_map(self) -> ExpertMap | None:

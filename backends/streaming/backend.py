@@ -22,7 +22,7 @@ from backends.streaming.hook import RouterHook
 from backends.streaming.loader import load_stream
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
-from backends.streaming.pool import PoolStore
+from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
 
 
@@ -89,6 +89,8 @@ class StreamBackend:
                 evictions=pager.ledger.evictions,
                 resident_bytes=pager.ledger.resident_bytes,
                 budget_bytes=budget,
+                reuse_bytes_hist=pager.meter.histogram(),
+                next_token_reuse=pager.meter.next_token_reuse(),
             )
 
         def info(known: ModelInfo) -> ModelInfo:
@@ -121,7 +123,7 @@ def _open_store(choice: Choice, layout: object) -> tuple[Store, str]:
     assert isinstance(layout, ExpertLayout)
     if choice.store == "pool" and choice.budget_bytes is not None:
         try:
-            return PoolStore(layout, choice.budget_bytes), choice.reason
+            return SlotStore(layout, choice.budget_bytes), choice.reason
         except OSError as e:
             if choice.forced:
                 raise

@@ -16,9 +16,14 @@ from backends.interface import EngineError, ExpertMap
 from backends.streaming import libc
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
+from backends.streaming.reuse import ReuseMeter
+from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
 
 I64 = npt.NDArray[np.int64]
+
+DECODE_TOKENS = 16
+"""A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
 
 
 class Pager:
@@ -26,7 +31,11 @@ class Pager:
 
     def __init__(self, layout: ExpertLayout, store: Store) -> None:
         self.layout, self.store = layout, store
+        self._slots = store if isinstance(store, SlotStore) else None
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
+        rows = layout.rows
+        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows])
+        self._decoding = True
         self.stall_s = 0.0
         self.ahead_bytes = 0
         self.read_base = libc.read_bytes()
@@ -54,6 +63,7 @@ class Pager:
             if self._stamp_of(fd) != stamp:
                 raise EngineError("io_error", f"{path.name} was changed on disk while in use; load the model again.")
         self._in_use.clear()
+        self._decoding = tokens <= DECODE_TOKENS
         self.ledger.begin(tokens)
 
     def end(self) -> None:
@@ -74,6 +84,7 @@ class Pager:
         absent = self.ledger.missing(row, ids, counts)
         if absent:
             self._start(row, absent, ids)
+        self.meter.observe(row, ids, decode=self._decoding)  # while the reads are on their way
         if ahead is not None:
             self._read_ahead(row + 1, ahead())
         if absent:
@@ -84,8 +95,7 @@ class Pager:
         state = self.ledger.state[row]
         fresh = [e for e in absent if state[e] == ABSENT]
         if fresh:
-            room = self._make_room(row, len(fresh) * self.ledger.cost[row])
-            if room < 0:
+            if not self._make_room(row, len(fresh), len(ids)):
                 need = len(ids) * self.ledger.cost[row] / 2**30
                 raise EngineError(
                     "budget_too_small",
@@ -138,6 +148,8 @@ class Pager:
     def pin(self, row: int) -> None:
         """The safety net: makes all experts of `row` resident, now and for good. Raises `EngineError`
         ``budget_too_small`` where they don't fit beside what is being computed on."""
+        if self._slots is not None:
+            return  # the product isn't patched: it computes on the mapped file
         n = self.layout.rows[row].n_experts
         ids = np.arange(n, dtype=np.int64)
         self._in_use[row] = ids
@@ -150,26 +162,34 @@ class Pager:
             self.finish(row)
         self.ledger.pinned.add(row)
 
-    def _make_room(self, row: int, size: int, guess: bool = False) -> int:
-        """Drops others until `size` bytes are free in the row's group; returns how many more than that are (negative:
-        it can't be done)."""
-        room = self.ledger.room(row)
-        if room is None:
-            return 0
-        if room < size:
-            width = self.ledger.width
-            keep = {r * width + e for r, ids in self._in_use.items() for e in ids.tolist()}
-            self._drop(self.ledger.victims(row, keep, size - room))
-            room = self.ledger.room(row) or 0
-            if room < size and self._guessed and not guess:
-                self.settle()
-                self._drop(self.ledger.victims(row, keep, size - room))
+    def _make_room(self, row: int, count: int, total: int, guess: bool = False) -> bool:
+        """Drops others until `count` more experts of `row` have room (of `total` that are needed at once); False where
+        that can't be."""
+        if self._slots is None and self.ledger.room(row) is None:
+            return True
+        width = self.ledger.width
+        keep = np.concatenate([ids + r * width for r, ids in self._in_use.items()])
+        for attempt in range(1 if guess else 2):
+            if self._slots is not None:
+                victims = self._slots.make_room(self.ledger, row, count, total, keep)
+                if victims is not None:
+                    self._drop(victims)
+                    return True
+            else:
+                size = count * self.ledger.cost[row]
                 room = self.ledger.room(row) or 0
-        return room - size
+                if room < size:
+                    self._drop(self.ledger.victims(row, set(keep.tolist()), size - room))
+                if (self.ledger.room(row) or 0) >= size:
+                    return True
+            if not attempt and self._guessed:
+                self.settle()
+        return False
 
     def _drop(self, victims: list[tuple[int, int]]) -> None:
         if not victims:
             return
+        self.ledger.evictions += len(victims)
         self.store.drop(victims)
         by_row: dict[int, list[int]] = {}
         for r, e in victims:
@@ -188,7 +208,7 @@ class Pager:
             return
         ids = np.array(experts, np.int64)
         self._in_use[row] = ids  # what is there already must stay, too
-        if self._make_room(row, len(fresh) * self.ledger.cost[row], guess=True) >= 0:
+        if self._make_room(row, len(fresh), len(experts), guess=True):
             self._fetch(row, fresh)
             self._guessed.setdefault(row, []).extend(fresh)
             self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
@@ -243,6 +263,7 @@ class Pager:
             residency=share.tobytes(),
             hits=ledger.row_hits.astype(np.uint32).tobytes(),
             misses=ledger.row_misses.astype(np.uint32).tobytes(),
+            next_token_reuse=self.meter.next_token_reuse_by_row().tobytes(),
         )
 
     def set_budget(self, ram_bytes: int) -> None:
