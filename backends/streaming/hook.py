@@ -23,6 +23,7 @@ from backends.streaming import abi
 from backends.streaming.guess import Guesser
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
+from backends.streaming.slots import SlotStore
 from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
 
 _NAME, _OP, _SRC = abi.Tensor.name.offset, abi.Tensor.op.offset, abi.Tensor.src.offset
@@ -45,6 +46,7 @@ class RouterHook:
     ) -> None:
         self._ggml = abi.ggml()
         self._layout, self._pager, self._abort, self._guesser = layout, pager, abort, guesser
+        self._slots = pager.store if isinstance(pager.store, SlotStore) else None
         self._product = self._ggml.op("MUL_MAT_ID")
         self._weights = {
             t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
@@ -87,6 +89,8 @@ class RouterHook:
 
     def end(self) -> Literal["ok", "retry", "cancelled"]:
         """A decode ended; raises what went wrong in it."""
+        if self._slots is not None:
+            self._slots.unpatch()
         self._pager.end()
         if self._error is not None:
             raise self._error
@@ -107,6 +111,8 @@ class RouterHook:
                 if C.c_int.from_address(node + _OP).value == self._product:
                     return self._ask_product(node)
                 return C.string_at(node + _NAME, _PREFIX_LENGTH) == TOPK_PREFIX
+            if self._slots is not None:
+                self._slots.unpatch()
             started = time.perf_counter()
             waited = self._pager.stall_s
             row = self._boundary.pop(node, None)
@@ -160,6 +166,8 @@ class RouterHook:
         if self._guesser is not None and counts is None:
             ahead = functools.partial(self._guesser.seen, row, ids, node)
         self._pager.chosen(row, ids, counts, ahead)
+        if self._slots is not None:
+            self._slots.translate(row, raw.reshape(1, k) if n == 1 else table)
 
     def _ask_product(self, node: int) -> bool:
         weight = C.c_void_p.from_address(node + _SRC).value or 0
@@ -175,6 +183,8 @@ class RouterHook:
             self._pager.pin(row)
             return False
         left.discard(index)
+        if self._slots is not None:
+            self._slots.patch(node, row, index)
         if is_down:
             self._pager.finish(row)
         elif self._pager.unfinished(row) and not left & self._up[row]:

@@ -34,7 +34,8 @@ class Ledger:
         self.state = np.zeros((rows, width), np.uint8)
         self.uses = np.zeros((rows, width), np.uint32)
         self.last_used = np.zeros((rows, width), np.uint32)
-        self._heat = np.zeros((rows, width), np.float64)
+        self.raw_heat = np.zeros((rows, width), np.float64)
+        """Uses weighted by when they were: comparable with each other, not with a count."""
         self.row_hits = np.zeros(rows, np.int64)
         self.row_misses = np.zeros(rows, np.int64)
         self.held = [0] * len(self.budget)
@@ -60,7 +61,7 @@ class Ledger:
         self.token += tokens
         self._weight *= 2.0 ** (tokens / HALF_LIFE_TOKENS)
         if self._weight > 1e200:
-            self._heat /= self._weight
+            self.raw_heat /= self._weight
             self._weight = 1.0
         for g, budget in enumerate(self.budget):
             self._wide[g] = budget is not None and self._graph_bytes[g] > budget
@@ -90,12 +91,12 @@ class Ledger:
         counts = np.concatenate([np.ones(len(i), np.int64) if c is None else c for _, i, c in pending])
         # a row comes once a graph, so no index repeats but for retried graphs
         np.add.at(self.uses.reshape(-1), flat, counts.astype(np.uint32))
-        np.add.at(self._heat.reshape(-1), flat, np.minimum(counts, 8) * self._weight)
+        np.add.at(self.raw_heat.reshape(-1), flat, np.minimum(counts, 8) * self._weight)
         self.last_used.reshape(-1)[flat] = self.token
 
     def heat(self) -> npt.NDArray[np.float32]:
         """Uses that decay by half every 64 tokens, float32 of rows x experts."""
-        return (self._heat / self._weight).astype(np.float32)
+        return (self.raw_heat / self._weight).astype(np.float32)
 
     @property
     def hits(self) -> int:
@@ -163,7 +164,6 @@ class Ledger:
             chosen.add(flat)
             out.append((r, e))
             size -= self.cost[r]
-        self.evictions += len(out)
         return out
 
     def _rebuild(self, g: int) -> None:
@@ -172,7 +172,7 @@ class Ledger:
             if self.group[r] != g or r in self.pinned:
                 mask[r] = False
         flat = np.flatnonzero(mask)
-        order = np.argsort(self._heat.reshape(-1)[flat], kind="stable")[::-1]
+        order = np.argsort(self.raw_heat.reshape(-1)[flat], kind="stable")[::-1]
         self._queue[g] = flat[order].tolist()
         self._queue_token[g] = self.token
 
@@ -190,7 +190,7 @@ class Ledger:
             if r in self.pinned or excess < self.cost[r]:
                 continue
             there = np.flatnonzero(self.state[r] == RESIDENT)
-            there = there[np.argsort(self._heat[r, there], kind="stable")]
+            there = there[np.argsort(self.raw_heat[r, there], kind="stable")]
             for e in there.tolist():
                 if size <= 0 or excess < self.cost[r]:
                     break

@@ -14,7 +14,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PROT_NONE, PROT_READ, PROT_RW, PROT_RX = 0, 1, 3, 5
 SHARED, PRIVATE, FIXED, ANON, NORESERVE, POPULATE = 0x1, 0x2, 0x10, 0x20, 0x4000, 0x8000
 MADV_RANDOM, MADV_WILLNEED, MADV_DONTNEED = 1, 3, 4
-MADV_DONTFORK, MADV_NOHUGEPAGE, MADV_POPULATE_READ = 10, 15, 22
+MADV_DONTFORK, MADV_HUGEPAGE, MADV_POPULATE_READ = 10, 14, 22
 FADV_RANDOM, FADV_WILLNEED, FADV_DONTNEED = 1, 3, 4
 
 _libc = C.CDLL(None, use_errno=True)
@@ -160,6 +160,18 @@ def cached_bytes(fd: int, offset: int = 0, length: int = 0) -> int | None:
     if _syscall(C.c_long(_SYS_CACHESTAT), C.c_long(fd), C.byref(span), C.byref(stat), C.c_long(0)):
         return None
     return int(stat.cache) * PAGE
+
+
+def direct_io_alignment(fd: int) -> tuple[int, int]:
+    """What O_DIRECT wants of file offsets and lengths, and of memory, in bytes (statx; a page where it won't tell)."""
+    empty_path, dioalign = 0x1000, 0x2000
+    out = C.create_string_buffer(256)
+    if not hasattr(_libc, "statx") or _libc.statx(fd, b"", empty_path, dioalign, out):
+        return PAGE, PAGE
+    mask, memory, offset = (int.from_bytes(out.raw[i : i + 4], "little") for i in (0, 0x98, 0x9C))
+    if not mask & dioalign or not offset:
+        return PAGE, PAGE
+    return max(512, offset), max(4, memory)
 
 
 def read_bytes() -> int:
