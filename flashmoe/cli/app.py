@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from flashmoe.cli.common import UsageError, add_load_flags, load_request, resolve_model
+from flashmoe.cli.common import UsageError, add_load_flags, load_request, positive_int, resolve_model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,9 +15,18 @@ def parser() -> argparse.ArgumentParser:
 
     result = Parser(prog=PROGRAM, description="Opens the app, with MODEL loaded where one is named.")
     result.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
-    result.add_argument("--calm", action="store_true", help="no animation and few repaints, as over SSH")
+    add_app_flags(result)
     add_load_flags(result)
     return result
+
+
+def add_app_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what the app alone understands; `demo` has it too."""
+    group = parser.add_argument_group("the app")
+    group.add_argument("--calm", action="store_true", help="no animation and few repaints, as over SSH")
+    group.add_argument("--theme", metavar="NAME", help="a theme for this time, instead of the configuration's")
+    group.add_argument("--chat", metavar="ID", type=positive_int, help="open this chat (flashmoe-tui chats lists them)")
+    group.add_argument("--record", metavar="FILE", type=Path, help="record the monitor, for flashmoe-tui replay")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -36,11 +46,29 @@ def open_app(args: argparse.Namespace) -> int:
     path = resolve_model(args.model) if args.model else None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the app needs a terminal; for pipes there is: flashmoe-tui run MODEL PROMPT.")
+    if args.chat is not None:
+        _check_chat(args.chat)
     # Without MODEL the load flags still count, for whatever is loaded in the app.
     request = load_request(args, path or "", quiet=True)
     from tui.app import AppOptions, run_app
 
     options = AppOptions(
-        request=request if path else None, defaults=request, demo=args.model == "demo", calm=args.calm or None
+        request=request if path else None,
+        defaults=request,
+        demo=args.model == "demo",
+        calm=args.calm or None,
+        record=args.record,
+        theme=args.theme,
+        chat=args.chat,
     )
     return run_app(options)
+
+
+def _check_chat(chat_id: int) -> None:
+    from flashmoe.history import History, HistoryError
+
+    with History() as history:
+        try:
+            history.chat(chat_id)
+        except HistoryError as error:
+            raise UsageError(f"{error.message} flashmoe-tui chats lists them.") from None
