@@ -165,7 +165,9 @@ class LlamaContext:
         self.compute_bytes = native.logged_mib(tail, "compute")
         self.recurrent = bool(L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model))
         """Part of the state is recurrent: a sequence can only grow or be dropped."""
-        self.n_swa = 0 if swa_full else int(L.llama_model_n_swa(weights.model))
+        self.n_swa = int(L.llama_model_n_swa(weights.model))
+        """Width of the sliding window, 0 without one. Also a cache of full size gives cells that a sequence's window
+        has left behind to other tokens, so how far a sequence can be cut back depends on `first_position`."""
         self._batch = L.llama_batch_init(self.n_batch, 0, 1)
 
     @property

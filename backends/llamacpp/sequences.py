@@ -114,17 +114,20 @@ class KvBook:
 
     def _roll_back(self, sequence: KvSequence, length: int) -> bool:
         context = self._context
-        if context.recurrent:
-            return False
-        if context.n_swa and context.first_position(sequence.seq_id) > max(0, length - context.n_swa):
-            return False
-        return context.remove(sequence.seq_id, length)
+        return (
+            not context.recurrent and self._window_holds(sequence, length) and context.remove(sequence.seq_id, length)
+        )
+
+    def _window_holds(self, sequence: KvSequence, length: int) -> bool:
+        """Whether the positions that a token at `length` looks back on are all still there."""
+        n_swa = self._context.n_swa
+        return not n_swa or 0 <= self._context.first_position(sequence.seq_id) <= max(0, length - n_swa)
 
     def share(self, source: KvSequence, target: KvSequence, length: int) -> bool:
         """Lets an empty sequence begin with the first `length` tokens of another; False where the model can't."""
         if self._context.recurrent and length != len(source.tokens):
             return False
-        if self._context.n_swa and self._context.first_position(source.seq_id) > 0:
+        if not self._window_holds(source, length):
             return False
         self._context.copy(source.seq_id, target.seq_id, length)
         target.tokens = source.tokens[:length]
