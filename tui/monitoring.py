@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Monitoring:
         self._pid: int | None = None
         self._panes: list[Any] = []
         self._maps_wanted = False
+        self._probed = ""  # the model whose disk was measured last
         self.experts_open = False
         self.feed: MonitorFeed | None = None
 
@@ -61,7 +63,8 @@ class Monitoring:
 
         self._live = LiveMonitor(self._arrived, interval_s=1.0 if self._app.calm else 0.5)
         self._live.engine_started(self._pid)
-        self._live.model_loaded(self._info)
+        self._info = self._live.model_loaded(self._info)
+        self.feed.set_model(self._info)
         await self._live.start()
         if record is not None:
             self.record(record)
@@ -87,6 +90,11 @@ class Monitoring:
         if self.feed is not None:
             self.feed.push(sample)
             self.update_views()
+        info = self._info
+        idle = sample.telemetry is not None and not sample.telemetry.n_active and not sample.telemetry.n_waiting
+        if idle and info is not None and not info.disk_bytes_s and self._probed != info.path:
+            self._probed = info.path
+            self._app.chat_screen.run_worker(self._probe_disk())
         if self._live is not None and self._live.maps_wanted and not self._maps_wanted:
             await self.layout_changed()
 
@@ -99,11 +107,22 @@ class Monitoring:
     def model_loaded(self, info: ModelInfo, pid: int | None) -> None:
         """Another model is loaded."""
         self._info, self._pid = info, pid
-        if self.feed is not None:
-            self.feed.set_model(info)
         if self._live is not None:
             self._live.engine_started(pid)
-            self._live.model_loaded(info)
+            self._info = self._live.model_loaded(info)
+        if self.feed is not None:
+            self.feed.set_model(self._info)
+
+    async def _probe_disk(self) -> None:
+        """Measures a disk that nothing is known of, once the engine is idle: a second, then remembered for weeks."""
+        if self._live is None:
+            return
+        try:
+            found = await asyncio.to_thread(self._live.probe_disk)
+            if found is not None and self._live.probed(found) and self.feed is not None:
+                self._info = self.feed.model = found
+        except OSError:
+            pass  # the pane then draws on the most that was seen
 
     def engine_gone(self) -> None:
         """The engine's process is gone."""

@@ -28,6 +28,15 @@ def pack(message: Message) -> bytes:
     return _encoder.encode(encode_message(message))
 
 
+def with_ceiling(info: ModelInfo | None) -> ModelInfo | None:
+    """`info` with what is remembered of its disk's speed, where the backend didn't probe it."""
+    if info is None or info.disk_bytes_s or not Path(info.path).is_file():
+        return info
+    from flashmoe.measurements import machine
+
+    return msgspec.structs.replace(info, disk_bytes_s=machine(Path(info.path).parent, measure=False).disk_bytes_s)
+
+
 class LiveMonitor:
     """Joins the engine's events with the machine's counters into one stream of samples."""
 
@@ -89,14 +98,45 @@ class LiveMonitor:
         if pid is None:
             self.model_loaded(None)
 
-    def model_loaded(self, info: ModelInfo | None) -> None:
-        """The loaded model; None when it was unloaded."""
+    def model_loaded(self, info: ModelInfo | None) -> ModelInfo | None:
+        """The loaded model, None when it was unloaded. Returns it with what is remembered of its disk's speed."""
+        info = with_ceiling(info)
         self._model, self._map = info, None
         self._collector.model_loaded(info)
+        self._announce(info)
+        return info
+
+    def _announce(self, info: ModelInfo | None) -> None:
         if self._recorder is not None:
             self._recorder.model(info)
         if self._server is not None:
             self._server.publish(pack(info))
+
+    def probe_disk(self) -> ModelInfo | None:
+        """Measures the disk of a model whose ceiling isn't known (a second of reads); blocks, for a thread.
+
+        Returns the model's info with it, None where there is nothing to do. `probed` takes it in on the event loop.
+        """
+        info = self._model
+        if info is None or info.disk_bytes_s or not Path(info.path).is_file():
+            return None
+        from flashmoe.measurements import machine
+
+        speed = machine(Path(info.path).parent, files=[info.path]).disk_bytes_s
+        return msgspec.structs.replace(info, disk_bytes_s=speed) if speed else None
+
+    def probed(self, info: ModelInfo) -> bool:
+        """Takes the result of `probe_disk` in, unless another model was loaded meanwhile."""
+        if self._model is None or self._model.path != info.path:
+            return False
+        self._model = info
+        self._announce(info)
+        return True
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The loaded model with what is known of its disk."""
+        return self._model
 
     def telemetry(self, telemetry: Telemetry) -> None:
         """The engine's newest counters: part of the next sample."""

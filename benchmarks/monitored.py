@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Runs a model under the monitor: what do the panes and the verdict say, and does its prediction come true?
+
+    python benchmarks/monitored.py MODEL.gguf --backend stream --ram 2 --tokens 64 --record run.fmrec
+    python benchmarks/monitored.py MODEL.gguf --ram 2 --then-ram 4      (the prediction for 4, and what 4 gives)
+
+Prompts are random token ids; answers are sampled without any cut, so that routing spreads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from backends.engine.client import EngineClient
+from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
+from flashmoe.monitor.feed import MonitorFeed
+from flashmoe.monitor.live import LiveMonitor
+from flashmoe.monitor.verdict import predict_total_s
+
+GIB = 1 << 30
+
+
+class Outcome(NamedTuple):
+    """What the engine itself reported of the answers."""
+
+    backend: str
+    store: str | None
+    tok_s: float
+    tokens: int
+    prefill_s: float
+    hit_rate: float | None
+    bytes_per_token: float | None
+
+
+async def answers(client: EngineClient, args: argparse.Namespace, n_vocab: int) -> list[Finished]:
+    """Draws tokens (temperature 1, nothing cut off) after random prompts until there are enough."""
+    rng = np.random.default_rng(args.seed)
+    done: list[Finished] = []
+    left, number = args.tokens, 0
+    while left > 0:
+        number += 1
+        request = GenerateRequest(
+            id=f"run-{number}",
+            tokens=tuple(int(x) for x in rng.integers(0, n_vocab, args.prompt)),
+            sampling=Sampling(
+                temperature=args.temperature, top_p=1, top_k=0, min_p=0, seed=args.seed, max_tokens=min(left, 400)
+            ),
+        )
+        async for event in client.generate(request):
+            if isinstance(event, Finished):
+                done.append(event)
+                left -= max(1, event.usage.completion_tokens)
+    return done
+
+
+async def run(args: argparse.Namespace, ram: float | None) -> tuple[Outcome, MonitorFeed]:
+    """One load and its answers under the monitor; returns what the engine said and the feed at the end."""
+    feed = MonitorFeed()
+    live = LiveMonitor(lambda sample: void(feed.push(sample)), watchable=args.watchable)
+
+    def event(news: object) -> None:
+        if isinstance(news, Telemetry):
+            live.telemetry(news)
+        elif isinstance(news, ExpertMap):
+            feed.push_map(news)
+            live.expert_map(news)
+
+    client = EngineClient(log_path=Path(tempfile.gettempdir()) / "monitored-engine.log", on_event=event)
+    await live.start()
+    try:
+        await client.start()
+        live.engine_started(client.pid)
+        info = await client.load(
+            LoadRequest(
+                path=str(args.model),
+                backend=args.backend,
+                store=args.store,
+                ram_bytes=int(ram * GIB) if ram else None,
+                n_threads=args.threads,
+                n_ctx=args.ctx,
+            )
+        )
+        live.model_loaded(info)
+        if probed := await asyncio.to_thread(live.probe_disk):
+            live.probed(probed)
+        feed.set_model(live.model)
+        if args.record and ram == args.ram:
+            live.record(args.record)
+        await client.watch(0.5, 2.0)
+        done = await answers(client, args, info.n_vocab)
+        await asyncio.sleep(1.2)
+    finally:
+        await client.stop()
+        await live.stop()
+    usages = [finished.usage for finished in done]
+    tokens, seconds = sum(u.completion_tokens or 0 for u in usages), sum(u.decode_s for u in usages)
+    reads = [u.read_bytes for u in usages if u.read_bytes is not None]
+    return (
+        Outcome(
+            info.backend,
+            info.store,
+            tokens / seconds if seconds else 0.0,
+            tokens,
+            sum(u.prefill_s for u in usages),
+            usages[-1].hit_rate,
+            sum(reads) / tokens if reads and tokens else None,
+        ),
+        feed,
+    )
+
+
+def void(_: object) -> None:
+    """Drops a value."""
+
+
+def report(outcome: Outcome, feed: MonitorFeed) -> None:
+    """Prints what the engine measured and what the monitor said."""
+    frame = feed.frame
+    assert frame is not None
+    print(outcome)
+    print(f"  verdict: {feed.verdict.line}")
+    for name, work in (("decode", frame.decode), ("prefill", frame.prefill)):
+        if work is not None:
+            print(f"  {name}: {work.tok_s} tok/s, hit {work.hit_rate}, {work.bytes_per_token} bytes a token, {work}")
+
+
+async def main_async(args: argparse.Namespace) -> None:
+    """Runs once, or twice to hold the prediction against what happens."""
+    first, feed = await run(args, args.ram)
+    report(first, feed)
+    frame = feed.frame
+    if not (args.then_ram and frame is not None and frame.decode is not None and frame.reuse_hist and frame.resident):
+        return
+    change = (args.then_ram - args.ram) * GIB
+    total = predict_total_s(frame.decode, frame.reuse_hist, frame.resident, change)
+    predicted = frame.decode.tokens / total if total else None
+    second, feed = await run(args, args.then_ram)
+    report(second, feed)
+    after = feed.frame.decode.tok_s if feed.frame is not None and feed.frame.decode is not None else None
+    print(f"predicted for {args.then_ram} GiB: {predicted} tok/s; measured over the last tokens {after}")
+
+
+def main() -> None:
+    """Parses the flags and runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--store", default="auto", choices=("auto", "pagecache", "pool"))
+    parser.add_argument("--ram", type=float, help="GiB that experts may hold")
+    parser.add_argument("--then-ram", type=float, help="run again with this and compare with the prediction")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--ctx", type=int, default=1024)
+    parser.add_argument("--prompt", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--watchable", action="store_true", help="open the socket for flashmoe-tui top")
+    asyncio.run(main_async(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
