@@ -185,6 +185,14 @@ def ensure_dir(path: Path, *, private: bool = False) -> Path:
     return path
 
 
+def log_file(name: str) -> Path:
+    """A file in the log folder, or in a new folder of /tmp where that can't be written: nothing depends on logs."""
+    try:
+        return ensure_dir(log_dir()) / name
+    except PathError:
+        return Path(tempfile.mkdtemp(prefix=f"{APP}-log-")) / name
+
+
 def cannot_write(path: Path, error: OSError) -> str:
     """One sentence: which folder can't be written, why, and which variable chooses another."""
     reason = {

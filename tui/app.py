@@ -84,7 +84,7 @@ class FlashmoeApp(App[int]):
         for theme in self.theme_set.themes.values():
             self.register_theme(theme)
         self.theme = self._first_theme()
-        self.controller = EngineController(self._to_chat, log_path=paths.log_dir() / "engine.log", calm=self.calm)
+        self.controller = EngineController(self._to_chat, log_path=paths.log_file("engine.log"), calm=self.calm)
         self.monitoring = Monitoring(self)
         self.downloading = Downloading(self)
         self.chat_screen = ChatScreen(self)

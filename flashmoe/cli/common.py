@@ -338,14 +338,9 @@ async def engine(log_name: str = "engine.log") -> AsyncIterator[EngineClient]:
 
 def log_file(name: str) -> Path:
     """A file in the log folder; in a folder of its own in /tmp where that can't be written."""
-    import tempfile
-
     from flashmoe import paths
 
-    try:
-        return paths.ensure_dir(paths.log_dir()) / name
-    except paths.PathError:
-        return Path(tempfile.mkdtemp(prefix="flashmoe-log-")) / name
+    return paths.log_file(name)
 
 
 async def load_model(client: EngineClient, request: LoadRequest, progress: ProgressLine) -> ModelInfo:
