@@ -44,8 +44,8 @@ class UiConfig(Struct, kw_only=True, frozen=True):
     """A theme's name (from themes/*.yaml here or in the program); auto picks one that fits the terminal."""
     calm: Literal["auto", "on", "off"] = "auto"
     """No animation and at most 4 repaints a second besides typing and streaming; auto turns it on over SSH."""
-    monitor: Literal["auto", "shown", "hidden"] = "auto"
-    """The monitor beside the chat at start; auto shows it where the terminal is wide enough."""
+    monitor: Literal["shown", "hidden"] = "shown"
+    """The monitor at start: beside the chat where the terminal is wide enough, else as a strip; or hidden."""
     markdown: bool = True
     """Render answers as Markdown; false shows them as plain text."""
     keys: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class DownloadsConfig(Struct, kw_only=True, frozen=True):
     """How models are downloaded."""
 
     parallel: Annotated[int, Meta(ge=1, le=16)] = 3
-    """Files of one model that are fetched at the same time."""
+    """Connections that fetch one model at the same time, spread over its files."""
     limit: Annotated[float, Meta(ge=0, le=1 << 20)] = 0.0
     """The most bandwidth for all downloads together, in MiB/s; 0 is no limit."""
 
