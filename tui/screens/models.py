@@ -105,7 +105,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         pane.display = bool(pane.views)
         if self._downloads_first:
             if pane.views:
-                pane.focus()
+                self.action_downloads()
             else:
                 self.say("There are no downloads; choose a model of the catalogue or the hub to start one.")
 
@@ -132,7 +132,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         drawn: list[Option] = []
         for section, rows in self._rows.items():
             fitting = [row for row in rows if section == "hub" or matches(row, self._filter)]
-            if not fitting and not self._notes[section]:
+            if not fitting and (not self._notes[section] or (self._filter and section != "hub")):
                 continue
             if drawn:
                 shown.append(None)
@@ -168,7 +168,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
 
     def _title(self) -> None:
         text = Content.assemble(
-            ("flashmoe", "bold $primary"), "   Models", (f"   sorted by {self._sort}", "$text-muted")
+            ("flashmoe", "bold $primary"), "   Models", (f"   sorted by {self._sort}", "$foreground-muted")
         )
         self.query_one("#models-title", Static).update(text)
 
@@ -178,6 +178,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
 
     def on_resize(self) -> None:
         """Lines follow the width."""
+        self.query_one(DownloadPane).fold(roomy=self.size.height >= 28)
         self.call_after_refresh(self.fill)
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -265,6 +266,10 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         if row is not None:
             self.run_worker(self.choose(row), group="choose", exclusive=True)
 
+    def action_details(self, step: int) -> None:
+        """Scrolls the details."""
+        self.query_one("#models-details", VerticalScroll).scroll_relative(y=3 * step, animate=False)
+
     def action_sort(self) -> None:
         """The next order."""
         self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
@@ -299,13 +304,11 @@ class ModelsScreen(ModelActions, Screen[str | None]):
     def action_downloads(self) -> None:
         """Focus to the downloads and back."""
         pane = self.query_one(DownloadPane)
-        if pane.has_focus or not pane.views:
-            self.query_one(Input).focus()
-            if not pane.views:
-                self.say("There are no downloads.")
-        else:
-            pane.focus()
-        self.query_one(KeyBar).show(_DOWNLOAD_KEYS if self.focused is pane else _KEYS)
+        into = not pane.has_focus and bool(pane.views)
+        (pane if into else self.query_one(Input)).focus()
+        self.query_one(KeyBar).show(_DOWNLOAD_KEYS if into else _KEYS)
+        if not pane.views:
+            self.say("There are no downloads.")
 
     def action_back(self) -> None:
         """Out of the downloads, out of the filter, out of the screen."""

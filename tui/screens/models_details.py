@@ -31,7 +31,7 @@ def lines(items: Iterable[Content | str | None]) -> Content:
 
 def field(label: str, value: str, style: str = "") -> Content:
     """``label     value``."""
-    return Content.assemble((f"{label:<{LABEL}}", "$text-muted"), (visible_line(value), style))
+    return Content.assemble((f"{label:<{LABEL}}", "$foreground-muted"), (visible_line(value), style))
 
 
 def heading(text: str) -> Content:
@@ -42,12 +42,12 @@ def heading(text: str) -> Content:
 def local(row: Row, plan: Plan | None, note: str = "") -> Content:
     """A model on this machine."""
     entry = row.entry
-    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold")]
+    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
     if entry is None:  # the guide
         items.append("It comes with the project, knows flashmoe-tui, and needs no download.")
     else:
         items.append(field("from", entry.repo or SOURCE_NAMES[entry.source]))
-        items.append(field("where", display(entry.path.parent)))
+        items.append(field("where", _short(display(entry.path.parent))))
         parts = len(entry.files) + len(entry.missing)
         files = f"{figures.size(entry.size)}" + (f" in {parts} parts" if parts > 1 else "")
         items.append(field("size", files))
@@ -58,7 +58,8 @@ def local(row: Row, plan: Plan | None, note: str = "") -> Content:
             items.append(field("quant", f"{row.quant or facts.quant}, {facts.architecture}"))
             items += shape(facts.n_layers, facts.n_experts, facts.n_expert_used, facts.n_ctx_train)
             items.append(active(facts.expert_bytes_per_token, facts.active_bytes_per_token))
-    items += planned(plan) if plan is not None else [Content.styled("\n" + note, "$text-muted") if note else None]
+    items += placement(plan)
+    items.append(Content.styled("\n" + visible_line(note), "$foreground-muted") if note and plan is None else None)
     return lines(items)
 
 
@@ -68,6 +69,7 @@ def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, 
     assert model is not None
     items: list[Content | str | None] = [
         Content.styled(visible_line(model.name), "bold"),
+        *headline(plan),
         field("hub", model.repo),
         *[field("", other) for other in model.repos[1:]],
         field("licence", model.licence) if model.licence else None,
@@ -75,24 +77,24 @@ def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, 
         *shape(model.n_layers, model.n_experts, model.n_expert_used, model.context),
         Content(model.note) if model.note else None,
     ]
+    items += placement(plan)
     if plan is not None:
-        items += planned(plan, title=f"{visible_line(plan.quant, 20)} here")
         if not plan.path or plan.kv_bytes_per_token == 0:
             text = "An estimate from the catalogue's figures; F4 plans from the header on the hub."
-            items.append(Content.styled(text, "$text-muted"))
+            items.append(Content.styled(text, "$foreground-muted"))
     items.append(heading("Files"))
     if repo is not None:
         items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
     else:
         items += quants([(q.label, q.size, 0) for q in model.quants], here)
-        items.append(Content.styled(note or "Sizes of the catalogue.", "$text-muted"))
+        items.append(Content.styled(note or "Sizes of the catalogue.", "$foreground-muted"))
     return lines(items)
 
 
 def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "") -> Content:
     """A repository that the search found."""
     hit = row.hit
-    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold")]
+    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
     if hit is not None:
         items.append(field("downloads", f"{hit.downloads:,}" if hit.downloads is not None else "not told"))
         if hit.modified:
@@ -104,17 +106,16 @@ def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: 
         items.append(Content.styled("\n" + text, "$text-warning"))
     if repo is not None and repo.private:
         items.append(Content.styled("\nPrivate: your token opens it.", "$text-warning"))
-    if plan is not None:
-        items += planned(plan, title=f"{visible_line(plan.quant, 20)} here")
+    items += placement(plan)
     if repo is not None:
         items.append(heading("Files"))
         items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
         if not repo.quants:
-            items.append(Content.styled("No GGUF model to chat with.", "$text-muted"))
+            items.append(Content.styled("No GGUF model to chat with.", "$foreground-muted"))
         elif plan is None:
-            items.append(Content.styled("F4 plans the usual one from its header (a few MB).", "$text-muted"))
+            items.append(Content.styled("F4 plans the usual one from its header (a few MB).", "$foreground-muted"))
     elif note:
-        items.append(Content.styled("\n" + visible_line(note), "$text-muted"))
+        items.append(Content.styled("\n" + visible_line(note), "$foreground-muted"))
     return lines(items)
 
 
@@ -131,42 +132,61 @@ def active(expert_bytes: int, active_bytes: int) -> Content | None:
     """Bytes that a token touches."""
     if not active_bytes:
         return None
-    of = f", {figures.size(expert_bytes)} of them experts" if expert_bytes else ""
-    return field("a token", f"reads {figures.size(active_bytes)}{of}")
+    of = f", {figures.size(expert_bytes)} experts" if expert_bytes else ""
+    return field("a token", f"{figures.size(active_bytes)}{of}")
 
 
-def planned(plan: Plan, title: str = "Here") -> list[Content | str | None]:
-    """The verdict, where the bytes go, the speed and what it rests on."""
-    place, speed = plan.place, plan.speed
+def headline(plan: Plan | None) -> list[Content | str | None]:
+    """What would happen, in a sentence, and how fast it would be."""
+    if plan is None:
+        return []
     verdict = Content.assemble(
-        (FIT_WORDS.get(plan.verdict, plan.verdict).capitalize() + ". ", f"bold {FIT_STYLES.get(plan.verdict, '')}"),
+        (_sentence(FIT_WORDS.get(plan.verdict, plan.verdict)), f"bold {FIT_STYLES.get(plan.verdict, '')}"),
         visible_line(plan.sentence),
     )
-    items: list[Content | str | None] = [heading(title), verdict]
+    speed = plan.speed
+    if speed is None:
+        return [verdict]
+    about = f"{'' if speed.source == 'measured' else '~'}{figures.rate(speed.expected)} tok/s"
+    spread = f"  {figures.rate(speed.low)} to {figures.rate(speed.high)}, bound by {speed.bound}"
+    return [verdict, Content.assemble((about, "bold"), (spread, "$foreground-muted"))]
+
+
+def placement(plan: Plan | None) -> list[Content | str | None]:
+    """Where the bytes would go, and what the speed rests on."""
+    if plan is None:
+        return []
+    place, speed = plan.place, plan.speed
+    items: list[Content | str | None] = []
     if plan.verdict in ("fits", "streams"):
-        kv = f" · KV {figures.size(place.kv_ram)}" if place.kv_ram else ""
-        ram = f"experts {figures.size(place.experts_ram)} · dense {figures.size(place.dense_ram)}{kv}"
-        items.append(field("RAM", ram))
-        items.append(
-            field("VRAM", f"{figures.size(place.vram)}, {place.n_gpu_layers} layers" if place.vram else "none used")
-        )
-        items.append(
-            field("SSD", f"{figures.size(place.experts_ssd)} of experts" if place.experts_ssd else "not needed")
-        )
+        rest = f"dense {figures.size(place.dense_ram)}"
+        rest += f", KV {figures.size(place.kv_ram)} for {figures.count(plan.n_ctx)}" if place.kv_ram else ""
+        vram = f"{figures.size(place.vram)}, {place.n_gpu_layers} layers" if place.vram else "none used"
+        ssd = f"{figures.size(place.experts_ssd)} of experts" if place.experts_ssd else "not needed"
+        items += [
+            heading(f"{visible_line(plan.quant, 20)} in this machine" if plan.quant else "In this machine"),
+            field("RAM", f"experts {figures.size(place.experts_ram)}"),
+            field("", rest),
+            field("VRAM", vram),
+            field("SSD", ssd),
+        ]
         if plan.budgets.least:
-            items.append(
-                field(
-                    "memory", f"least {figures.size(plan.budgets.least)}, advised {figures.size(plan.budgets.advised)}"
-                )
-            )
+            least, advised = figures.size(plan.budgets.least), figures.size(plan.budgets.advised)
+            items.append(field("budget", f"least {least}, advised {advised}"))
     if speed is not None:
-        about = figures.rate(speed.expected)
-        spread = f"{figures.rate(speed.low)} to {figures.rate(speed.high)}"
-        items.append(field("speed", f"{about} tok/s ({spread}), bound by {speed.bound}", "bold"))
-        rests = "measured here" if speed.source == "measured" else "a formula, not yet measured here"
-        items.append(Content.styled(f"{'':<{LABEL}}{rests}: {visible_line(speed.reason)}", "$text-muted"))
+        rests = "Measured here." if speed.source == "measured" else "The speed is a formula's, not measured here yet."
+        items.append(Content.styled(f"{rests} {visible_line(speed.reason)}", "$foreground-muted"))
     items += [Content.styled(visible_line(text), "$text-warning") for text in plan.notes]
     return items
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}. "
+
+
+def _short(path: str, width: int = 32) -> str:
+    """The end of a path, which tells more than its start."""
+    return path if len(path) <= width else "…" + path[-(width - 1) :]
 
 
 def quants(rows: list[tuple[str, int, int]], here: Machine) -> list[Content | str | None]:
@@ -182,9 +202,9 @@ def quants(rows: list[tuple[str, int, int]], here: Machine) -> list[Content | st
             Content.assemble(
                 (f"{visible_line(label, width):<{width}} {figures.size(size):>9}  ", ""),
                 (FIT_WORDS[fit], FIT_STYLES.get(fit, "")),
-                (split, "$text-muted"),
+                (split, "$foreground-muted"),
             )
         )
     if len(rows) > MOST_QUANTS:
-        items.append(Content.styled(f"and {len(rows) - MOST_QUANTS} more", "$text-muted"))
+        items.append(Content.styled(f"and {len(rows) - MOST_QUANTS} more", "$foreground-muted"))
     return items

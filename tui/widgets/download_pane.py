@@ -18,10 +18,19 @@ _STATE_STYLE = {
     "done": "$text-success",
     "failed": "$text-error",
     "paused": "$text-warning",
-    "cancelled": "$text-muted",
+    "cancelled": "$foreground-muted",
     "waiting": "$text-warning",
 }
 MAX_PARTS_SHOWN = 12
+
+
+def _bar_width(width: int) -> int:
+    return 20 if width >= 90 else 10
+
+
+def _name_width(width: int) -> int:
+    """The bars of a set and of its parts begin in one column."""
+    return max(10, min(48, width - _bar_width(width) - (52 if width >= 90 else 32)))
 
 
 class DownloadPane(Widget, can_focus=True):
@@ -44,6 +53,8 @@ class DownloadPane(Widget, can_focus=True):
         super().__init__(id="downloads")
         self._views: dict[str, JobView] = {}
         self._cursor = 0
+        self.roomy = True
+        """Whether the parts of an only download show without the focus too."""
 
     @property
     def views(self) -> list[JobView]:
@@ -88,6 +99,12 @@ class DownloadPane(Widget, can_focus=True):
         """As many lines as there are."""
         return max(1, len(self._lines(width)))
 
+    def fold(self, *, roomy: bool) -> None:
+        """Whether there is room for the parts all the time."""
+        if roomy != self.roomy:
+            self.roomy = roomy
+            self._moved()
+
     def on_focus(self) -> None:
         """The parts of the marked download come into sight."""
         self._moved()
@@ -102,37 +119,39 @@ class DownloadPane(Widget, can_focus=True):
 
     def _lines(self, width: int) -> list[Content]:
         if not self._views:
-            return [Content.styled("No downloads.", "$text-muted")]
+            return [Content.styled("No downloads.", "$foreground-muted")]
         lines: list[Content] = []
         for index, view in enumerate(self.views):
             marked = index == self._cursor
             lines.append(self._job(view, width, marked=marked and self.has_focus))
             if view.message:
                 lines.append(Content.styled("  " + visible_line(view.message, max(10, width - 2)), self._style(view)))
-            if len(view.files) > 1 and (len(self._views) == 1 or marked) and view.state != "done":
+            unfolded = (marked and self.has_focus) or (self.roomy and (len(self._views) == 1 or marked))
+            if len(view.files) > 1 and unfolded and view.state != "done":
                 shown = view.files[:MAX_PARTS_SHOWN]
                 lines += [self._part(file, number, view, width) for number, file in enumerate(shown, 1)]
                 if len(view.files) > len(shown):
-                    lines.append(Content.styled(f"    and {len(view.files) - len(shown)} more parts", "$text-muted"))
+                    lines.append(
+                        Content.styled(f"    and {len(view.files) - len(shown)} more parts", "$foreground-muted")
+                    )
         return lines
 
     @staticmethod
     def _style(view: JobView) -> str:
-        return _STATE_STYLE.get(view.state, "$text-muted")
+        return _STATE_STYLE.get(view.state, "$foreground-muted")
 
     def _job(self, view: JobView, width: int, *, marked: bool) -> Content:
         right = self._figures(view, width)
-        bar_width = 20 if width >= 90 else 10
-        room = max(8, width - right.cell_length - bar_width - 11)
+        room = _name_width(width)
         name = visible_line(f"{view.repo.split('/')[-1].removesuffix('-GGUF')}:{view.label}", room)
         style = "bold reverse" if marked else "bold"
         share = view.verified / view.size if view.state == "verifying" and view.size else view.share
         percent = f"{int(share * 100):3d} %"
-        bar = figures.bar(share, bar_width)
+        bar = figures.bar(share, _bar_width(width))
         colour = self._style(view) if view.state in _STATE_STYLE else "$primary"
-        mark, gap = ("▸ " if marked else "  ", "$primary"), (" ", "")
+        mark = "▸ " if marked else "  "
         return Content.assemble(
-            mark, (f"{name:<{room}}", style), gap, (bar, colour), gap, (percent, "bold"), "  ", right
+            (mark, "$primary"), (f"{name:<{room}}", style), " ", (bar, colour), " ", (percent, "bold"), "  ", right
         )
 
     def _figures(self, view: JobView, width: int) -> Content:
@@ -140,26 +159,27 @@ class DownloadPane(Widget, can_focus=True):
         if view.state == "done":
             return Content.styled(f"{figures.size(view.size)}, checked", "$text-success")
         if view.state == "verifying":
-            return Content.styled("checking sha256", "$text-muted")
+            return Content.styled("checking sha256", "$foreground-muted")
         if view.state in ACTIVE and view.bytes_s:
             speed = f"{view.bytes_s / 1e6:.1f} MB/s"
             left = f"{figures.duration(view.eta_s)} left" if view.eta_s is not None else ""
             text = f"{sizes}  {speed}  {left}" if width >= 90 else f"{speed}  {left}"
-            return Content.styled(text, "$text-muted")
+            return Content.styled(text, "$foreground-muted")
         words = {"failed": "failed", "paused": "paused", "queued": "waits its turn", "cancelled": "deleted"}
         word = words.get(view.state, view.state)
-        return Content.assemble((f"{sizes}  " if width >= 90 else "", "$text-muted"), (word, self._style(view)))
+        return Content.assemble((f"{sizes}  " if width >= 90 else "", "$foreground-muted"), (word, self._style(view)))
 
     def _part(self, file: FileView, number: int, view: JobView, width: int) -> Content:
         share = file.done / file.size if file.size else 1.0
         words = {"done": "checked", "verifying": "checking", "running": "", "queued": "", "failed": "failed"}
-        label = f"    part {number:>2} of {len(view.files)}"
-        checked = f"{figures.size(file.done):>9} of {figures.size(file.size)}" if width >= 70 else ""
-        dim = "$text-success" if file.state == "done" else "$secondary"
+        room = _name_width(width)
+        label = visible_line(f"    part {number} of {len(view.files)}", room)
+        checked = f"{figures.size(file.done)} of {figures.size(file.size)}" if width >= 70 else ""
+        colour = "$text-success" if file.state == "done" else "$secondary"
         return Content.assemble(
-            (f"{label:<18} ", "$text-muted"),
-            (figures.bar(share, 20 if width >= 90 else 10), dim),
-            (f" {int(share * 100):3d} %  {checked}  {words[file.state]}", "$text-muted"),
+            (f"  {label:<{room}} ", "$foreground-muted"),
+            (figures.bar(share, _bar_width(width)), colour),
+            (f" {int(share * 100):3d} %  {checked}  {words[file.state]}".rstrip(), "$foreground-muted"),
         )
 
     # ---- actions -------------------------------------------------------------------------------------------------
