@@ -159,6 +159,16 @@ async def test_each_way_of_dying_has_its_sentence(
         await running
 
 
+async def test_a_model_file_that_shrinks_while_in_use_ends_with_its_sentence(
+    client: EngineClient, tmp_path: Path
+) -> None:
+    path = make_gguf(tmp_path / "shrinks.gguf")
+    await client.load(request(path))
+    os.truncate(path, 4096)
+    with pytest.raises(EngineError, match="changed, shrank"):
+        await answer(client, ask("1"))
+
+
 async def test_a_real_assertion_of_llama_cpp_is_quoted(client: EngineClient, tiny: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "site"
     (plugin / "bad-1.0.dist-info").mkdir(parents=True)
@@ -300,6 +310,27 @@ async def test_a_dense_model_works_and_says_that_nothing_streams(client: EngineC
     assert info.backend == "mmap"
     assert "dense" in info.backend_reason
     assert (await answer(client, ask("1")))[0]
+
+
+async def test_text_that_is_no_unicode_is_refused(client: EngineClient, tiny: Path) -> None:
+    await client.load(request(tiny))
+    with pytest.raises(EngineError, match="valid Unicode"):
+        await answer(client, ask("1", "a\udc80b"))
+    assert (await answer(client, ask("2")))[0]
+
+
+async def test_a_callback_that_raises_does_not_stop_the_client(tmp_path: Path, tiny: Path) -> None:
+    def bad(_: object) -> None:
+        raise RuntimeError("a bug in the app")
+
+    seen: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(str(context["exception"])))
+    client = EngineClient(log_path=tmp_path / "engine.log", on_event=bad)
+    await client.watch(0.02)
+    await client.load(request(tiny))
+    await until(lambda: seen)
+    assert (await answer(client, ask("1")))[0]
+    await client.stop()
 
 
 async def test_cancel_of_a_load(client: EngineClient, tiny: Path) -> None:

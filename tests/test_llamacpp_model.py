@@ -495,14 +495,26 @@ def test_requests_that_can_never_run_are_refused(model: LlamaModel) -> None:
         (GenerateRequest(id="1", tokens=()), "bad_request"),
         (GenerateRequest(id="1", messages=()), "bad_request"),
         (GenerateRequest(id="1", tokens=tokens(1, n)), "prompt_too_long"),
+        (GenerateRequest(id="1", prompt="x" * 3_000_000), "prompt_too_long"),
     ]
     for request, code in cases:
         with pytest.raises(EngineError) as raised:
             model.submit(request)
         assert raised.value.code == code
         if code == "prompt_too_long":
-            assert str(n) in raised.value.message
+            assert str(n) in raised.value.message or str(model.info.n_ctx) in raised.value.message
     model.submit(GenerateRequest(id="1", prompt="x", sampling=GREEDY))
     with pytest.raises(EngineError, match="running already"):
         model.submit(GenerateRequest(id="1", prompt="x", sampling=GREEDY))
     drain(model)
+
+
+def test_only_the_markers_of_thinking_are_visible_among_control_tokens(model: LlamaModel) -> None:
+    vocab = model._vocab
+    (think,), (end,) = vocab.tokenize("<think>"), vocab.tokenize("<|im_end|>")
+    assert vocab.piece(think) == b"<think>"
+    assert vocab.piece(end) == b""
+    assert vocab.is_end(end)
+    assert vocab.tokenize("<|im_end|>", special=False) != [end]
+    text = "héllo wörld ∑\n\ttab"
+    assert b"".join(vocab.piece(t) for t in vocab.tokenize(text)).decode() == text

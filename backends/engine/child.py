@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -264,6 +265,8 @@ def main() -> int:
     os.close(null)
     sys.stdout = sys.stderr
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a core as large as the model would fill the disk
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = Child(commands, events).run()

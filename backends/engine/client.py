@@ -176,8 +176,13 @@ class EngineClient:
             self._tell(Died(error.message))
 
     def _tell(self, event: p.ChildEvent | Died) -> None:
-        if self._on_event is not None:
+        if self._on_event is None:
+            return
+        try:
             self._on_event(event)
+        except Exception as error:  # the reader must go on, or every call would hang
+            context = {"message": "The engine client's on_event failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _dispatch(self, event: p.ChildEvent) -> None:
         match event:
@@ -201,7 +206,11 @@ class EngineClient:
         process = self._process
         if process is None or process.stdin is None or not self.alive:
             raise EngineError("engine_died", self._last_death or "The engine does not run; load a model first.")
-        process.stdin.write(p.encoder.encode(command) + b"\n")
+        try:
+            line = p.encoder.encode(command) + b"\n"
+        except UnicodeEncodeError:
+            raise EngineError("bad_request", "The text holds characters that are not valid Unicode.") from None
+        process.stdin.write(line)
         with contextlib.suppress(ConnectionError):  # its death is told by the reader
             await process.stdin.drain()
 

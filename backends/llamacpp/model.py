@@ -38,6 +38,7 @@ from backends.llamacpp.vocab import Vocab
 
 IDLE_SEQUENCES = 4
 """Sequences kept for idle chats beside those that may be active."""
+MAX_CHARACTERS_PER_TOKEN = 64
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
 
@@ -165,12 +166,23 @@ class LlamaModel:
                     "bad_request", f"Token {wrong} is not in the vocabulary of {self._vocab.size} tokens."
                 )
             return list(request.tokens), PlainParser(), self._stable(request, "", list(request.tokens))
+        self._check_size(request)
         if request.prompt is not None:
             tokens = self._vocab.prompt_tokens(request.prompt)
             return tokens, PlainParser(), self._stable(request, "", tokens)
         text = self._template.prompt(request)
         tokens = self._vocab.prompt_tokens(text)
         return tokens, parser_for(self._template.source, text), self._stable(request, text, tokens)
+
+    def _check_size(self, request: GenerateRequest) -> None:
+        """Refuses text that can't fit whatever it holds, before tokenising it takes seconds (or llama.cpp's stack)."""
+        size = len(request.prompt or "") + sum(len(m.content) + len(m.thinking) for m in request.messages or ())
+        if size > MAX_CHARACTERS_PER_TOKEN * self.context.n_ctx:
+            raise EngineError(
+                "prompt_too_long",
+                f"The prompt has {size} characters, far more than the context of {self.context.n_ctx} tokens can hold; "
+                "shorten it or load the model with a larger context.",
+            )
 
     def _stable(self, request: GenerateRequest, text: str, tokens: list[int]) -> int:
         """Recurrent models can't go back to any point, so the state is saved where the next prompt will part from this
