@@ -24,12 +24,13 @@ CURVES: tuple[tuple[tuple[float, float], ...], ...] = (
 """Published hit rates by the share of all experts that the cache holds."""
 
 CORE_BYTES_S: dict[str, float] = {
-    "F32": 10e9, "F16": 6e9, "BF16": 6e9, "Q8_0": 8e9, "Q4_0": 6e9, "Q4_1": 6e9, "Q5_0": 4.5e9, "Q5_1": 4.5e9,
-    "Q2_K": 3.5e9, "Q3_K": 3.5e9, "Q4_K": 5.5e9, "Q5_K": 4.5e9, "Q6_K": 4.5e9, "IQ4_NL": 5e9, "IQ4_XS": 4.5e9,
-    "IQ3_S": 1.8e9, "IQ3_XXS": 1.8e9, "IQ2_S": 1.6e9, "IQ2_XS": 1.6e9, "IQ2_XXS": 1.6e9, "IQ1_S": 1.6e9,
-    "IQ1_M": 1.4e9, "TQ1_0": 2.5e9, "TQ2_0": 3.5e9, "MXFP4": 5e9, "NVFP4": 3e9,
+    "F32": 12e9, "F16": 5e9, "BF16": 5e9, "Q8_0": 9e9, "Q4_0": 8e9, "Q4_1": 8e9, "Q5_0": 6e9, "Q5_1": 6e9,
+    "Q2_K": 5.5e9, "Q3_K": 5e9, "Q4_K": 8e9, "Q5_K": 6.5e9, "Q6_K": 6.5e9, "IQ4_NL": 6.5e9, "IQ4_XS": 6.5e9,
+    "IQ3_S": 2.6e9, "IQ3_XXS": 2.6e9, "IQ2_S": 2.4e9, "IQ2_XS": 2.4e9, "IQ2_XXS": 2.4e9, "IQ1_S": 2.2e9,
+    "IQ1_M": 2e9, "TQ1_0": 3.5e9, "TQ2_0": 5e9, "MXFP4": 6.5e9, "NVFP4": 4e9,
 }  # fmt: skip
-"""Bytes of weights that one core multiplies per second, by tensor type (AVX2; the rarer types are estimates)."""
+"""Bytes of weights that one core multiplies per second, by tensor type: between an older core and one with AVX-512 (the
+rarer types are estimates by their instruction counts); a machine's own runs correct it."""
 
 GPU_BYTES_S = 300e9
 """What dense weights in VRAM are computed at, at least: they are no bound beside experts in RAM."""
@@ -101,7 +102,7 @@ def compute_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None = No
     for tensor in gguf.tensors:
         rate = CORE_BYTES_S.get(tensor.type_name, 4e9) * machine.cores
         if machine.memory_bytes_s:
-            rate = min(rate, machine.memory_bytes_s)
+            rate = min(rate, machine.memory_bytes_s * 1.1)
         rates[tensor.type_name] = rate
         if "_exps." in tensor.name and len(tensor.dims) == 3 and gguf.n_experts:
             active = (n_used or gguf.n_expert_used) / gguf.n_experts
@@ -132,7 +133,7 @@ def streaming_speed(
     where the kernel reads page by page."""
     compute = compute_seconds(gguf, machine, n_used=n_used, vram_share=vram_share)
     sure = machine.compute_scale is not None
-    slow, quick = (1.2, 0.85) if sure else (1.7, 0.6)
+    slow, quick = (1.25, 0.8) if sure else (1.9, 0.5)
     per_token = gguf.expert_bytes_per_token * (n_used or gguf.n_expert_used) / max(gguf.n_expert_used, 1)
     worst, usual, best = hit_rates(share) if per_token else (1.0, 1.0, 1.0)
     disk = machine.disk_bytes_s
@@ -144,7 +145,7 @@ def streaming_speed(
     low = 1 / (OVERHEAD_SLOW_S + compute * slow + per_token * (1 - worst) / disk_low * 1.15)
     high = 1 / max(compute * quick, per_token * (1 - best) / disk_high)
     expected = 1 / (compute + disk_s)
-    memory_bound = machine.memory_bytes_s is not None and machine.memory_bytes_s < 4.5e9 * machine.cores
+    memory_bound = machine.memory_bytes_s is not None and machine.memory_bytes_s < 7e9 * machine.cores
     bound = "disk" if disk_s > compute else ("memory bandwidth" if memory_bound else "compute")
     return Speed(
         expected=expected, low=min(low, expected), high=max(high, expected), bound=bound, source="formula",

