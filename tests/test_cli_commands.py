@@ -188,7 +188,7 @@ def test_chats_from_listing_to_import(home: Path, capsys: pytest.CaptureFixture[
         writer.finish("stop")
     assert main(["chats"]) == 0
     assert "Why do experts stream?" in capsys.readouterr().out
-    assert main(["chats", "list", "memo"]) == 0
+    assert main(["chats", "memo"]) == 0
     assert "memory is small" in capsys.readouterr().out
     assert main(["chats", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["title"] == "Why do experts stream?"

@@ -232,3 +232,25 @@ def test_a_reader_that_goes_away_stops_the_engine(model: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_a_model_in_the_library_is_found_by_its_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "Tiny-Model-Q4_K_M.gguf").symlink_to(model)
+    monkeypatch.setenv("FLASHMOE_MODELS", str(folder))
+    done = run("run", "tiny-model-q4_k_m", "Hello", "--max-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    done = run("run", "tiny-modle-q4_k_m", "Hello")
+    assert done.returncode == 2
+    assert "Did you mean tiny-model-q4_k_m" in done.stderr.lower().replace("did", "Did")
+
+
+def test_no_write_access_doesnt_stop_an_answer(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path / "file"))
+    done = run("run", model, "Hello", "--max-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

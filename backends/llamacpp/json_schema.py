@@ -41,9 +41,7 @@ def grammar_of(schema: str) -> str:
         grammar = _convert(parsed)
     except (AssertionError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise EngineError(
-            "bad_request", f"The JSON schema holds something that no grammar can say: {reason}."
-        ) from None
+        raise EngineError("bad_request", f"No grammar can be made of the JSON schema: {reason}.") from None
     grammar = _LOOSE_CHAR.sub(lambda _: f"char ::= {_STRICT}", grammar)
     grammar = _LOOSE_DOT.sub(lambda _: f"dot ::= {_STRICT}", grammar)
     if len(grammar.encode()) > MAX_GRAMMAR_BYTES:

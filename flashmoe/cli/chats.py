@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import time
 from pathlib import Path
@@ -20,20 +21,30 @@ Deleted chats stay in the trash until the days that the configuration gives them
 
 EXAMPLES = """examples:
   flashmoe-tui chats
-  flashmoe-tui chats list experts ram
+  flashmoe-tui chats experts ram
+  flashmoe-tui chats list --deleted
   flashmoe-tui chats export 12 > chat.md
   flashmoe-tui chats export all --json -o chats.json
   flashmoe-tui chats import chats.json
   flashmoe-tui chats delete 12 && flashmoe-tui chats restore 12"""
 
 
+ACTIONS = ("list", "export", "import", "delete", "restore")
+
+
+def prepare(argv: list[str]) -> list[str]:
+    """``chats``, ``chats --json`` and ``chats TEXT`` mean ``chats list …``."""
+    if argv[1:2] and argv[1] in (*ACTIONS, "-h", "--help"):
+        return argv
+    return [argv[0], "list", *argv[1:]]
+
+
 def register(subparsers: Any) -> None:
     """Adds the parser of ``chats``."""
     parser = subparsers.add_parser("chats", help="the history", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.set_defaults(action="list", text=[], deleted=False, limit=50, json=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
 
-    listing = actions.add_parser("list", help="list or search (what chats alone does)", description=DESCRIPTION)
+    listing = actions.add_parser("list", help="list or search; the word list may be left out", description=DESCRIPTION)
     listing.add_argument(
         "text", nargs="*", metavar="TEXT", help="words that the chat holds, the last may be unfinished"
     )
@@ -90,7 +101,8 @@ def _list(history: History, args: argparse.Namespace) -> int:
             if hit.snippet:
                 out(f"        {visible_line(hit.snippet, 110)}")
         if not hits and not args.json:
-            note(f"No chat holds {query!r}.")
+            close = difflib.get_close_matches(args.text[0], ACTIONS, n=1)
+            note(f"No chat holds {query!r}." + (f" Did you mean chats {close[0]}?" if close else ""))
         return EXIT_OK
     chats = history.chats(limit=args.limit, deleted=args.deleted, empty=False)
     if args.json:

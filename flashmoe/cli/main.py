@@ -188,6 +188,9 @@ def dispatch(argv: Sequence[str]) -> int:
     if first in COMMANDS:
         if os.path.isfile(first):  # noqa: PTH113 - pathlib would be one more import before --help
             sys.stderr.write(f"{PROGRAM}: {first} is taken as the command; for the file of that name say ./{first}\n")
+        prepare = getattr(module(first), "prepare", None)
+        if prepare is not None:
+            argv = prepare(list(argv))
         parser = build_parser(first)
         args, unknown = parser.parse_known_args(argv)
         if unknown:
