@@ -153,31 +153,45 @@ def _unmetered(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None)
     return _compute(frame, work, info)
 
 
+def _cpu_got(work: Work, info: ModelInfo, frame: Frame) -> tuple[float, int] | None:
+    """(CPUs that the compute really had, threads that wanted one); llama.cpp's threads spin, so they want all."""
+    threads = min(info.n_threads or frame.cpus or 0, frame.cpus or 1 << 10)
+    compute = work.compute_s if work.compute_s is not None else work.total_s
+    if not threads or work.cpu_s is None or compute <= 0.2:
+        return None
+    return min(float(threads), work.cpu_s / compute), threads
+
+
 def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
     on_gpu = bool(info.n_gpu_layers) and (work.gpu_busy or 0.0) > 0.6
     name = "GPU" if on_gpu else "CPU"
     compute = work.compute_s if work.compute_s is not None else work.total_s
-    advice, predicted = "", None
+    share = compute / work.total_s if work.stall_s is not None else None
+    detail = f"computing {units.percent(share).strip()} of each token" if share is not None else ""
+    headline, advice, predicted = f"bound by the {name}", "", None
     waits = work.total_s - compute
     threads, cpus = info.n_threads, frame.cpus
-    busy_elsewhere = (frame.cpu_stall or 0.0) > 0.3 and cpus and (frame.cpu_cores or cpus) < 0.75 * cpus
-    if not on_gpu and threads and cpus and threads < cpus:
-        advice = f"--threads {cpus}: up to {units.speed(_speed(work, waits + compute * threads / cpus))} tok/s"
-        predicted = _speed(work, waits + compute * threads / cpus)
-    elif not on_gpu and busy_elsewhere:
-        advice = f"other programs hold {cpus - (frame.cpu_cores or 0):.1f} of {cpus} CPUs" if cpus else ""
+    got = None if on_gpu else _cpu_got(work, info, frame)
+    if got is not None and got[0] < 0.7 * got[1] and not info.n_gpu_layers:
+        headline = "bound by the CPU, which is shared"
+        detail = f"the engine got {got[0]:.1f} of the {got[1]} CPUs that it wants"
+        alone = waits + compute * got[0] / got[1]
+        predicted = _speed(work, alone)
+        advice = _change("without other programs", work, alone)
+    elif not on_gpu and threads and cpus and threads < cpus:
+        fewer = waits + compute * threads / cpus
+        predicted = _speed(work, fewer)
+        advice = f"--threads {cpus}: up to {units.speed(predicted)} tok/s"
     elif waits > 0.05 * work.total_s:
         advice = _change("all experts in RAM", work, compute)
         predicted = _speed(work, compute)
     elif work.stall_s is not None:
         advice = "more memory would not help"
-    share = compute / work.total_s if work.stall_s is not None else None
-    detail = f"computing {units.percent(share).strip()} of each token" if share is not None else ""
-    if share is None and frame.cpu_cores is not None and frame.cpus and not on_gpu:
-        detail = f"{frame.cpu_cores:.1f} of {frame.cpus} CPUs busy"
+    if not detail and got is not None:
+        detail = f"{got[0]:.1f} of {got[1]} CPUs busy"
     return Verdict(
         kind="gpu" if on_gpu else "cpu",
-        headline=f"bound by the {name}",
+        headline=headline,
         detail=detail,
         advice=advice,
         share=share,
