@@ -13,6 +13,9 @@ A topic has question forms, answers and follow-ups:
       fu:   [{q: questions, a: answers}], follow-ups of its own
       w:    weight (1)
 
+``corpus/wordings/*.yaml`` holds more whole questions, topic by topic, and ``corpus/links/*.yaml`` follow-ups whose answer
+is another topic's.
+
 Every field is a block of lines; question lines are patterns of `guide.phrasing`.
 """
 
@@ -27,10 +30,12 @@ from typing import Any
 
 import yaml
 
-from guide.phrasing import Grammar, noise
+from guide.phrasing import Grammar, bag, noise
 
 CORPUS = Path(__file__).parent / "corpus"
 FORMS = ("what", "do", "sym", "err", "ask")
+SHARE = {"ask": 2.0, "more": 2.5}
+"""Whole questions come oftener than those made from templates."""
 ASPECTS = ("more", "why", "eg", "how", "simple")
 Turn = tuple[str, str]
 """(role, text)."""
@@ -83,7 +88,23 @@ class Corpus:
                 raise ValueError(f"two topics are called {topic.id}")
             seen.add(topic.id)
         self.by_id = {topic.id: topic for topic in self.topics}
+        self.fillers_before, self.fillers_after = lines(raw["fillers_before"]), lines(raw["fillers_after"])
+        for path in sorted((folder / "wordings").glob("*.yaml")):
+            self._add_wordings(path)
+        for path in sorted((folder / "links").glob("*.yaml")):
+            self._add_links(path)
         self._cumulative = list(accumulate(topic.weight for topic in self.topics))
+
+    def _add_wordings(self, path: Path) -> None:
+        for name, block in yaml.safe_load(path.read_text()).items():
+            if name not in self.by_id:
+                raise ValueError(f"{path.name}: no topic is called {name}")
+            self.by_id[name].forms.append(("more", lines(block)))
+
+    def _add_links(self, path: Path) -> None:
+        for name, links in yaml.safe_load(path.read_text()).items():
+            for link in links:
+                self.by_id[name].followups.append((lines(link["q"]), self.by_id[link["to"]].answers))
 
     # ---- single questions
 
@@ -94,9 +115,9 @@ class Corpus:
     def plain_question(self, topic: Topic, rng: Random) -> str:
         """One phrasing without wrappers and noise."""
         # A form's share grows with its lines but slowly, so that one long list doesn't drown the others.
-        kind, patterns = rng.choices(topic.forms, [len(p) ** 0.5 * (2.0 if k == "ask" else 1.0) for k, p in topic.forms])[0]
+        kind, patterns = rng.choices(topic.forms, [len(p) ** 0.5 * SHARE.get(k, 1.0) for k, p in topic.forms])[0]
         text = self.grammar.render(rng.choice(patterns), rng)
-        if kind != "ask":
+        if kind not in ("ask", "more"):
             template = rng.choice(self.templates[kind])
             text = self.grammar.render(template.replace("X", "\0"), rng).replace("\0", text)
         return text
@@ -106,15 +127,22 @@ class Corpus:
         return self.finish(self.plain_question(topic, rng), rng, short=topic.domain == "smalltalk")
 
     def finish(self, text: str, rng: Random, short: bool = False) -> str:
-        """Synonyms, wrappers and noise."""
-        if rng.random() < 0.45:
+        """Synonyms, wrappers, beside-the-point clauses and noise."""
+        if rng.random() < 0.6:
             text = self._synonymise(text, rng)
         chance = rng.random()
-        if not short:
-            if chance < 0.16:
+        if chance < 0.04:
+            text = bag(text, rng)
+        elif not short:
+            if chance < 0.18:
                 text = self.grammar.render(rng.choice(self.before), rng) + " " + text
-            elif chance < 0.26:
+            elif chance < 0.27:
                 text = text.rstrip("?.") + " " + self.grammar.render(rng.choice(self.after), rng)
+            elif chance < 0.35:
+                text = self.grammar.render(rng.choice(self.fillers_before), rng) + " " + text
+            elif chance < 0.39:
+                end = "" if text.endswith(("?", ".", "!")) else rng.choice((".", "?", ","))
+                text = text + end + " " + self.grammar.render(rng.choice(self.fillers_after), rng)
         return noise(text, rng)
 
     def _synonymise(self, text: str, rng: Random) -> str:
@@ -122,14 +150,14 @@ class Corpus:
         for i, word in enumerate(words):
             core = word.rstrip("?,.!")
             group = self.synonyms.get(core.lower())
-            if group and rng.random() < 0.5:
+            if group and rng.random() < 0.4:
                 words[i] = rng.choice(group) + word[len(core) :]
         return " ".join(words)
 
     # ---- conversations
 
     def conversation(self, rng: Random, kind: str | None = None) -> list[Turn]:
-        """Turns of one conversation: `single`, `follow` (2 to 4) or `long` (3 to 10 turns of question and answer)."""
+        """Turns of one conversation: `single`, `follow` (2 to 4) or `long` (4 to 15 turns of question and answer)."""
         if kind is None:
             kind = rng.choices(("single", "follow", "long"), (0.62, 0.22, 0.16))[0]
         turns: list[Turn] = []
@@ -141,7 +169,7 @@ class Corpus:
             for _ in range(rng.choice((1, 1, 2, 3))):
                 topic = self._follow(turns, topic, rng)
         elif kind == "long":
-            for _ in range(rng.randint(2, 9)):
+            for _ in range(rng.randint(3, 14)):
                 if rng.random() < 0.35:
                     topic = self._follow(turns, topic, rng)
                 else:
@@ -157,6 +185,10 @@ class Corpus:
         return self.grammar.render(text, rng) if "{" in text else text
 
     def _follow(self, turns: list[Turn], topic: Topic, rng: Random) -> Topic:
+        if rng.random() < 0.15:
+            # What was said before may be shorter than what the guide would say.
+            role, text = turns[-1]
+            turns[-1] = (role, text.split(". ")[0].split("\n")[0].rstrip(".:") + ".")
         if topic.followups and rng.random() < (0.75 if len(topic.followups) > 2 else 0.5):
             patterns, replies = rng.choice(topic.followups)
             turns.append(("user", self.finish(self.grammar.render(rng.choice(patterns), rng), rng)))

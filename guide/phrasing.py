@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from random import Random
 
-_MACRO = re.compile(r"<([a-z_]+)>")
+_MACRO = re.compile(r"<([a-z_0-9]+)>")
 Node = str | tuple["Node", ...] | list["Node"]
 """A string, a sequence (tuple) or a choice (list)."""
 
@@ -128,6 +128,10 @@ _DROPPABLE = frozenset(
     "a an the is are do does can could i to of in on it my me please for this that there be you your would with and so just"
     " at from have has any some should will".split()
 )
+_FUNCTION = _DROPPABLE | frozenset(
+    "i what how which when where why who it its we they he she was were be been not or but if than then into by as"
+    " one about up out no yes am i'm i'd it's what's don't doesn't can't want need know get got".split()
+)
 _SHORT = {"you": "u", "please": "pls", "are": "r", "your": "ur", "because": "cuz", "what's": "whats", "and": "&"}
 
 
@@ -146,6 +150,15 @@ def typo(word: str, rng: Random) -> str:
         return word[: i - 1] + word[i] + word[i - 1] + word[i + 1 :]
     near = _NEAR.get(word[i].lower(), "")
     return word[:i] + (rng.choice(near) if near else word[i]) + word[i + 1 :]
+
+
+def bag(text: str, rng: Random) -> str:
+    """Only the words that matter, in any order, as people type into a search box."""
+    words = [w for w in text.rstrip("?.! ").split(" ") if w.lower().strip("?,.!'") not in _FUNCTION]
+    if len(words) < 2:
+        return text
+    rng.shuffle(words)
+    return " ".join(words)
 
 
 def noise(text: str, rng: Random) -> str:
