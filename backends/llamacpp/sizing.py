@@ -12,6 +12,8 @@ from backends.llamacpp.loading import choose_gpu_layers
 from backends.planner_kv import kv_bytes
 
 DEFAULT_CTX = 8192
+PARALLEL_CTX = 1024
+"""Tokens of context for each of several sequences, where none was asked for."""
 DEFAULT_UBATCH = 512
 MIN_CTX = 256
 MAX_SEQUENCES = 250
@@ -46,11 +48,10 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
     trained = gguf.n_ctx_train or DEFAULT_CTX
     wanted = min(trained, DEFAULT_CTX)
     if request.n_seq_max > 1:
-        wanted = max(wanted, min(trained, 2048) * request.n_seq_max)
-    if fits is not None:
-        wanted = min(
-            wanted, max(MIN_CTX, fits // 2 // 256 * 256)
-        )  # the default leaves half of the memory to the experts
+        wanted = max(wanted, min(trained, PARALLEL_CTX) * request.n_seq_max)
+    if fits is not None:  # what the cache takes is lost to the experts
+        share = 2 if wanted <= DEFAULT_CTX else 4
+        wanted = min(wanted, max(MIN_CTX, fits // share // 256 * 256))
     return wanted
 
 
