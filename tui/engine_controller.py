@@ -33,8 +33,8 @@ from tui import messages
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
 
-FRAME_S = 1 / 15
-CALM_FRAME_S = 1 / 8
+FRAME_S = 1 / 10
+CALM_FRAME_S = 1 / 6
 
 EngineState = Literal["none", "loading", "ready", "dead"]
 

@@ -60,7 +60,8 @@ class ChatScreen(ChatActions):
         self.flow = ChatFlow(self, app.controller, app.config)
         self._history: asyncio.Task[History] | None = None
         self._sending = False
-        self._last_load_line = 0.0
+        self._last_load_line = self._figures_at = 0.0
+        self._figures_of = ""
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
@@ -252,15 +253,19 @@ class ChatScreen(ChatActions):
         self.call_after_refresh(self.main.controller.taken, answer)
 
     def _show_progress(self, answer: Answer) -> None:
-        title, now = self.query_one(TitleBar), time.monotonic()
+        now, stop = time.monotonic(), self.key("chat.stop")
+        if answer.first_token is None:
+            if answer.prefill is not None:
+                self.activity.show_prefill(answer.prefill, now, stop)
+            return
+        if self._figures_of == answer.id and now - self._figures_at < 1.0:
+            return  # figures that change with every token can't be read, and cost a repaint each
+        self._figures_of, self._figures_at = answer.id, now
+        title = self.query_one(TitleBar)
         title.show_context(self.flow.ctx_used)
-        stop = self.key("chat.stop")
-        if answer.first_token is not None:
-            title.show_rate(answer.rate())
-            thinking = bool(self.flow.turn is not None and self.flow.turn.thinking and not self.flow.turn.content)
-            self.activity.show_answering(answer.n_tokens, now - answer.first_token, stop, thinking)
-        elif answer.prefill is not None:
-            self.activity.show_prefill(answer.prefill, now, stop)
+        title.show_rate(answer.rate())
+        thinking = bool(self.flow.turn is not None and self.flow.turn.thinking and not self.flow.turn.content)
+        self.activity.show_answering(answer.n_tokens, now - answer.first_token, stop, thinking)
 
     def _show_end(self, answer: Answer, turn: Turn | None) -> None:
         title = self.query_one(TitleBar)

@@ -98,7 +98,6 @@ class ActivityLine(Widget):
         """Text is coming."""
         what = "Thinking" if thinking else "Answering"
         stop = f"  {stop_key} stops" if stop_key else ""
-        # whole seconds only: the line must not be repainted for every token
         self._set(Content.styled(f"{what}  {n_tokens:,} tokens in {figures.duration(int(seconds))}{stop}", MUTED))
 
     def _bar_width(self) -> int:
