@@ -334,6 +334,8 @@ class ModelsScreen(ModelActions, Screen[str | None]):
                 self.run_worker(self.scan(), group="scan", exclusive=True)
             else:
                 self.fill()
+            if view.state in ("failed", "done"):
+                self.say("")
 
     def on_download_pane_asked(self, event: DownloadPane.Asked) -> None:
         """Pause, resume, cancel (asks), take off the list, load."""

@@ -78,10 +78,9 @@ def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, 
         Content(model.note) if model.note else None,
     ]
     items += placement(plan)
-    if plan is not None:
-        if not plan.path or plan.kv_bytes_per_token == 0:
-            text = "An estimate from the catalogue's figures; F4 plans from the header on the hub."
-            items.append(Content.styled(text, "$foreground-muted"))
+    if plan is not None and plan.kv_bytes_per_token == 0:
+        text = "An estimate from the catalogue's figures; F4 plans from the header on the hub."
+        items.append(Content.styled(text, "$foreground-muted"))
     items.append(heading("Files"))
     if repo is not None:
         items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
@@ -102,7 +101,7 @@ def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: 
         licence = hit.licence or (repo.licence if repo else "")
         items.append(field("licence", licence) if licence else None)
     if (repo is not None and repo.gated) or (hit is not None and hit.gated):
-        text = f"Gated: accept its terms at huggingface.co/{row.repo}, then run `hf auth login` or set HF_TOKEN."
+        text = f"Gated: accept its terms on the page of {row.repo}, then run `hf auth login` or set HF_TOKEN."
         items.append(Content.styled("\n" + text, "$text-warning"))
     if repo is not None and repo.private:
         items.append(Content.styled("\nPrivate: your token opens it.", "$text-warning"))
