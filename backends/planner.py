@@ -23,6 +23,8 @@ PROCESS_BYTES = 100 << 20
 """The engine's process before it loads anything: Python, numpy and llama.cpp."""
 RESERVE_BYTES = 512 << 20
 """Left to the rest of the machine when experts take what is free."""
+LEAST_RESERVE_BYTES = 128 << 20
+"""Left to the rest of the machine when even one token's experts barely fit."""
 DISK_RESERVE_BYTES = 1 << 30
 """Left on the disk after a download."""
 
@@ -128,8 +130,7 @@ def plan(
     """Plans a model on a machine. `runs` are remembered runs of this very model here."""
     request = request or PlanRequest()
     used = request.n_expert_used if gguf.n_experts else None
-    trained = gguf.n_ctx_train or DEFAULT_CTX
-    n_ctx = request.n_ctx or min(trained, DEFAULT_CTX)
+    n_ctx = context_size(gguf, machine, request)
     kv = kv_bytes(gguf, n_ctx, n_seqs=request.n_seqs, n_ubatch=request.n_ubatch)
     compute = compute_bytes(gguf, n_ctx, request.n_ubatch).touched
     n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute)
@@ -166,12 +167,24 @@ def plan(
     )  # fmt: skip
 
 
+def context_size(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
+    """Tokens of context that a load takes, for all sequences together: what is asked for up to what the model was
+    trained with, else a usual size that leaves half of the memory to experts."""
+    trained = gguf.n_ctx_train or DEFAULT_CTX
+    if request.n_ctx:
+        return min(request.n_ctx, (gguf.n_ctx_train or request.n_ctx) * request.n_seqs)
+    wanted = min(trained, DEFAULT_CTX)
+    if request.n_seqs > 1:
+        wanted = max(wanted, min(trained, 2048) * request.n_seqs)
+    return min(wanted, max(CELLS, largest_context(gguf, machine, request) // 2))
+
+
 def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
-    """Tokens of context that fit beside the dense weights and one token's experts, at most what was trained; a multiple
-    of 256, 0 where not even that fits."""
-    weights = gguf.bytes.dense + working_set(gguf, request.n_expert_used) + PROCESS_BYTES + RESERVE_BYTES
+    """Tokens of context that fit beside the dense weights and one token's experts, at most what was trained
+    for each sequence; a multiple of 256, 0 where not even that fits."""
+    weights = gguf.bytes.dense + working_set(gguf, request.n_expert_used) + PROCESS_BYTES + LEAST_RESERVE_BYTES
     room = machine.ram_available - weights
-    low, high = 0, -(-(gguf.n_ctx_train or DEFAULT_CTX) // CELLS)
+    low, high = 0, -(-(gguf.n_ctx_train or DEFAULT_CTX) * request.n_seqs // CELLS)
     while low < high:
         middle = (low + high + 1) // 2
         tokens = middle * CELLS
@@ -204,7 +217,7 @@ def _verdict(
     ):
         missing = request.to_download + DISK_RESERVE_BYTES - machine.disk_free
         return "no_disk", f"The disk has {_gib(machine.disk_free)} free; free {_gib(missing)} more to download it."
-    need = fixed + least
+    need = fixed + least + LEAST_RESERVE_BYTES
     if need > machine.ram_available:
         largest = largest_context(gguf, machine, request)
         hint = f"a context of at most {largest:,} tokens fits" if 0 < largest < n_ctx else "take a smaller quantization"
@@ -232,8 +245,8 @@ def _notes(gguf: GgufFile, machine: Machine, request: PlanRequest, n_ctx: int) -
     notes = []
     if gguf.missing:
         notes.append(f"{len(gguf.missing)} of {len(gguf.files)} parts are missing here; the figures are of the others.")
-    if gguf.n_ctx_train and n_ctx > gguf.n_ctx_train:
-        notes.append(f"The model was trained with {gguf.n_ctx_train:,} tokens of context; beyond it answers get worse.")
+    if request.n_ctx and n_ctx < request.n_ctx:
+        notes.append(f"The model was trained with {gguf.n_ctx_train:,} tokens of context; more are never allocated.")
     if request.n_expert_used and gguf.n_experts and request.n_expert_used != gguf.n_expert_used:
         notes.append(
             f"{request.n_expert_used} of {gguf.n_expert_used} active experts: answers differ from the full model's."

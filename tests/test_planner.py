@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from backends.gguf_file import GgufFile, read_gguf
 from backends.planner import (
+    LEAST_RESERVE_BYTES,
     PROCESS_BYTES,
     RESERVE_BYTES,
     PlanRequest,
@@ -25,7 +26,7 @@ from tests.gguf_shapes import ARCHITECTURES
 
 GIB = 1 << 30
 MACHINE = Machine(
-    ram_total=16 * GIB, ram_available=12 * GIB, cores=4, disk_free=100 * GIB, disk_bytes_s=1e9, memory_bytes_s=20e9
+    ram_total=16 * GIB, ram_available=12 * GIB, cores=4, disk_free=100 * GIB, disk_bytes_s=1e9, memory_bytes_s=60e9
 )
 
 
@@ -110,7 +111,7 @@ def test_what_cannot_run_says_what_to_do(tiny: GgufFile) -> None:
     assert got.verdict == "no_memory"
     assert "smaller quantization" in got.sentence
     assert got.n_ctx_max == 0
-    long = plan(tiny, replace(MACHINE, ram_available=2 * GIB), PlanRequest(n_ctx=10_000_000))
+    long = plan(tiny, replace(MACHINE, ram_available=400 << 20), PlanRequest(n_ctx=1 << 18))
     assert long.verdict == "no_memory"
     assert f"at most {long.n_ctx_max:,} tokens fits" in long.sentence
     full = plan(tiny, MACHINE, PlanRequest(to_download=200 * GIB, download_bytes_s=1e8))
@@ -121,16 +122,21 @@ def test_what_cannot_run_says_what_to_do(tiny: GgufFile) -> None:
 
 
 def test_the_largest_context_is_the_largest(tiny: GgufFile) -> None:
-    for available in (640 << 20, 700 << 20, 850 << 20):
+    for available in (280 << 20, 350 << 20, 450 << 20):
         machine = replace(MACHINE, ram_available=available)
         most = largest_context(tiny, machine, PlanRequest())
         assert most % 256 == 0
         assert 0 < most < tiny.n_ctx_train
+        assert plan(tiny, machine).n_ctx == min(8192, most // 2)
         fits, over = (plan(tiny, machine, PlanRequest(n_ctx=n)) for n in (most, most + 256))
         assert fits.verdict != "no_memory"
-        assert fits.place.anonymous + RESERVE_BYTES <= available
-        assert over.place.anonymous + over.budgets.least + RESERVE_BYTES > available
+        assert over.verdict == "no_memory"
+        assert fits.place.anonymous + fits.budgets.least + LEAST_RESERVE_BYTES <= available
     assert largest_context(tiny, MACHINE, PlanRequest(n_seqs=1)) == tiny.n_ctx_train
+    beyond = plan(tiny, MACHINE, PlanRequest(n_ctx=1 << 20))
+    assert beyond.n_ctx == tiny.n_ctx_train
+    assert "never allocated" in beyond.notes[0]
+    assert plan(tiny, MACHINE, PlanRequest(n_seqs=16)).n_ctx == 16 * 2048
 
 
 def test_a_gpu_takes_everything_but_experts(tiny: GgufFile) -> None:

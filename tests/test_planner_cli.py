@@ -26,7 +26,7 @@ def run(tmp_path: Path, *args: str, **env: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return make_gguf(tmp_path / "tiny-Q8_0.gguf", quant="q8_0", n_ctx_train=32768)
+    return make_gguf(tmp_path / "tiny-Q8_0.gguf", quant="q8_0", n_ctx_train=2_000_000_000)
 
 
 def test_a_local_model_as_text(tmp_path: Path, model: Path) -> None:
