@@ -94,6 +94,17 @@ def test_variants_are_walked_and_each_branch_comes_back_as_it_was(history: Histo
     assert len(history.all_messages(chat)) == 6
 
 
+def test_the_branch_that_was_shown_last_comes_back_not_the_newest(history: History) -> None:
+    chat = history.create_chat().id
+    question = history.add_message(chat, "user", "q").id
+    first = answer(history, chat, "a1")
+    older = history.add_message(chat, "user", "older", parent_id=first).id
+    history.add_message(chat, "user", "newer", parent_id=first)
+    history.step_variant(history.path(chat)[-1].id, -1)
+    second = answer(history, chat, "a2", parent_id=question)
+    assert [m.id for m in history.step_variant(second, -1)] == [question, first, older]
+
+
 def test_rewind_shows_less_and_deletes_nothing(history: History) -> None:
     chat = history.create_chat().id
     question = history.add_message(chat, "user", "q").id
