@@ -28,6 +28,7 @@ from backends.interface import (
     PrefillProgress,
     Telemetry,
 )
+from flashmoe.hub.inuse import InUse
 from tui import messages
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class EngineController:
         self._intervals = (0.5, 0.0)
         self._closed = False
         self.frame_s = CALM_FRAME_S if calm else FRAME_S
+        self._in_use: InUse | None = None
         self.request: LoadRequest | None = None
         """What was loaded last (or is being loaded): a dead engine loads it again for the next question."""
         self.telemetry: Telemetry | None = None
@@ -154,18 +156,24 @@ class EngineController:
             await asyncio.wait({self._load_task})
         previous = self.request
         self.request = request
+        in_use = InUse(request.path)  # from now on `rm` and the model screen refuse to delete it
         self._load_task = asyncio.create_task(self._client_or_new().load(request, self._progress))
         self._post(messages.LoadStarted(request))
         try:
             info = await self._load_task
         except EngineError as error:
+            in_use.release()
             if error.code != "engine_died":
                 self.request = previous if self.model is not None else None
             self._post(messages.LoadFailed(error.code, error.message, request))
             raise
         except asyncio.CancelledError:
+            in_use.release()
             self.request = None
             raise
+        if self._in_use is not None:
+            self._in_use.release()
+        self._in_use = in_use
         self.telemetry = self.expert_map = None
         self._post(messages.ModelLoaded(info, request))
         with contextlib.suppress(EngineError):
@@ -208,6 +216,8 @@ class EngineController:
         elif name == "Notice":
             self._post(messages.EngineNotice(str(getattr(event, "level", "info")), str(getattr(event, "message", ""))))
         elif name == "Died" and not self._closed:
+            if self._in_use is not None:
+                self._in_use.release()
             sentence = getattr(event, "message", "The engine stopped.")
             self._post(messages.EngineDied(str(sentence)))
 

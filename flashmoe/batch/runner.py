@@ -19,6 +19,7 @@ from flashmoe.batch.energy import EnergyMeter
 from flashmoe.batch.lines import Item
 from flashmoe.batch.output import Output
 from flashmoe.batch.width import WidthSearch
+from flashmoe.hub.inuse import hold_until_exit
 from flashmoe.serve.shapes import Shape, finish_reason, usage_of
 
 MAX_DEATHS = 3
@@ -128,6 +129,7 @@ class Batch:
         """Runs until everything is done or `stop`. Raises `EngineError` where the model can't be loaded."""
         try:
             if self._queue:
+                hold_until_exit(self._load.path)  # `rm` refuses to delete it
                 self.info = await self._client.load(self._load)
                 await self._client.watch(0.5)
                 await self._pump()

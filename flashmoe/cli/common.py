@@ -352,6 +352,9 @@ async def load_model(client: EngineClient, request: LoadRequest, progress: Progr
             done = f" {size(p.done_bytes)} of {size(p.total_bytes)}"
         progress.update(f"{p.stage}{done}")
 
+    from flashmoe.hub.inuse import hold_until_exit
+
+    hold_until_exit(request.path)  # `rm` refuses to delete it
     try:
         info = await client.load(request, show)
     finally:

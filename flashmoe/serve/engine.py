@@ -10,6 +10,7 @@ from typing import Any
 
 from backends.engine.client import EngineClient
 from backends.interface import EngineError, Event, Finished, GenerateRequest, LoadRequest, ModelInfo, Telemetry
+from flashmoe.hub.inuse import hold_until_exit
 
 MAX_WAITING = 256
 """Requests queued beyond those being decoded; more are refused with 429."""
@@ -65,6 +66,7 @@ class Engine:
 
     async def start(self) -> ModelInfo:
         """Loads the model; raises `EngineError`."""
+        hold_until_exit(self.request.path)  # `rm` refuses to delete it
         self._info = await self.client.load(self.request)
         await self.client.watch(1.0)
         return self._info

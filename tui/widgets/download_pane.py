@@ -24,6 +24,14 @@ _STATE_STYLE = {
 MAX_PARTS_SHOWN = 12
 
 
+def _roughly(seconds: float) -> str:
+    """A time left, no finer than it can be known."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _bar_width(width: int) -> int:
     return 20 if width >= 90 else 10
 
@@ -37,7 +45,9 @@ class DownloadPane(Widget, can_focus=True):
     """Shows `JobView`s; the one under the cursor with its parts. Holds nothing but what it shows."""
 
     DEFAULT_CSS = """
-    DownloadPane { height: auto; max-height: 12; padding: 0 1; overflow-y: auto; scrollbar-size-vertical: 1; }
+    DownloadPane { height: auto; max-height: 12; padding: 0 1; overflow-y: auto; scrollbar-size-vertical: 1;
+        text-wrap: nowrap; text-overflow: ellipsis;
+    }
     """
     BINDINGS: ClassVar[list[BindingType]] = bindings("downloads")
 
@@ -162,7 +172,7 @@ class DownloadPane(Widget, can_focus=True):
             return Content.styled("checking sha256", "$foreground-muted")
         if view.state in ACTIVE and view.bytes_s:
             speed = f"{view.bytes_s / 1e6:.1f} MB/s"
-            left = f"{figures.duration(view.eta_s)} left" if view.eta_s is not None else ""
+            left = f"{_roughly(view.eta_s)} left" if view.eta_s is not None else ""
             text = f"{sizes}  {speed}  {left}" if width >= 90 else f"{speed}  {left}"
             return Content.styled(text, "$foreground-muted")
         words = {"failed": "failed", "paused": "paused", "queued": "waits its turn", "cancelled": "deleted"}
