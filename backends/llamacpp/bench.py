@@ -53,22 +53,20 @@ def run_bench(
     ids, digest = token_ids(request, context.n_vocab), hashlib.sha256()
     parts.before_bench()
     context.abort.clear()
-    started = time.perf_counter()
+    prefill_s = decode_s = 0.0
     for row in range(request.parallel):
-        _prefill(context, row, [int(t) for t in ids[row, : request.prompt_tokens]], digest)
+        prefill_s += _prefill(context, row, [int(t) for t in ids[row, : request.prompt_tokens]])
+        _hash_logits(context, -1, digest)
         _tell(progress, 0, request.tokens)
-    prefill_s = time.perf_counter() - started
     before, read_before, faults_before = parts.counters(), procfs.read_bytes(), procfs.major_faults()
-    started = time.perf_counter()
     for step in range(request.tokens):
         batch = Batch()
         for row in range(request.parallel):
             batch.add(int(ids[row, request.prompt_tokens + step]), request.prompt_tokens + step, row, True)
-        _decode(context, batch)
+        decode_s += _decode(context, batch)
         for row in range(request.parallel):
             _hash_logits(context, row, digest)
         _tell(progress, step + 1, request.tokens)
-    decode_s = time.perf_counter() - started
     after, read_after, faults_after = parts.counters(), procfs.read_bytes(), procfs.major_faults()
     disk = parts.disk_probe()
     n = request.tokens * request.parallel
@@ -118,21 +116,27 @@ def _tell(progress: Callable[[int, int], bool], done: int, total: int) -> None:
         raise EngineError("cancelled", "The benchmark was cancelled.")
 
 
-def _prefill(context: LlamaContext, row: int, tokens: list[int], digest: Any) -> None:
+def _prefill(context: LlamaContext, row: int, tokens: list[int]) -> float:
+    seconds = 0.0
     for start in range(0, len(tokens), context.n_batch):
         batch = Batch()
         for i, token in enumerate(tokens[start : start + context.n_batch], start):
             batch.add(token, i, row, i == len(tokens) - 1)
-        _decode(context, batch)
-    _hash_logits(context, -1, digest)
+        seconds += _decode(context, batch)
+    return seconds
 
 
-def _decode(context: LlamaContext, batch: Batch) -> None:
+def _decode(context: LlamaContext, batch: Batch) -> float:
+    """Decodes a batch; returns the seconds until its logits were there (hashing them is not the model's time)."""
+    started = time.perf_counter()
     result = context.decode(batch)
     if result.status == "cancelled":
         raise EngineError("cancelled", "The benchmark was cancelled.")
     if result.status != "ok":
         raise EngineError("internal", f"The benchmark's batch could not be decoded ({result.status}).")
+    if batch.outputs[-1]:
+        context.logits(-1)  # waits for a GPU
+    return time.perf_counter() - started
 
 
 def _hash_logits(context: LlamaContext, index: int, digest: Any) -> None:
