@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from backends.gguf_file import GgufFile, read_gguf
-from backends.interface import EngineError, LoadRequest, ModelInfo, ProgressCallback
+from backends.gguf_file import read_gguf
+from backends.interface import EngineError, LoadProgress, LoadRequest, ModelInfo, ProgressCallback
+from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
-from backends.llamacpp.loading import fit_gpu
+from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import Counters, LlamaModel, Parts
 from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.sizing import describe
 from backends.planner_kv import kv_bytes
 from backends.streaming import abi
-from backends.streaming.choice import Choice, choose_store, fitting_ubatch
+from backends.streaming.choice import Choice, choose_store, fitting_ubatch, working_set
 from backends.streaming.guess import Guesser
 from backends.streaming.hook import RouterHook
+from backends.streaming.layout import ExpertLayout
 from backends.streaming.loader import load_stream
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
@@ -54,19 +55,22 @@ class StreamBackend:
             raise EngineError(
                 "unsupported", f"{Path(gguf.path).name} is a dense model: it has no routed experts to stream."
             )
-        choice = choose_store(request, gguf)
-        base = describe(request, gguf, resident_bytes=gguf.bytes.dense + choice.least_bytes)
+        least = working_set(gguf, request.n_expert_used)
+        base = describe(request, gguf, resident_bytes=gguf.bytes.dense + least)
+        uses_gpu = choose_gpu_layers(request) > 0 and bool(gpu_devices())
+        choice = choose_store(request, gguf, base, uses_gpu=uses_gpu)
         request = fit_gpu(request, gguf, kv_bytes(gguf, base.n_ctx, n_seqs=base.n_seq_max).total)
         loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
         weights, layout = loaded.weights, loaded.layout
         try:
-            store, reason = _open_store(choice, loaded.layout)
+            store, reason = _open_store(choice, layout, uses_gpu)
             weights.on_close.append(store.close)
             ubatch = fitting_ubatch(base.n_ubatch, base.n_expert_used, layout, store, request.n_seq_max)
             pager = Pager(layout, store)
             weights.on_close.append(pager.close)
+            pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
-            guesser = None if os.environ.get("FM_NOGUESS") else Guesser(len(layout.rows), base.n_expert_used)
+            guesser = Guesser(len(layout.rows), base.n_expert_used)
             hook = RouterHook(layout, pager, abort, guesser)
             weights.on_close.append(hook.close)
         except EngineError:
@@ -117,10 +121,13 @@ class StreamBackend:
         return model
 
 
-def _open_store(choice: Choice, layout: object) -> tuple[Store, str]:
-    from backends.streaming.layout import ExpertLayout
+def _mapping(done: int, total: int) -> LoadProgress:
+    return LoadProgress(stage="mapping experts that are in memory", done_bytes=done, total_bytes=total)
 
-    assert isinstance(layout, ExpertLayout)
+
+def _open_store(choice: Choice, layout: ExpertLayout, uses_gpu: bool) -> tuple[Store, str]:
+    if choice.store == "pool" and uses_gpu:
+        raise EngineError("unsupported", "The pool needs the CPU backend; with a GPU use --store pagecache or auto.")
     if choice.store == "pool" and choice.budget_bytes is not None:
         try:
             return SlotStore(layout, choice.budget_bytes), choice.reason
@@ -130,6 +137,3 @@ def _open_store(choice: Choice, layout: object) -> tuple[Store, str]:
             reason = f"{choice.reason} The pool can't be used here ({e.strerror or e}), so the page cache holds them."
             return PageCacheStore(layout, choice.budget_bytes), reason
     return PageCacheStore(layout, choice.budget_bytes), choice.reason
-
-
-__all__ = ["GgufFile", "StreamBackend"]

@@ -1,8 +1,8 @@
 """Guesses the next layer's experts while this one computes: the next router applied to this router's input.
 
 The residual stream changes little from layer to layer, so a router mostly agrees with itself one layer early. Nothing
-depends on the guess being right: a wrong one costs a read. What each rank of the guess (its best expert, its second…) was
-worth lately is measured all the time, and only ranks that are right often enough are read ahead.
+depends on the guess being right: a wrong one costs a read. What each rank of the guess (its best expert, its second…)
+was worth lately is measured all the time, and only ranks that are right often enough are read ahead.
 
 The routers are found in the compute graph, by walking back from the top-k node to a matrix product with a weight of
 ``n_experts`` rows: no architecture is named here.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes as C
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +68,8 @@ class Guesser:
         self._guess_row = -1
 
     def seen(self, row: int, ids: I64, node: int) -> list[int]:
-        """The router of `row` chose `ids` (of one token) at the top-k `node`: scores the guess for this row, and returns
-        the experts of row + 1 that are worth reading ahead, the likeliest first."""
+        """The router of `row` chose `ids` (of one token) at the top-k `node`: scores the guess for this row, and
+        returns the experts of row + 1 that are worth reading ahead, the likeliest first."""
         if self._guess_row == row and self._guess:
             chosen = set(ids.tolist())
             n = min(len(self._guess), len(self._right))
@@ -93,8 +94,8 @@ class Guesser:
         if x is None or x.shape != (router.weight.shape[1],):
             return []
         if router.norm is not None and following.norm is not None:
-            x = x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm))
-        scores = np.einsum("ij,j->i", following.weight, x)
+            x = (x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm))).astype(np.float32)
+        scores: npt.NDArray[Any] = np.einsum("ij,j->i", following.weight, x)
         if following.logit_bias is not None:
             scores += following.logit_bias
         if following.choice_bias is not None:

@@ -1,9 +1,9 @@
 """The router hook: llama.cpp's eval callback, which makes the chosen experts resident before they are computed on.
 
-Asking for ``ffn_moe_topk-<layer>`` makes ggml compute up to it and call back with the ids. While gate and up compute, the
-down matrices may still be on their way: then the last product before them is asked for too. The safety net: an expert
-product whose ids did not come from a top-k node that was serviced in this graph has all experts of its layer made
-resident before it runs, and keeps them.
+Asking for ``ffn_moe_topk-<layer>`` makes ggml compute up to it and call back with the ids. While gate and up compute,
+the down matrices may still be on their way: then the last product before them is asked for too. The safety net: an
+expert product whose ids did not come from a top-k node that was serviced in this graph has all experts of its layer
+made resident before it runs, and keeps them; with the pool it computes on the mapped file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which experts are resident, how often each is used, and which to give up: the policy, apart from the mechanics.
 
 Rows are the layers with experts. The order of giving up is LFRU: each use adds 1 and all uses decay by half every 64
-tokens, so what was used often or lately stays. Where the experts of one graph (a wide batch) exceed the budget, any such
-order evicts just what comes next round; then each row keeps its share of the budget and only what exceeds it is given up.
+tokens, so what was used often or lately stays. Where the experts of one graph (a wide batch) exceed the budget, any
+such order evicts just what comes next round; then each row keeps its share of the budget and only what exceeds it is
+given up.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Ledger:
             self._graph_bytes[g] = self._graph_largest[g] = 0
 
     def missing(self, row: int, ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None) -> list[int]:
-        """Notes that the router of `row` chose the distinct experts `ids` (`counts` times each; None: once), and returns
-        those that are not resident, what is loading included."""
+        """Notes that the router of `row` chose the distinct experts `ids` (`counts` times each; None: once), and
+        returns those that are not resident, what is loading included."""
         self._pending.append((row, ids, counts))
         state = self.state[row, ids]
         absent: list[int] = [] if state.min() == RESIDENT else ids[state != RESIDENT].tolist()

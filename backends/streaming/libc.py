@@ -92,7 +92,7 @@ def reserve(length: int) -> int:
 
 
 def fopencookie(io: CookieIO, buffer: int, buffer_bytes: int) -> int:
-    """A read-only FILE * over callbacks, with the given stdio buffer (8 KiB would mean a million callbacks per 8 GB)."""
+    """A read-only FILE * over callbacks, with the given stdio buffer (8 KiB: a million callbacks per 8 GB)."""
     f = _function("fopencookie", C.c_void_p, C.c_void_p, C.c_char_p, CookieIO)
     stream = f(None, b"rb", io)
     if not stream:

@@ -32,8 +32,8 @@ class Loaded:
 def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback, *, keep_cached: bool) -> Loaded:
     """Loads all but the experts. `keep_cached`: leave the dense ranges in the page cache for the next load.
 
-    Raises `EngineError`: ``cancelled``, ``unsupported`` (mmap may still load it), ``io_error``, ``no_memory`` and what a
-    bad file gives.
+    Raises `EngineError`: ``cancelled``, ``unsupported`` (mmap may still load it), ``io_error``, ``no_memory`` and what
+    a bad file gives.
     """
     L = native.lib()
     started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), gpu_free_bytes()

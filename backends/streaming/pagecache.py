@@ -157,7 +157,7 @@ class PageCacheStore:
                         os.posix_fadvise(self._fds[part], at, size, libc.FADV_DONTNEED)
 
     def cached(self, row: int) -> I64 | None:
-        """Bytes of each expert of a row in the page cache (edge pages count for both neighbours); None where unknown."""
+        """Bytes of each expert of a row in the page cache (edge pages count for both neighbours); None if unknown."""
         r = self.ranges[row]
         out = np.zeros(len(r.lo), np.int64)
         for t, base in enumerate(self._base[row].tolist()):
@@ -169,6 +169,22 @@ class PageCacheStore:
             total = np.concatenate(([0], np.cumsum(pages, dtype=np.int64)))
             out += (total[(r.hi[:, t] - first) // PAGE] - total[(r.lo[:, t] - first) // PAGE]) * PAGE
         return out
+
+    def populate_cached(self, row: int) -> tuple[list[int], int] | None:
+        """Maps those experts of a row that are in the page cache as a whole, in long runs and without reading; returns
+        them and their bytes, None where the kernel won't tell what is cached."""
+        cached = self.cached(row)
+        if cached is None:
+            return None
+        r = self.ranges[row]
+        there = np.flatnonzero(cached >= (r.hi - r.lo).sum(axis=1))
+        if len(there):
+            breaks = np.flatnonzero(np.diff(there) > 1)
+            firsts = there[np.concatenate(([0], breaks + 1))]
+            lasts = there[np.concatenate((breaks, [len(there) - 1]))]
+            starts = (r.lo[firsts] + self._base[row]).ravel()
+            self._advisor.advise(starts, (r.hi[lasts] - r.lo[firsts]).ravel(), libc.MADV_POPULATE_READ)
+        return there.tolist(), int(cached[there].sum())
 
     def residency(self) -> I64 | None:
         out = np.zeros((len(self.ranges), self._layout.n_experts), np.int64)

@@ -6,6 +6,7 @@ One thread calls everything but `counters` and `snapshot`.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from backends.interface import EngineError, ExpertMap
 from backends.streaming import libc
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
+from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.reuse import ReuseMeter
 from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
@@ -24,6 +26,10 @@ I64 = npt.NDArray[np.int64]
 
 DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
+
+
+def _major_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 class Pager:
@@ -38,6 +44,9 @@ class Pager:
         self._decoding = True
         self.stall_s = 0.0
         self.ahead_bytes = 0
+        self.reclaimed = 0
+        self._faults = 0
+        self._synced = 0.0
         self.read_base = libc.read_bytes()
         self._unfinished: dict[int, list[int]] = {}
         self._guessed: dict[int, list[int]] = {}
@@ -54,11 +63,52 @@ class Pager:
         s = os.fstat(fd)
         return s.st_size, s.st_mtime_ns
 
+    def adopt(self, progress: Callable[[int, int], bool]) -> None:
+        """Starts with what the page cache already holds of the model, mapped; with a limit it starts empty. Raises
+        `EngineError` ``cancelled``."""
+        store = self.store
+        if not isinstance(store, PageCacheStore):
+            return
+        if store.budget[0] is not None:
+            store.forget_file()
+            return
+        done = 0
+        for row in range(self.ledger.rows):
+            try:
+                found = store.populate_cached(row)
+            except OSError:
+                continue  # it is read again when it is needed
+            if found is None:
+                return
+            experts, size = found
+            if experts:
+                self.ledger.loading(row, experts)
+                self.ledger.arrived(row, experts)
+                done += size
+            if not progress(done, self.layout.total_bytes):
+                raise EngineError("cancelled", "Loading was cancelled.")
+
+    def _resync(self) -> None:
+        """The kernel took pages that the ledger thought resident (compute waited for page faults): look again."""
+        held = self.store.residency()
+        self._synced = time.monotonic()
+        if held is None:
+            there = np.argwhere(self.ledger.state == RESIDENT)
+        else:
+            whole = np.array(self.layout.expert_bytes, np.int64)[:, None]
+            there = np.argwhere((self.ledger.state == RESIDENT) & (held < whole))
+        by_row: dict[int, list[int]] = {}
+        for r, e in there.tolist():
+            by_row.setdefault(r, []).append(e)
+        for r, experts in by_row.items():
+            self.ledger.dropped(r, experts)
+            self.reclaimed += len(experts)
+
     # ---- one graph -----------------------------------------------------------------------------------------------
 
     def begin(self, tokens: int) -> None:
-        """A graph of `tokens` tokens starts. Raises `EngineError` ``io_error`` where the file was changed: dense weights
-        in memory and experts on disk would no longer belong together."""
+        """A graph of `tokens` tokens starts. Raises `EngineError` ``io_error`` where the file was changed: dense
+        weights in memory and experts on disk would no longer belong together."""
         for fd, stamp, path in zip(self._watch, self._stamp, self._paths, strict=True):
             if self._stamp_of(fd) != stamp:
                 raise EngineError("io_error", f"{path.name} was changed on disk while in use; load the model again.")
@@ -75,6 +125,8 @@ class Pager:
                 pass
         self._collect_guesses()
         self.ledger.flush()
+        if self._slots is None and _major_faults() - self._faults > 16 and time.monotonic() - self._synced > 0.25:
+            self._resync()
 
     def chosen(self, row: int, ids: I64, counts: I64 | None, ahead: Callable[[], list[int]] | None = None) -> None:
         """The router of `row` chose these distinct experts: returns when gate and up can be computed. `ahead` is called
@@ -113,8 +165,11 @@ class Pager:
 
     def _wait(self, row: int, experts: Sequence[int], down: bool) -> None:
         started = time.perf_counter()
+        faults = _major_faults() if self._slots is None else 0
         try:
             self.store.wait(row, experts, down)
+            if self._slots is None:  # waiting for a read in the kernel counts as a fault, too
+                self._faults += _major_faults() - faults
         except OSError as e:
             self._unfinished.pop(row, None)
             loading = [x for x in experts if self.ledger.state[row, x] == LOADING]

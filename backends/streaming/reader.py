@@ -1,8 +1,8 @@
 """Reads that go on while the caller does something else: Linux AIO, or threads where it is not to be had.
 
-A request reads whole pages (`os.preadv` semantics, O_DIRECT) to an address; its tag comes back when it is done. Linux AIO
-submits all reads of a layer in one system call and needs neither threads nor the GIL. On a disk that works inside the
-submission (zram, loop devices) that call takes as long as the reads: there `threads` share the work.
+A request reads whole blocks (`os.preadv` semantics, O_DIRECT) to an address; its tag comes back when it is done. Linux
+AIO submits all reads of a layer in one system call and needs neither threads nor the GIL. On a disk that works inside
+the submission (zram) that call takes as long as the reads; two threads were no faster there than the noise.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The store with a budget of its own: slots in huge pages, filled by O_DIRECT reads, and products that look there.
 
-An expert goes to any free slot; nothing is mapped, unmapped or zeroed for it. Before an expert product runs, its node is
-pointed at a private copy of the weight tensor (data: a slot, stride: the slot's size) and at ids that number slots
-instead of experts; afterwards the node gets its own sources back. The arithmetic is the same, bit for bit. A product that
-is not patched computes on the page cache's mapping of the file, which is never wrong, only slow.
+An expert goes to any free slot; nothing is mapped, unmapped or zeroed for it. Before an expert product runs, its node
+is pointed at a private copy of the weight tensor (data: a slot, stride: the slot's size) and at ids that number slots
+instead of experts; afterwards the node gets its own sources back. The arithmetic is the same, bit for bit. A product
+that is not patched computes on the page cache's mapping of the file, which is never wrong, only slow.
 
 Each row has a home of its share of the slots, so that the slots of one product lie close together, and so that a step
 which needs more than the budget keeps every row's share.

@@ -19,8 +19,8 @@ I64 = npt.NDArray[np.int64]
 class Store(Protocol):
     """Makes experts readable at the addresses that ggml has for them, and gives their memory back.
 
-    Rows and experts are indices of `ExpertLayout`. All calls come from one thread. Which expert is where is the ledger's
-    business: a store does what it is told.
+    Rows and experts are indices of `ExpertLayout`. All calls come from one thread. Which expert is where is the
+    ledger's business: a store does what it is told.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """A few machine instructions in front of the router hook, so that Python is called for the nodes that matter alone.
 
 llama.cpp asks its eval callback about every graph node, some 1,500 times a token, and each call into Python takes a
-microsecond and the GIL. The stub answers "not needed" for all nodes but expert products and ``ffn_moe_topk-*``. It reads
-three fields of the node whose offsets `abi.check` has verified. Only x86-64 has one; elsewhere, and where the system
-forbids executable memory, Python is called for every node, which is slower and otherwise the same.
+microsecond and the GIL. The stub answers "not needed" for all nodes but expert products and ``ffn_moe_topk-*``. It
+reads three fields of the node whose offsets `abi.check` has verified. Only x86-64 has one; elsewhere, and where the
+system forbids executable memory, Python is called for every node, which is slower and otherwise the same.
 """
 
 from __future__ import annotations

@@ -210,8 +210,8 @@ class VirtualGguf:
         ]
 
     def locate(self, at: int, n: int) -> tuple[str, int, int, int]:
-        """What up to `n` bytes from `at` are: (kind, part, offset in the part, bytes), kind one of ``expert``, ``file``,
-        ``header`` (offset in `header`) and ``zero`` (padding between merged tensors)."""
+        """What up to `n` bytes from `at` are: (kind, part, offset in the part, bytes), kind one of ``expert``,
+        ``file``, ``header`` (offset in `header`) and ``zero`` (padding between merged tensors)."""
         i = bisect.bisect_right(self._hole_starts, at) - 1
         if i >= 0 and at < self.holes[i][1]:
             return "expert", 0, 0, min(n, self.holes[i][1] - at)
