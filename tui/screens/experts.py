@@ -77,6 +77,9 @@ class ExpertMapView(Lines):
 
     def make_lines(self, width: int, height: int) -> list[Content]:
         """Headline, map, cursor's details, legend."""
+        return [fit(content, width) for content in self._lines(width, height)]
+
+    def _lines(self, width: int, height: int) -> list[Content]:
         arrays = arrays_of(self.feed)
         if arrays is None:
             return [self._headline(width, None, None), Content(""), line((no_map(self.feed), MUTED))]

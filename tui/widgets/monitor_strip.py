@@ -39,7 +39,7 @@ class MonitorStrip(Lines):
 def _figures(feed: MonitorFeed, width: int) -> Content:
     frame = feed.frame
     if frame is None or frame.ram_total is None:
-        return line(("no figures yet", MUTED))
+        return fit(line(("no figures yet", MUTED)), width)
     curve = 6 if width >= 76 else 0
     total = frame.ram_total
     parts: list[Content] = []
