@@ -90,6 +90,8 @@ class HubServer:
         self.private = private or set()
         self.tokens = tokens or set()
         self.page_size = page_size
+        self.raw_api: bytes | None = None
+        """Answers every listing with these bytes."""
         self.stats = Stats()
         self.random = random.Random(self.faults.seed)
         self.secret = b"loopback"
@@ -355,6 +357,8 @@ class _HubHandler(_Handler):
         planned = self.state.planned_status(kind)
         if planned:
             self.fail(planned, message=f"planned {planned}")
+        elif kind == "api" and self.state.raw_api is not None:
+            self.answer(200, self.state.raw_api, {"Content-Type": "application/json"})
         elif path == "/api/models":
             self.search(query)
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):

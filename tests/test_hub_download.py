@@ -250,6 +250,51 @@ def test_no_network_is_said_without_long_retries() -> None:
     assert (caught.value.code, caught.value.exit_code) == ("offline", 3)
 
 
+GOOD = '"rfilename": "m-Q4_0.gguf", "size": 5, "blobId": "x"'
+GARBAGE = [
+    "", "null", "7", "[]", "{}", "<html>", "[[[[", '{"id": 7}', '{"id": "a/b", "siblings": 3}',
+    '[{"id": "../../x"}, 9, null]',
+    '{"id": "a/b", "siblings": [{"rfilename": null}]}', '[{"id": "a/b", "lastModified": "yesterday", "tags": 5}]',
+    f'{{"id": "a/b", "sha": "c", "siblings": [{{{GOOD}, "lfs": {{"size": -1, "sha256": "zz", "pointerSize": 1}}}}]}}',
+    '{"id": "a/b", "sha": "../..", "siblings": [{"rfilename": "../m-Q4_0.gguf", "size": 5, "blobId": "x"}]}',
+    '{"id": "a/b", "siblings": [{"rfilename": "m-Q4_0.gguf", "size": 1e300, "blobId": "x"}]}',
+    '{"id": "a/b", "siblings": [{"rfilename": "m-Q4_0.gguf", "size": -5, "blobId": "x"}]}',
+    '{"id": "a/b", "gated": {"a": 1}, "createdAt": "\\u0000", "siblings": []}',
+    '{"id": "a/b", "cardData": {"license": ["x", "\\u001b[31m"]}, "siblings": []}',
+    "[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=range(len(GARBAGE)))
+def test_any_answer_is_a_listing_or_one_sentence(place: Place, body: str) -> None:
+    place.hub.raw_api = body.encode()
+    with place.manager() as manager:
+        for ask in (lambda: manager.client.search("x"), lambda: manager.client.repo(REPO)):
+            try:
+                ask()
+            except HubError as error:
+                assert "\n" not in error.message
+        try:
+            repo = manager.client.repo(REPO)
+        except HubError:
+            return
+        for quant in repo.quants:
+            with contextlib.suppress(HubError):
+                manager.wait(manager.add(repo, quant), 10)
+    inside = [p for p in place.models.rglob("*") if p.is_file() and p.name != "lock"]
+    assert inside == []
+
+
+def test_in_an_app_that_stays_open_it_tries_again_by_itself(place: Place) -> None:
+    place.hub.faults.status = {"cdn": [503] * 15}
+    with place.manager(structs.replace(FAST, attempts=3, retry_failed_s=0.1)) as manager:
+        repo = manager.client.repo(REPO)
+        id = manager.add(repo, repo.quants[0])
+        until(lambda: (view := manager.get(id)) is not None and view.state == "done", 20)
+    assert any(e.state == "failed" and "another round in" in e.message for e in place.events)
+    place.assert_right()
+
+
 # ---- pause, resume, cancel, several processes
 
 

@@ -63,7 +63,7 @@ class Downloading:
     def _open(self) -> DownloadManager:
         from flashmoe.hub.setup import open_manager
 
-        manager = open_manager(self._app.config)
+        manager = open_manager(self._app.config, stays_open=True)
         manager.listen(self._heard)
         manager.start()
         return manager

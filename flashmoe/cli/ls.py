@@ -55,19 +55,27 @@ def as_row(entry: Entry) -> dict[str, object]:
 
 
 def _table(entries: list[Entry], unfinished: list[JobView]) -> None:
+    from flashmoe import measurements
     from flashmoe.hub.library import SOURCE_NAMES
+    from flashmoe.hub.model_list import FIT_WORDS
+    from flashmoe.planning import plan_facts
 
     if not entries and not unfinished:
         note("No models here yet: `flashmoe-tui search` finds some, and `flashmoe-tui demo` needs none.")
         return
     if entries:
         width = min(60, max(len(e.name) for e in entries))
-        out(f"{'name':<{width}}  {'size':>9}  {'layers x experts':<20}  where")
+        here = measurements.machine(measure=False)
+        out(f"{'name':<{width}}  {'size':>9}  {'layers x experts':<20}  {'here':<14}  {'tok/s':>6}  where")
         for entry in entries:
             facts = entry.facts
             shape = f"{facts.n_layers} x {facts.n_experts} (uses {facts.n_expert_used})" if facts.n_experts else ""
             shape = shape or (f"{facts.n_layers}, dense" if facts.n_layers else "")
-            out(f"{entry.name:<{width}}  {size(entry.size):>9}  {shape:<20}  {SOURCE_NAMES[entry.source]}".rstrip())
+            plan = None if entry.problem else plan_facts(facts, here)
+            fit = FIT_WORDS[plan.verdict] if plan else "incomplete" if entry.missing else "can't run"
+            speed = f"~{plan.speed.expected:.3g}" if plan and plan.speed else ""
+            row = f"{entry.name:<{width}}  {size(entry.size):>9}  {shape:<20}  {fit:<14}  {speed:>6}"
+            out(f"{row}  {SOURCE_NAMES[entry.source]}")
             if entry.problem:
                 out(f"  {entry.problem}")
     for view in unfinished:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from flashmoe.hub.errors import HubError
+from flashmoe.hub.errors import TRY_AGAIN, HubError
 from flashmoe.hub.inuse import holder
 from flashmoe.hub.jobs import Job, JobFile, JobStore, job_id
 from flashmoe.hub.limiter import RateLimiter
@@ -28,8 +28,8 @@ from flashmoe.paths import models_dir
 
 Listener = Callable[[JobView], None]
 TICK_S = 0.5
-REFUSED = frozenset({"gated", "unauthorized", "forbidden", "not_found", "bad_name"})
-"""Failures that need the user first: a download of which nothing came leaves nothing behind."""
+KEPT = TRY_AGAIN | {"no_space", "io_error"}
+"""Failures that are no refusal; after any other, a download of which nothing came leaves nothing behind."""
 
 
 class DownloadManager:
@@ -58,6 +58,7 @@ class DownloadManager:
         self._running: dict[str, Transfer] = {}
         self._closing: dict[str, Transfer] = {}
         self._queue: list[str] = []
+        self._waits: dict[str, float] = {}
         self._ticker: threading.Thread | None = None
         self._closed = False
 
@@ -241,7 +242,7 @@ class DownloadManager:
         if before is not None:
             before.closed.wait(60)  # its last thread may still hold the files
         transfer.run()
-        refused = transfer.error is not None and transfer.error.code in REFUSED and not transfer.view().done
+        refused = transfer.error is not None and transfer.error.code not in KEPT and not transfer.view().done
         if refused or transfer.state == "cancelled":
             transfer.closed.wait(60)
             self._clean_up(transfer.job)
@@ -256,10 +257,34 @@ class DownloadManager:
                 self._views[id] = structs.replace(self._views[id], done=0, verified=0)
             elif transfer.error is not None and transfer.error.code == "no_space":
                 self._want(id, "pause")  # so that its rest counts as reserved no more
+            elif transfer.error is not None and transfer.error.code in TRY_AGAIN:
+                self._try_later(id, progressed=transfer.received > 0)
             self._changed.notify_all()
         self._emit(id)
         with self._lock:
             self._pump()
+
+    def _try_later(self, id: str, *, progressed: bool) -> None:
+        """A laptop that slept, a network that was gone for an hour: nobody should have to press a key. Lock held."""
+        first = self.options.retry_failed_s
+        if first is None or self._closed:
+            return
+        wait = first if progressed else min(first * 16, self._waits.get(id, first / 2) * 2)
+        self._waits[id] = wait
+        view = self._views[id]
+        message = f"{view.message.split(':')[0].rstrip('.')}; another round in {_span(wait)}."
+        self._views[id] = structs.replace(view, message=message)
+
+        def again() -> None:
+            with self._lock:
+                job = self._jobs.get(id)
+                still = job is not None and job.wanted == "run" and self._views[id].state == "failed"
+            if still and not self._closed:
+                self.resume(id)
+
+        timer = threading.Timer(wait, again)
+        timer.daemon = True
+        timer.start()
 
     def _discard(self, id: str) -> None:
         with self._lock:
@@ -323,6 +348,10 @@ class DownloadManager:
                 view = self.get(id)
                 if view is not None and view.state in ACTIVE:
                     self._emit(id)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _begun(target: Path) -> bool:

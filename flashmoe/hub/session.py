@@ -7,6 +7,7 @@ token: it only ever goes into the header that huggingface_hub builds, and never 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import httpx2
 
 API_TIMEOUT_S = 20.0
+MAX_FILE_BYTES = 1 << 46
+"""64 TiB: a file that claims more is no model."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _import_lock = threading.Lock()
 
 
@@ -174,11 +178,7 @@ class HubClient:
         with self._errors(repo):
             api = hf().HfApi(endpoint=self.endpoint)
             info = api.model_info(repo, revision=revision, files_metadata=True, timeout=self.timeout_s)
-            files = [
-                HubFile(s.rfilename, int(s.size or 0), s.lfs.sha256 if s.lfs else None, s.blob_id or "")
-                for s in info.siblings or []
-                if isinstance(s.rfilename, str) and s.rfilename.lower().endswith(".gguf")
-            ]
+            files = [file for sibling in info.siblings or [] if (file := _file(sibling)) is not None]
             card = info.card_data
             licence = str(getattr(card, "license", "") or "") if card else ""
             licence = licence or next((t[8:] for t in info.tags or [] if t.startswith("license:")), "")
@@ -353,6 +353,19 @@ def _hit(row: Any) -> HubHit | None:
     if isinstance(tags, list):
         licence = next((t[8:] for t in tags if isinstance(t, str) and t.startswith("license:")), "")
     return HubHit(row["id"], number("downloads"), number("likes"), bool(row.get("gated")), stamp, show(licence, 40))
+
+
+def _file(sibling: Any) -> HubFile | None:
+    """One file of a listing; None for what is no GGUF file or makes no sense."""
+    name, size = sibling.rfilename, sibling.size
+    if not isinstance(name, str) or not name.lower().endswith(".gguf"):
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < MAX_FILE_BYTES:
+        return None
+    digest = sibling.lfs.sha256 if sibling.lfs else None
+    digest = digest.lower() if isinstance(digest, str) and _SHA256.fullmatch(digest.lower()) else None
+    blob = sibling.blob_id if isinstance(sibling.blob_id, str) else ""
+    return HubFile(name, size, digest, show(blob, 64)) if digest or blob else None
 
 
 def _quants(files: list[HubFile]) -> list[HubQuant]:

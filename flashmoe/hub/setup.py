@@ -8,6 +8,8 @@ from flashmoe.hub.library import models_root
 from flashmoe.hub.session import HubClient
 from flashmoe.hub.transfer import Options
 
+RETRY_FAILED_S = 60.0
+
 
 def open_manager(
     config: Config | None = None,
@@ -15,9 +17,14 @@ def open_manager(
     client: HubClient | None = None,
     connections: int | None = None,
     limit_bytes_s: float | None = None,
+    stays_open: bool = False,
 ) -> DownloadManager:
-    """A manager on the user's models folder; call its `start` to go on with what earlier runs left."""
+    """A manager on the user's models folder; call its `start` to go on with what earlier runs left.
+
+    `stays_open`: an app, in which a download that gave up tries again by itself.
+    """
     downloads = (config or load_config().config).downloads
     limit = limit_bytes_s if limit_bytes_s is not None else downloads.limit * (1 << 20) or None
-    options = Options(connections=connections or downloads.parallel)
+    retry = RETRY_FAILED_S if stays_open else None
+    options = Options(connections=connections or downloads.parallel, retry_failed_s=retry)
     return DownloadManager(models_root(), client, options, limit_bytes_s=limit)
