@@ -251,6 +251,71 @@ def test_tokens_are_on_disk_within_two_seconds(path: Path, history: History) -> 
     writer.finish("stop")
 
 
+def test_a_flush_never_writes_older_text_over_a_finished_answer(history: History) -> None:
+    chat = history.create_chat().id
+    first = history.start_answer(chat)
+    current = [first]
+    stop = threading.Event()
+
+    def flush_all_the_time() -> None:
+        while not stop.is_set():
+            current[0].flush()
+
+    threads = [threading.Thread(target=flush_all_the_time) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(150):
+            writer = current[0] = history.start_answer(chat)
+            for i in range(20):
+                writer.add(f"{i} ")
+            assert writer.finish("stop").content.endswith("19 ")
+            assert history.message(writer.message_id).content.endswith("19 ")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    first.finish("stop")
+    history._db.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)")
+
+
+def test_a_full_disk_is_said_and_loses_nothing(history: History) -> None:
+    chat = history.create_chat().id
+    writer = history.start_answer(chat)
+    (pages,) = history._db.execute("PRAGMA page_count").fetchone()
+    history._db.execute(f"PRAGMA max_page_count = {pages}")
+    writer.add("x" * 200_000)
+    with pytest.raises(HistoryError, match="no room left"):
+        writer.flush()
+    deadline = time.monotonic() + 4
+    while history.problem is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert history.problem is not None
+    assert "no room left" in history.problem
+    with pytest.raises(HistoryError, match="no room left"):
+        writer.finish("stop")
+    history._db.execute("PRAGMA max_page_count = 1000000")
+    while history.problem is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert history.problem is None
+    assert len(writer.finish("stop").content) == 200_000
+
+
+def test_the_flushing_thread_ends_when_nothing_is_written(history: History) -> None:
+    chat = history.create_chat().id
+    writer = history.start_answer(chat)
+    thread = history._flusher
+    assert thread is not None
+    writer.finish("stop")
+    thread.join(3)
+    assert not thread.is_alive()
+    writer = history.start_answer(chat)
+    writer.add("x")
+    assert history._flusher is not None
+    assert history._flusher.is_alive()
+    writer.finish("stop")
+
+
 CHILD = """
 import sys, time
 from pathlib import Path

@@ -221,13 +221,20 @@ class History(TreeMixin, SearchMixin, HistoryBase):
         writer = AnswerWriter(self, message)
         with self._writers_lock:
             self._writers.append(writer)
-            if self._flusher is None or not self._flusher.is_alive():
+            if self._flusher is None:
                 self._flusher = Flusher(self)
                 self._flusher.start()
         return writer
 
     def _open_writers(self) -> list[AnswerWriter]:
         with self._writers_lock:
+            return list(self._writers)
+
+    def _writers_or_end(self, flusher: Flusher) -> list[AnswerWriter]:
+        """The open answers; where there is none, `flusher` is forgotten and must end."""
+        with self._writers_lock:
+            if not self._writers and self._flusher is flusher:
+                self._flusher = None
             return list(self._writers)
 
     def _forget_writer(self, writer: AnswerWriter) -> None:

@@ -28,7 +28,8 @@ class AnswerWriter:
         self.chat_id = message.chat_id
         self._history = history
         self._before = message
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the texts; held for moments, `add` takes it
+        self._writing = threading.Lock()  # a flush must not write its older text after `finish` has written all
         self._content = [message.content]
         self._thinking = [message.thinking]
         self._dirty = False
@@ -54,31 +55,38 @@ class AnswerWriter:
 
     def flush(self) -> None:
         """Writes what came since the last flush. Raises `HistoryError`; then the text stays here for the next one."""
-        with self._lock:
-            if not self._dirty or self._done:
-                return
-            content, thinking = self._texts()
-            self._dirty = False
-        try:
-            with self._history._transaction() as db:
-                db.execute(
-                    "UPDATE messages SET content = ?, thinking = ? WHERE id = ?",
-                    (encodable(content), encodable(thinking), self.message_id),
-                )
-        except HistoryError:
+        with self._writing:
             with self._lock:
-                self._dirty = True
-            raise
+                if not self._dirty or self._done:
+                    return
+                content, thinking = self._texts()
+                self._dirty = False
+            try:
+                with self._history._transaction() as db:
+                    db.execute(
+                        "UPDATE messages SET content = ?, thinking = ? WHERE id = ?",
+                        (encodable(content), encodable(thinking), self.message_id),
+                    )
+            except HistoryError:
+                with self._lock:
+                    self._dirty = True
+                raise
 
     def finish(self, reason: str, figures: Figures | None = None) -> Message:
         """Ends the answer: `reason` as in `Finished`, or ``died``. Those but ``stop`` and ``length`` are partial.
 
         Raises `HistoryError` where the rest can't be written; it may then be called again.
         """
-        with self._lock:
-            content, thinking = self._texts()
         if figures is not None and self._before.figures is not None:
             figures = self._before.figures.plus(figures)
+        with self._writing:
+            self._finish(reason, figures)
+        self._history._forget_writer(self)
+        return self._history.message(self.message_id)
+
+    def _finish(self, reason: str, figures: Figures | None) -> None:
+        with self._lock:
+            content, thinking = self._texts()
         status = "done" if reason in ("stop", "length") else "partial"
         with self._history._transaction() as db:
             db.execute(
@@ -90,8 +98,6 @@ class AnswerWriter:
             db.execute("UPDATE chats SET updated = ? WHERE id = ?", (now(), self.chat_id))
         with self._lock:
             self._done = True
-        self._history._forget_writer(self)
-        return self._history.message(self.message_id)
 
     def _texts(self) -> tuple[str, str]:
         """The whole texts; joined in place, so that a long answer is not joined from single tokens each time."""
@@ -116,7 +122,10 @@ class Flusher(threading.Thread):
         due = time.monotonic() + FLUSH_S
         while not self._stop_asked.wait(max(due - time.monotonic(), 0.0)):
             due = time.monotonic() + FLUSH_S
-            for writer in self._history._open_writers():
+            writers = self._history._writers_or_end(self)
+            if not writers:
+                return
+            for writer in writers:
                 try:
                     writer.flush()
                     self._history._flush_problem(None)
