@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -251,32 +252,28 @@ def test_tokens_are_on_disk_within_two_seconds(path: Path, history: History) -> 
     writer.finish("stop")
 
 
-def test_a_flush_never_writes_older_text_over_a_finished_answer(history: History) -> None:
-    chat = history.create_chat().id
-    first = history.start_answer(chat)
-    current = [first]
-    stop = threading.Event()
+def test_a_flush_never_writes_older_text_over_a_finished_answer(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = history.start_answer(history.create_chat().id)
+    writer.add("old")
+    in_between = threading.Event()
+    transaction = history._transaction
 
-    def flush_all_the_time() -> None:
-        while not stop.is_set():
-            current[0].flush()
+    def slow() -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            in_between.set()
+            time.sleep(0.3)  # the flush has its text and has not written it yet
+        return transaction()
 
-    threads = [threading.Thread(target=flush_all_the_time) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(150):
-            writer = current[0] = history.start_answer(chat)
-            for i in range(20):
-                writer.add(f"{i} ")
-            assert writer.finish("stop").content.endswith("19 ")
-            assert history.message(writer.message_id).content.endswith("19 ")
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    first.finish("stop")
-    history._db.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)")
+    monkeypatch.setattr(history, "_transaction", slow)
+    flush = threading.Thread(target=writer.flush)
+    flush.start()
+    assert in_between.wait(5)
+    writer.add(" and new")
+    writer.finish("stop")
+    flush.join()
+    assert history.message(writer.message_id).content == "old and new"
 
 
 def test_a_full_disk_is_said_and_loses_nothing(history: History) -> None:
