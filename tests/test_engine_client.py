@@ -216,6 +216,15 @@ async def test_a_request_cancelled_before_it_started(client: EngineClient, tiny:
     assert (await first)[1].reason == "cancelled"
 
 
+async def test_a_cancel_that_comes_late_does_not_meet_a_later_request(client: EngineClient, tiny: Path) -> None:
+    await client.load(request(tiny))
+    text, _ = await answer(client, ask("same"))
+    await client.cancel("same")
+    again, end = await answer(client, ask("same"))
+    assert end.reason != "cancelled"
+    assert again == text
+
+
 async def test_leaving_the_loop_cancels(client: EngineClient, tiny: Path, events: list[ChildEvent | Died]) -> None:
     await client.load(request(tiny))
     await client.watch(0.02)

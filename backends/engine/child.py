@@ -39,7 +39,8 @@ class Child:
         self._model: Model | None = None
         self._model_lock = threading.Lock()
         self._active: set[str] = set()
-        self._cancelled: set[str] = set()
+        self._pending: set[str] = set()  # read, and not yet through `_handle`
+        self._cancelled: set[str] = set()  # of the pending: a cancel that comes late must not meet a later request
         self._cancel_lock = threading.Lock()
         self._watch = p.Watch(interval_s=0.0)
         self._watch_changed = threading.Event()
@@ -80,6 +81,8 @@ class Child:
             elif isinstance(command, p.Shutdown):
                 break
             else:
+                with self._cancel_lock:
+                    self._pending.add(_id_of(command))
                 self._queue.put(command)
         self._stopping.set()
         with self._cancel_lock:
@@ -93,7 +96,8 @@ class Child:
 
     def _cancel(self, request_id: str) -> None:
         with self._cancel_lock:
-            self._cancelled.add(request_id)
+            if request_id in self._pending:
+                self._cancelled.add(request_id)
             model = self._model
         if model is not None:
             model.cancel(request_id)
@@ -154,8 +158,6 @@ class Child:
 
     def _forget(self, request_id: str) -> None:
         self._active.discard(request_id)
-        with self._cancel_lock:
-            self._cancelled.discard(request_id)
 
     def _handle(self, command: p.Command) -> None:
         match command:
@@ -190,6 +192,7 @@ class Child:
             self._out.put(p.Failure(request_id, "internal", text))
         finally:
             with self._cancel_lock:
+                self._pending.discard(request_id)
                 self._cancelled.discard(request_id)
 
     def _need(self) -> Model:
@@ -238,12 +241,9 @@ class Child:
     def _submit(self, command: p.Generate) -> None:
         request = command.request
         try:
-            if request.id in self._cancelled:
-                usage = Usage(prompt_tokens=0, reused_tokens=0, completion_tokens=0, prefill_s=0.0, decode_s=0.0)
-                self._out.put(Finished(id=request.id, reason="cancelled", usage=usage))
-                self._forget(request.id)
-                return
-            self._need().submit(request)
+            if not self._is_cancelled(request.id):
+                self._need().submit(request)
+                self._active.add(request.id)
         except EngineError as error:
             self._out.put(Failed(id=request.id, code=error.code, message=error.message))
         except Exception as error:
@@ -251,9 +251,19 @@ class Child:
             text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
             self._out.put(Failed(id=request.id, code="internal", message=text))
         else:
-            self._active.add(request.id)
-            if request.id in self._cancelled:
-                self._need().cancel(request.id)
+            if request.id not in self._active:
+                usage = Usage(prompt_tokens=0, reused_tokens=0, completion_tokens=0, prefill_s=0.0, decode_s=0.0)
+                self._out.put(Finished(id=request.id, reason="cancelled", usage=usage))
+        with self._cancel_lock:
+            cancelled = request.id in self._cancelled
+            self._pending.discard(request.id)
+            self._cancelled.discard(request.id)
+        if cancelled and request.id in self._active:
+            self._need().cancel(request.id)  # it came while the request was being submitted
+
+
+def _id_of(command: p.Command) -> str:
+    return command.request.id if isinstance(command, p.Generate) else getattr(command, "id", "")
 
 
 def main() -> int:

@@ -372,6 +372,8 @@ class EngineClient:
                 if not isinstance(event, PrefillProgress | Delta | Finished):
                     continue
                 ended = isinstance(event, Finished)
+                if ended:  # its id is free again, also where the consumer leaves this generator suspended here
+                    self._inboxes.pop(request.id, None)
                 yield event
                 if ended:
                     return
