@@ -91,6 +91,7 @@ async def check(name: str, path: Path, machine: Machine, ctx: int) -> list[str]:
             result, info, memory = await measure(request, 600, 32)
         except EngineError as error:
             rows.append(f"| {name} | {label} | failed: {error.message} |")
+            print(rows[-1], flush=True)
             continue
         rows.append(row(name, label, predicted, result, info, memory))
         print(rows[-1], flush=True)
