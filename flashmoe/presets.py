@@ -72,6 +72,8 @@ BUILT_IN: tuple[Preset, ...] = (
     _p(DEFAULT, "balanced, for most questions"),
     _p("precise", "facts and code: close to the likeliest answer", temperature=0.2, top_p=0.9, top_k=20, min_p=0.1),
     _p("creative", "stories and ideas: more variety", temperature=1.1, top_p=0.98, top_k=100, min_p=0.03),
+    # Small enough that a bold sample leads it astray; above 0, so that regenerating says it in other words.
+    _p("guide", "the demo model", r"^flashmoe[ -]guide", temperature=0.3, top_p=0.9, top_k=20, min_p=0.1),
     # From the models' cards. The first whose pattern matches counts, so special variants come before their family.
     # Families whose card names no sampler settings are not here and get the default.
     _p(

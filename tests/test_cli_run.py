@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flashmoe.cli.main import main
+from flashmoe.paths import guide_model
 from tests.gguf_factory import make_gguf
 
 ENGINE = "backends.engine"
@@ -254,3 +255,32 @@ def test_no_write_access_doesnt_stop_an_answer(model: Path, tmp_path: Path, monk
     done = run("run", model, "Hello", "--max-tokens", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+# ---- the demo model
+
+
+@pytest.fixture
+def guide() -> Path:
+    path = guide_model()
+    if not path.exists():
+        pytest.skip("flashmoe/assets/guide.gguf is not trained yet")
+    return path
+
+
+def test_the_demo_answers_rightly_and_twice_the_same_with_a_seed(guide: Path) -> None:
+    done = run("demo", "--text", "What is an expert?", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert "router" in done.stdout or "network" in done.stdout
+    assert done.stderr == ""
+    again = run("run", "demo", "What is an expert?", "--seed", "1")
+    assert again.stdout == done.stdout
+    other_backend = run("run", "demo", "What is an expert?", "--seed", "1", "--backend", "mmap")
+    assert other_backend.stdout == done.stdout
+
+
+def test_flags_of_the_app_and_of_the_answer_dont_mix(guide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--seed", "3"]) == 2
+    assert "--seed goes only with --text" in capsys.readouterr().err
+    assert main(["demo", "--text", "hi", "--calm"]) == 2
+    assert "--calm does not go with --text" in capsys.readouterr().err

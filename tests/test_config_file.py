@@ -185,6 +185,7 @@ def test_presets_of_the_user_win_and_inherit(tmp_path: Path) -> None:
         ("gpt-oss-120b-mxfp4-00001-of-00003", "gpt-oss"),
         ("GLM-4.7-Flash-Q4_K", "glm-4.7"),
         ("GLM 4.6", "glm-4.6"),
+        ("flashmoe guide", "guide"),
         ("Mixtral-8x7B-Instruct-v0.1", "default"),
     ],
 )
