@@ -80,7 +80,7 @@ def storm(
     return answers, cancelled
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 20])
 @pytest.mark.parametrize("arch", ["qwen3moe", "qwen35moe", "gemma4"])
 def test_a_storm_of_requests_changes_no_answer(arch: str, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
