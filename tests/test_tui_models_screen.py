@@ -183,6 +183,29 @@ async def test_search_download_pause_resume_load(hub: HubServer, home: Path) -> 
         assert "Q8_0-00001-of-00003.gguf" in pilot.app.controller.request.path  # type: ignore[attr-defined]
 
 
+async def test_a_download_goes_on_at_the_next_start_and_tells_its_end(hub: HubServer, home: Path) -> None:
+    hub.faults.rate = 2e6
+    async with models() as (pilot, screen):
+        pane = screen.query_one(DownloadPane)
+        await type_text(pilot, "acme/Large-A2B-GGUF")
+        await until(pilot, lambda: screen.here is not None and screen.here.repo == "acme/Large-A2B-GGUF")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(pane.views) and pane.views[0].done > MIB)
+        await pilot.press("ctrl+q")  # the app's own end: it must not wait for the download
+        await until(pilot, lambda: pilot.app._exit)
+    sent = hub.stats.body_bytes
+    assert sent < 6 * MIB
+    hub.faults.rate = 0
+    app = FlashmoeApp(AppOptions(measure=False))
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "Going on with acme/Large-A2B-GGUF:Q8_0" in picture(pilot))
+        await until(pilot, lambda: "is here, its checksums are right" in picture(pilot))
+        await app.downloading.close()
+    assert hub.stats.body_bytes < 6 * MIB * 1.2
+
+
 async def test_plan_from_the_header_before_any_download(hub: HubServer) -> None:
     async with models() as (pilot, screen):
         await type_text(pilot, "large")

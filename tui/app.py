@@ -131,6 +131,7 @@ class FlashmoeApp(App[int]):
         for problem in [*problems, *self.theme_set.problems]:
             self.notify(problem, severity="warning", timeout=15, markup=False)
         self.chat_screen.run_worker(self._open_history())
+        self.chat_screen.run_worker(self.downloading.start())
         await self.monitoring.start(
             self.chat_screen.query_one("#monitor"),
             self.chat_screen.query_one("#strip"),
@@ -303,6 +304,8 @@ class FlashmoeApp(App[int]):
         with contextlib.suppress(Exception):
             await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
         self._ending = True
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.downloading.close(), 8)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.monitoring.stop(), 5)
         with contextlib.suppress(Exception):
