@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "rm": Command("rm", "delete a model", "models"),
     "verify": Command("verify", "check models against the hub's hashes", "models"),
     "plan": Command("plan", "will it run here, what goes where, and how fast", "speed"),
+    "bench": Command("bench", "measure tokens per second, and how near the bound they are", "speed"),
     "batch": Command("batch", "many prompts, sharing each expert read", "work"),
     "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
     "doctor": Command("doctor", "what this machine has and what is wrong with it, fit for a bug report", "setup"),

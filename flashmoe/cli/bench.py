@@ -1,0 +1,149 @@
+"""``bench``: teacher-forced random tokens, with the physical bound beside what was measured."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from flashmoe.cli.common import (
+    EXIT_OK,
+    ProgressLine,
+    UsageError,
+    add_json_flag,
+    add_load_flags,
+    engine,
+    load_model,
+    load_request,
+    out,
+    positive_int,
+    print_json,
+    rate,
+    resolve_model,
+    run_async,
+    size,
+)
+
+if TYPE_CHECKING:
+    from backends.interface import BenchRequest, BenchResult, LoadRequest, ModelInfo
+
+EPILOG = """\
+The ids are numpy's default_rng(SEED).integers(0, n_vocab): the prompt first as one batch, then one id a step. Two
+backends on one model and seed must print the same logits_sha256. What a backend can't know is null.
+
+The file is not dropped from the page cache first: for a cold run use a RAM cap or drop it yourself.
+
+Examples:
+  flashmoe-tui bench model.gguf --backend stream --ram 4 --json
+  flashmoe-tui bench model.gguf --parallel 8 --tokens 64
+"""
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _skew(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an exponent from 0 to 10")
+    return value
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's parser."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure tokens per second, and how near the bound they are",
+        description="Feeds random tokens to a model and measures prefill, decode, reads and stalls.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
+    parser.add_argument("--prompt-tokens", metavar="N", type=positive_int, default=16, help="default 16")
+    parser.add_argument("--tokens", metavar="N", type=positive_int, default=32, help="steps of decode (default 32)")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=1, help="default 1")
+    parser.add_argument(
+        "--parallel", metavar="N", type=positive_int, default=1, help="sequences decoded together (default 1)"
+    )
+    parser.add_argument(
+        "--skew",
+        metavar="S",
+        type=_skew,
+        default=0.0,
+        help="draw ids by a Zipf law of this exponent (default 0: evenly)",
+    )
+    parser.add_argument(
+        "--store", choices=("auto", "pagecache", "pool"), default="auto",
+        help="where the backend stream keeps experts (default auto: chosen by a probe)",
+    )  # fmt: skip
+    add_load_flags(parser)
+    add_json_flag(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from backends.interface import BenchRequest
+    from flashmoe.measurements import record_bench
+
+    path = resolve_model(args.model)
+    request = BenchRequest(
+        prompt_tokens=args.prompt_tokens, tokens=args.tokens, seed=args.seed, parallel=args.parallel, skew=args.skew
+    )
+    load = load_request(args, path, n_seq_max=args.parallel, store=args.store)
+    need = (args.prompt_tokens + args.tokens) * args.parallel
+    if load.n_ctx is None:
+        # a multiple of 256, as llama.cpp pads it: the same for all backends
+        load = load_request(
+            args, path, n_seq_max=args.parallel, store=args.store, n_ctx=max(-(-need // 256) * 256, 1024)
+        )
+    elif load.n_ctx < need:
+        raise UsageError(f"--ctx {load.n_ctx} is too small for {need} tokens: raise it or leave it out")
+    info, result = run_async(_run(load, request))
+    record_bench(result, info)
+    if args.json:
+        print_json(result)
+    else:
+        _print(info, result)
+    return EXIT_OK
+
+
+async def _run(load: LoadRequest, request: BenchRequest) -> tuple[ModelInfo, BenchResult]:
+    progress = ProgressLine()
+    async with engine("bench.log") as client:
+        info = await load_model(client, load, progress)
+        try:
+            result = await client.bench(request, lambda done, total: progress.update(f"{done} of {total} steps"))
+        finally:
+            progress.clear()
+    return info, result
+
+
+def _ms(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def _print(info: ModelInfo, r: BenchResult) -> None:
+    store = f", {r.store}" if r.store else ""
+    out(f"{r.model} ({info.quant}) · {r.backend}{store} · {r.n_threads or '?'} threads")
+    if r.lossy:
+        out(r.lossy)
+    out(info.backend_reason)
+    out(f"load      {r.load_s:.2f} s, {size(r.load_read_bytes)} read")
+    out(f"prefill   {r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} at once)")
+    out(f"decode    {r.decode_tok_s:.2f} tok/s ({r.tokens} steps)")
+    out(
+        f"per token {_ms(r.compute_s_per_token)} compute, {_ms(r.stall_s_per_token)} waiting for reads, "
+        f"{size(r.read_bytes_per_token)} read"
+    )
+    out(f"hit rate  {'unknown' if r.hit_rate is None else f'{r.hit_rate:.1%}'}, {r.major_faults} major faults")
+    if r.bound_tok_s is not None and r.bound_share is not None:
+        out(f"bound     {r.bound_tok_s:.2f} tok/s without overlap at {rate(r.disk_bytes_s)}: {r.bound_share:.0%} of it")
+    else:
+        out("bound     unknown")
+    held = size(r.budget_bytes) if r.budget_bytes else "any"
+    out(f"memory    {size(r.peak_rss_bytes)} at most; experts may hold {held}")
+    out(f"logits    {r.logits_sha256}")
