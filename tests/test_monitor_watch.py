@@ -127,7 +127,7 @@ async def test_a_second_terminal_sees_what_the_first_does(tmp_path: Path) -> Non
 
         task = asyncio.create_task(follow())
         # The greeting brings model and map at once, samples follow.
-        await until(lambda: there.map is not None and there.frame is not None)
+        await until(lambda: there.map is not None and there.frame is not None and there.frame.phase == "decode")
         assert live.maps_wanted
         assert there.model is not None
         assert there.model.name == engine.info.name

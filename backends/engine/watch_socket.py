@@ -34,6 +34,7 @@ class WatchServer:
         self._greeting = greeting
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def watchers(self) -> int:
@@ -59,6 +60,9 @@ class WatchServer:
             raise
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             if len(self._writers) >= _MAX_WATCHERS or _peer_uid(writer) not in (os.getuid(), 0):
                 return
@@ -70,6 +74,7 @@ class WatchServer:
         except OSError:
             pass
         finally:
+            self._tasks.discard(task)
             self._writers.discard(writer)
             with contextlib.suppress(OSError):
                 writer.close()
@@ -90,6 +95,8 @@ class WatchServer:
         if self._server is not None:
             self._server.close()
             self._server = None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
         with contextlib.suppress(OSError):
             self.path.unlink()
 

@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from backends.engine.client import EngineClient
 from backends.interface import Delta, EngineError, Finished, LoadRequest, ModelInfo, Telemetry
 from flashmoe.batch.energy import EnergyMeter
 from flashmoe.batch.lines import Item
 from flashmoe.batch.output import Output
 from flashmoe.batch.width import WidthSearch
 from flashmoe.hub.inuse import hold_until_exit
+from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.serve.shapes import Shape, finish_reason, usage_of
 
 MAX_DEATHS = 3
@@ -98,7 +98,7 @@ class Batch:
         self._output = output
         self._total = len(items)
         self._skipped = len(items) - len(self._queue)
-        self._client = EngineClient(log_path=log_path, on_event=self._on_event)
+        self._client = MonitoredEngine(log_path=log_path, on_event=self._on_event)
         self._search = WidthSearch(width or load.n_seq_max)
         if width is not None:
             self._search.width, self._search.settled = width, True

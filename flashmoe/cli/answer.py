@@ -218,7 +218,7 @@ async def answer(args: argparse.Namespace, load: LoadRequest, request: GenerateR
     from backends.interface import Delta, EngineError, Finished, PrefillProgress
 
     out = _Output(args)
-    async with engine() as client:
+    async with engine(record=getattr(args, "record", None)) as client:
         try:
             info = await load_model(client, load, out.progress)
             if args.json:

@@ -319,18 +319,25 @@ def resolve_model(name: str) -> Path | str:
 
 
 @contextlib.asynccontextmanager
-async def engine(log_name: str = "engine.log") -> AsyncIterator[EngineClient]:
-    """A started engine client, stopped at the end. Its prints go to the log folder (or to a scratch file)."""
-    from backends.engine.client import EngineClient
+async def engine(log_name: str = "engine.log", *, record: Path | None = None) -> AsyncIterator[EngineClient]:
+    """A started engine client, stopped at the end. Its prints go to the log folder (or to a scratch file).
+
+    Others may watch it (``top``); `record` names a new file for its monitor.
+    """
     from backends.engine.protocol import Notice
+    from flashmoe.monitor.engine import MonitoredEngine
+    from flashmoe.monitor.recording import RecordingError
 
     def tell(event: object) -> None:
         if isinstance(event, Notice) and event.level == "warning":
             note(event.message)
 
-    client = EngineClient(log_path=log_file(log_name), on_event=tell)
+    client = MonitoredEngine(log_path=log_file(log_name), on_event=tell, record=record)
     try:
-        await client.start()
+        try:
+            await client.start()
+        except RecordingError as problem:
+            raise UsageError(str(problem)) from None
         yield client
     finally:
         await client.stop()

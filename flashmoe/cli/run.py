@@ -55,6 +55,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--show-thinking", action="store_true", help="write the thinking to stderr")
     parser.add_argument("--stats", action="store_true", help="end with a line of figures on stderr")
     parser.add_argument("--json", action="store_true", help="print events as JSON lines instead of text")
+    parser.add_argument("--record", metavar="FILE", type=Path, help="record the monitor, for flashmoe-tui replay")
     add_sampling_flags(parser)
     add_load_flags(parser)
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, CliError, UsageError, add_json_flag, out, print_json_line
+from flashmoe.cli.common import (
+    EXIT_FAILED,
+    EXIT_OK,
+    CliError,
+    UsageError,
+    add_json_flag,
+    error,
+    out,
+    print_json_line,
+    run_async,
+)
+
+if TYPE_CHECKING:
+    from flashmoe.monitor.recording import Recorder
 
 DESCRIPTION = """Shows the monitor of an engine that runs in another terminal: the app, run, batch or serve.
 
@@ -18,6 +30,7 @@ EXAMPLES = """examples:
   flashmoe-tui top
   flashmoe-tui top --list
   flashmoe-tui top --once          one line of figures
+  flashmoe-tui top --record night.fmrec < /dev/null &
   flashmoe-tui top --json | jq .telemetry.decode_tokens"""
 
 
@@ -29,6 +42,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("pid", nargs="?", type=int, metavar="PID", help="which engine, where several run")
     parser.add_argument("--list", action="store_true", help="list the engines that can be watched")
     parser.add_argument("--once", action="store_true", help="print figures once instead of opening the panes")
+    parser.add_argument(
+        "--record", metavar="FILE", type=Path, help="record what is watched; without a terminal until the engine ends"
+    )
     add_json_flag(parser)
 
 
@@ -42,13 +58,30 @@ def main(args: argparse.Namespace) -> int:
             out(f"{pid}  {path}")
         return EXIT_OK if found else EXIT_FAILED
     pid, path = _choose(found, args.pid)
-    if args.once or args.json:
-        return asyncio.run(_print(path, once=args.once, as_json=args.json))
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("top needs a terminal; for pipes there are --once and --json.")
-    from tui.screens.top import run_top
+    recorder = None
+    if args.record is not None:
+        from flashmoe.monitor.recording import Recorder, RecordingError
 
-    return run_top(path, pid)
+        try:
+            recorder = Recorder(args.record)
+        except RecordingError as problem:
+            raise UsageError(str(problem)) from None
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        if args.once or args.json:
+            return run_async(_print(path, recorder, once=args.once, as_json=args.json))
+        if not terminal and recorder is not None:
+            return run_async(_record(path, recorder))
+        if not terminal:
+            raise UsageError("top needs a terminal; for pipes there are --once, --json and --record.")
+        from tui.screens.top import run_top
+
+        return run_top(path, pid, recorder)
+    finally:
+        if recorder is not None:
+            recorder.close()
+            if recorder.problem:
+                error(recorder.problem)
 
 
 def _choose(found: list[tuple[int, Path]], pid: int | None) -> tuple[int, Path]:
@@ -62,14 +95,26 @@ def _choose(found: list[tuple[int, Path]], pid: int | None) -> tuple[int, Path]:
     return found[0]
 
 
-async def _print(path: Path, *, once: bool, as_json: bool) -> int:
+async def _record(path: Path, recorder: Recorder) -> int:
+    from flashmoe.monitor.feed import MonitorFeed
+    from flashmoe.monitor.watching import Watcher
+
+    watcher = Watcher(MonitorFeed(), recorder)
+    async for _ in watcher.follow(path):
+        pass
+    if watcher.problem:
+        raise CliError(watcher.problem)
+    return EXIT_OK
+
+
+async def _print(path: Path, recorder: Recorder | None, *, once: bool, as_json: bool) -> int:
     from flashmoe.monitor import units
     from flashmoe.monitor.feed import MonitorFeed
     from flashmoe.monitor.sample import Sample
     from flashmoe.monitor.watching import Watcher
 
     feed = MonitorFeed()
-    watcher = Watcher(feed)
+    watcher = Watcher(feed, recorder)
     seen = 0
     async for message in watcher.follow(path):
         if not isinstance(message, Sample):

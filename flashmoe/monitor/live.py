@@ -52,6 +52,7 @@ class LiveMonitor:
         self._model: ModelInfo | None = None
         self._map: ExpertMap | None = None
         self._sample: Sample | None = None
+        self._pid: int | None = None
         self._stopped = False
 
     async def start(self) -> None:
@@ -94,8 +95,10 @@ class LiveMonitor:
 
     def engine_started(self, pid: int | None) -> None:
         """The engine's process; None when it is gone."""
-        self._collector.engine_started(pid)
-        if pid is None:
+        if pid != self._pid:
+            self._pid = pid
+            self._collector.engine_started(pid)
+        if pid is None and self._model is not None:
             self.model_loaded(None)
 
     def model_loaded(self, info: ModelInfo | None) -> ModelInfo | None:

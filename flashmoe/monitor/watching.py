@@ -11,7 +11,7 @@ from backends.engine import watch_socket
 from backends.interface import ModelInfo
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.map_codec import MapDecoder, MapFrame
-from flashmoe.monitor.recording import Message, decode_message
+from flashmoe.monitor.recording import Message, Recorder, decode_message
 from flashmoe.monitor.sample import Sample
 from flashmoe.paths import runtime_dir
 
@@ -26,8 +26,9 @@ def engines() -> list[tuple[int, Path]]:
 class Watcher:
     """Fills a feed from a socket."""
 
-    def __init__(self, feed: MonitorFeed) -> None:
+    def __init__(self, feed: MonitorFeed, recorder: Recorder | None = None) -> None:
         self.feed = feed
+        self._recorder = recorder
         self.problem: str | None = None
         self._maps = MapDecoder()
 
@@ -49,7 +50,14 @@ class Watcher:
     def _take(self, message: Message) -> None:
         if isinstance(message, Sample):
             self.feed.push(message)
+            if self._recorder is not None:
+                self._recorder.sample(message)
         elif isinstance(message, MapFrame):
-            self.feed.push_map(self._maps.decode(message))
+            experts = self._maps.decode(message)
+            self.feed.push_map(experts)
+            if self._recorder is not None and experts is not None:
+                self._recorder.expert_map(experts)
         elif message is None or isinstance(message, ModelInfo):
             self.feed.set_model(message)
+            if self._recorder is not None:
+                self._recorder.model(message)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from backends.engine.client import EngineClient
 from backends.interface import EngineError, Event, Finished, GenerateRequest, LoadRequest, ModelInfo, Telemetry
 from flashmoe.hub.inuse import hold_until_exit
+from flashmoe.monitor.engine import MonitoredEngine
 
 MAX_WAITING = 256
 """Requests queued beyond those being decoded; more are refused with 429."""
@@ -40,7 +40,7 @@ class Engine:
 
     def __init__(self, request: LoadRequest, log_path: Path, model_id: str | None = None) -> None:
         self.request = request
-        self.client = EngineClient(log_path=log_path, on_event=self._on_event)
+        self.client = MonitoredEngine(log_path=log_path, on_event=self._on_event)
         self._info: ModelInfo | None = None
         self._model_id = model_id
         self._reload: asyncio.Task[None] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from flashmoe.monitor.recording import Recorder
 from flashmoe.monitor.watching import Watcher
 from tui.screens.watch import WatchApp
 
@@ -14,8 +15,11 @@ class TopApp(WatchApp):
 
     what = "top"
 
-    def __init__(self, path: Path, pid: int, *, theme: str | None = None, **extra: Any) -> None:
+    def __init__(
+        self, path: Path, pid: int, recorder: Recorder | None = None, *, theme: str | None = None, **extra: Any
+    ) -> None:
         super().__init__(theme=theme, **extra)
+        self._recorder = recorder
         self._path, self._pid = path, pid
         self.ended = False
         self.feed.note = f"watching process {pid}"
@@ -25,7 +29,7 @@ class TopApp(WatchApp):
         self.run_worker(self._follow(), exit_on_error=False)
 
     async def _follow(self) -> None:
-        watcher = Watcher(self.feed)
+        watcher = Watcher(self.feed, self._recorder)
         async for _ in watcher.follow(self._path):
             self.look()
         self.ended = True
@@ -34,8 +38,8 @@ class TopApp(WatchApp):
         self.notify(watcher.problem or f"Process {self._pid} has ended.", severity="warning", timeout=10, markup=False)
 
 
-def run_top(path: Path, pid: int) -> int:
+def run_top(path: Path, pid: int, recorder: Recorder | None = None) -> int:
     """Watches in this terminal."""
-    app = TopApp(path, pid)
+    app = TopApp(path, pid, recorder)
     app.run()
     return app.return_code or 0

@@ -90,5 +90,5 @@ def mini_map(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     lines.append(legend())
     if keys == 2:
         words = f"{cells.scale}, most used left"
-        lines.append(line((words[:width], MUTED)))
+        lines.append(line((words if len(words) <= width else cells.scale, MUTED)))
     return lines[:rows]

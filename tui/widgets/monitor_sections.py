@@ -125,7 +125,8 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         lines.append(_curve(feed, "hit", "hit", 1.0, units.percent(work.hit_rate), width, COMPUTE))
     if work is not None and work.bytes_per_token is not None:
         missed = "missed" if work.hit_rate is not None else "read from the SSD"
-        lines.append(_note(f"{units.size(work.bytes_per_token)} a token {missed}"))
+        read = work.bytes_per_token
+        lines.append(_note(f"{units.size(read)} a token {missed}" if read >= 1 else "the last tokens read nothing"))
     elif work is None:
         lines.append(_note("no token yet"))
     return lines[:rows]
