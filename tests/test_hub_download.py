@@ -188,6 +188,21 @@ def test_etag_change_restarts_that_file_only(place: Place) -> None:
     assert place.hub.stats.body_bytes - sent <= place.total - sent + place.total / 3 + 6 * MIB / 3
 
 
+def test_a_file_that_changes_under_a_running_download(place: Place) -> None:
+    place.hub.faults.rate = 4e6
+    with place.manager() as manager:
+        repo = manager.client.repo(REPO)
+        id = manager.add(repo, repo.quants[0])
+        until(lambda: place.hub.stats.body_bytes > place.total // 2)
+        with place.files[0].open("r+b") as file:  # the begun part, changed under its own signed address
+            file.seek(-64, os.SEEK_END)
+            file.write(b"another end")
+        place.hub.faults.rate = 0
+        view = manager.wait(id, 20)
+    assert view.state == "done", view
+    place.assert_right()
+
+
 def test_pulling_again_after_a_change_keeps_what_is_the_same(place: Place) -> None:
     with place.manager() as manager:
         assert place.pull(manager).state == "done"

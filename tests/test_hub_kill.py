@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.engine.client import EngineClient
 from backends.gguf_file import read_gguf
+from backends.interface import Finished, GenerateRequest, LoadRequest, Sampling
 from tests.gguf_factory import make_gguf
 from tests.hub_server import Faults, HubServer
 
@@ -75,6 +78,19 @@ def run_with_kills(tmp_path: Path, size: int, kills: int, rate: float, seed: int
     assert [sha256(there / f.name) for f in files] == [sha256(f) for f in files]
     assert sorted(p.name for p in there.iterdir()) == [f.name for f in files]
     assert read_gguf(there / files[0].name).missing == ()
+    asyncio.run(answers(there / files[0].name, tmp_path / "engine.log"))
+
+
+async def answers(model: Path, log: Path) -> None:
+    """The downloaded model loads and says something."""
+    client = EngineClient(log_path=log)
+    try:
+        await client.load(LoadRequest(path=str(model), backend="mmap", n_ctx=256))
+        request = GenerateRequest(id="1", prompt="hello", sampling=Sampling(max_tokens=4, temperature=0))
+        events = [event async for event in client.generate(request)]
+        assert isinstance(events[-1], Finished)
+    finally:
+        await client.stop()
 
 
 def test_eight_kills_and_dropped_connections(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Literal
 from msgspec import Struct
 
 from backends.gguf_file import GgufFile
-from backends.planner import Plan, PlanRequest
-from backends.planner_machine import Machine
+from backends.planner import Plan as Plan
+from backends.planner import PlanRequest
+from backends.planner_machine import Machine as Machine
 from flashmoe import paths
 from flashmoe.hub.catalogue import CatalogueModel, CatalogueQuant
 from flashmoe.hub.facts import FactsCache, ModelFacts

@@ -25,7 +25,7 @@ from tui.widgets.download_pane import DownloadPane
 from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
-    from backends.planner import Plan
+    from flashmoe.hub.model_list import Plan
     from tui.app import FlashmoeApp
 
 SEARCH_PAUSE_S = 0.5

@@ -27,8 +27,7 @@ from tui import figures
 from tui.screens.dialogs import Choice, ChoiceDialog
 
 if TYPE_CHECKING:
-    from backends.planner import Plan
-    from backends.planner_machine import Machine
+    from flashmoe.hub.model_list import Machine, Plan
     from flashmoe.hub.session import HubClient
     from flashmoe.hub.views import JobView
     from tui.app import FlashmoeApp

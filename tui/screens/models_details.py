@@ -16,8 +16,7 @@ from tui import figures
 from tui.screens.models_rows import FIT_STYLES
 
 if TYPE_CHECKING:
-    from backends.planner import Plan
-    from backends.planner_machine import Machine
+    from flashmoe.hub.model_list import Machine, Plan
     from flashmoe.hub.session import HubRepo
 
 LABEL = 10
