@@ -19,7 +19,7 @@ from backends.planner_speed import MeasuredRun, Speed, measured_speed, streaming
 
 DEFAULT_CTX = 8192
 """Tokens of context where none are asked for (less where the model was trained with less)."""
-PROCESS_BYTES = 100 << 20
+PROCESS_BYTES = 68 << 20
 """The engine's process before it loads anything: Python, numpy and llama.cpp."""
 RESERVE_BYTES = 512 << 20
 """Left to the rest of the machine when experts take what is free."""
