@@ -15,6 +15,7 @@ The program only reads the file. A field with a wrong value keeps its default, a
 program starts. FLASHMOE_<SECTION>__<FIELD> in the environment wins over the file."""
 
 EXAMPLES = """examples:
+  mkdir -p "$(dirname "$(flashmoe-tui paths config)")"
   flashmoe-tui config --defaults > "$(flashmoe-tui paths config)"
   flashmoe-tui config --check
   FLASHMOE_BACKEND__RAM=6 flashmoe-tui config
