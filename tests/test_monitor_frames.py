@@ -64,6 +64,16 @@ def test_a_slow_token_does_not_turn_the_engine_idle() -> None:
     assert frame.tok_s == pytest.approx(2.5)
 
 
+def test_a_request_that_begins_reads_its_prompt() -> None:
+    done = {"prefill_tokens": 9, "prefill_s": 1.0, "decode_tokens": 5, "decode_s": 1.0}
+    before = (sample(0, n_active=1), sample(1, **done, n_active=1), sample(2, **done, n_active=0))
+    assert frames(*before).phase == "idle"
+    assert frames(*before, sample(3, **done, n_active=1)).phase == "prefill"
+    assert frames(*before, sample(3, **done, n_active=1), sample(9, **done, n_active=1)).phase == "prefill"
+    # Whoever looks in the middle of an answer sees an answer.
+    assert frames(sample(1, **done, n_active=1), sample(2, **done, n_active=1)).phase == "decode"
+
+
 def test_another_model_starts_anew() -> None:
     frame = frames(
         sample(0, decode_tokens=0, n_active=1),

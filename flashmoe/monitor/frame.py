@@ -147,7 +147,8 @@ class Deriver:
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()
         self._work: dict[str, deque[Work]] = {"decode": deque(), "prefill": deque()}
-        self._last_phase: Phase = "idle"
+        self._last_phase: Phase = "idle"  # what advanced last
+        self._started = False  # a request became active and nothing advanced since: it reads its prompt
 
     def push(self, sample: Sample) -> Frame:
         """The frame at this sample."""
@@ -158,6 +159,9 @@ class Deriver:
                 work.clear()
             previous = None
         if previous is not None:
+            before, now = previous.telemetry, sample.telemetry
+            if now is not None and now.n_active and before is not None and not before.n_active:
+                self._started = True
             self._account(previous, sample)
         self._samples.append(sample)
         while len(self._samples) > 2 and self._samples[1].t <= sample.t - RATE_WINDOW_S:
@@ -173,7 +177,7 @@ class Deriver:
         if decode_s <= 0 and prefill_s <= 0:
             return
         phase: Phase = "decode" if decode_s >= prefill_s else "prefill"
-        self._last_phase = phase
+        self._last_phase, self._started = phase, False
         p, q = a.process, b.process
         if p is None or q is None or p.pid != q.pid:
             p = q = ProcessCounters(pid=0)
@@ -228,6 +232,8 @@ class Deriver:
             phase = "idle"
             if tel.n_active:
                 phase = self._now(a, b)
+            else:
+                self._started = False
         shown = prefill if self._last_phase == "prefill" else decode
         limited = mem is not None and mem.limit is not None
         total, used, cache, available = _ram(b)
@@ -274,10 +280,14 @@ class Deriver:
     def _now(self, a: Sample, b: Sample) -> Phase:
         """The phase of an active engine: what advanced in the window, else what advanced last."""
         x, y = a.telemetry, b.telemetry
+        if self._started:
+            return "prefill"
         if x is not None and y is not None:
             decode_s, prefill_s = y.decode_s - x.decode_s, y.prefill_s - x.prefill_s
             if decode_s > 0 or prefill_s > 0:
                 return "decode" if decode_s >= prefill_s else "prefill"
+        if self._last_phase == "idle":  # whoever began to look in the middle of an answer
+            return "decode" if y is not None and y.decode_tokens else "prefill"
         return self._last_phase
 
 
