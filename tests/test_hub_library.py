@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from flashmoe.hub.patience import patiently
 from flashmoe.hub.verify import verify
 from tests.gguf_factory import make_gguf
 from tests.hub_server import HubServer
+from tests.test_hub_kill import grow
 
 
 @pytest.fixture
@@ -227,6 +230,28 @@ def test_pull_ls_verify_rm(hub: tuple[HubServer, dict[str, str]], places: Path) 
     gone = run("rm", "New-Q8_0", "--yes")
     assert "are free again" in gone.stderr
     assert not first.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_pull_says_where_it_is_and_goes_on(hub: tuple[HubServer, dict[str, str]], number: int) -> None:
+    server, env = hub
+    folder = server.root / "acme/Slow-GGUF"
+    folder.mkdir()
+    make_gguf(folder / "Slow-Q8_0.gguf", quant="q8_0")
+    grow(folder / "Slow-Q8_0.gguf", 4 << 20, 1)
+    server.faults.rate = 1e6
+    command = [sys.executable, "-m", "flashmoe.cli.main", "pull", "acme/Slow-GGUF"]
+    with subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True) as child:
+        while server.stats.body_bytes < 1 << 20:
+            time.sleep(0.01)
+        child.send_signal(number)
+        _, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "Paused at" in err
+    assert "Traceback" not in err
+    server.faults.rate = 0
+    assert run("pull", "acme/Slow-GGUF", env=env).returncode == 0
+    assert server.stats.body_bytes < 1.3 * (4 << 20)
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,8 @@ class HubClient:
         if isinstance(error, httpx2.TimeoutException):
             return HubError("network", f"{what} did not answer in time; check the network and try again.")
         if isinstance(error, httpx2.ConnectError):
-            return HubError("offline", f"Can't reach {self._host()}: no network, or it is down.")
+            host = self._host() if "/" in what or " " in what else what
+            return HubError("offline", f"Can't reach {host}: no network, or it is down.")
         # RuntimeError: huggingface_hub closed the shared client after some connection error; a new one comes by itself.
         if isinstance(error, (httpx2.TransportError, httpx2.InvalidURL, httpx2.StreamError, RuntimeError)):
             return HubError("network", f"The connection to {what} broke; trying again usually helps.")

@@ -156,11 +156,15 @@ class ModelActions:
         if known is not None:
             return known
         client = await self._client()
-        try:
-            repo = await asyncio.to_thread(client.repo, row.repo)
-        except HubError as error:
-            self.learned[row.key] = error.message
-            raise
+        places = [row.repo, *(row.model.repos[1:] if row.model is not None else ())]
+        for place in places:
+            try:
+                repo = await asyncio.to_thread(client.repo, place)
+                break
+            except HubError as error:
+                if error.code != "not_found" or place == places[-1]:  # another upload may still be there
+                    self.learned[row.key] = error.message
+                    raise
         self.repos[row.repo] = repo
         self.learned.pop(row.key, None)
         return repo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import ClassVar
 
 from textual.binding import BindingType
@@ -38,7 +39,7 @@ def _bar_width(width: int) -> int:
 
 def _name_width(width: int) -> int:
     """The bars of a set and of its parts begin in one column."""
-    return max(10, min(48, width - _bar_width(width) - (52 if width >= 90 else 32)))
+    return max(10, min(48, width - _bar_width(width) - (52 if width >= 90 else 36)))
 
 
 class DownloadPane(Widget, can_focus=True):
@@ -81,7 +82,7 @@ class DownloadPane(Widget, can_focus=True):
         if self._views.get(view.id) == view:
             return
         new = view.id not in self._views or len(self._views[view.id].files) != len(view.files)
-        resized = new or bool(self._views[view.id].message) != bool(view.message)
+        resized = new or self._views[view.id].message != view.message
         self._views[view.id] = view
         if resized:
             self._moved()
@@ -135,7 +136,8 @@ class DownloadPane(Widget, can_focus=True):
             marked = index == self._cursor
             lines.append(self._job(view, width, marked=marked and self.has_focus))
             if view.message:
-                lines.append(Content.styled("  " + visible_line(view.message, max(10, width - 2)), self._style(view)))
+                pieces = textwrap.wrap(visible_line(view.message, 400), max(10, width - 2))
+                lines += [Content.styled(f"  {piece}", self._style(view)) for piece in pieces[:3]]
             unfolded = (marked and self.has_focus) or (self.roomy and (len(self._views) == 1 or marked))
             if len(view.files) > 1 and unfolded and view.state != "done":
                 shown = view.files[:MAX_PARTS_SHOWN]
@@ -171,7 +173,8 @@ class DownloadPane(Widget, can_focus=True):
         if view.state == "verifying":
             return Content.styled("checking sha256", "$foreground-muted")
         if view.state in ACTIVE and view.bytes_s:
-            speed = f"{view.bytes_s / 1e6:.1f} MB/s"
+            megabytes = view.bytes_s / 1e6
+            speed = f"{megabytes:.1f} MB/s" if megabytes < 100 else f"{megabytes:.0f} MB/s"
             left = f"{_roughly(view.eta_s)} left" if view.eta_s is not None else ""
             text = f"{sizes}  {speed}  {left}" if width >= 90 else f"{speed}  {left}"
             return Content.styled(text, "$foreground-muted")
