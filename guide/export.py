@@ -45,8 +45,12 @@ def load_state(folder: Path) -> dict[str, np.ndarray]:
     return state
 
 
-def export(folder: Path, target: Path, quant: str = "Q8_0") -> int:
-    """Writes the file and returns its size in bytes."""
+def export(folder: Path, target: Path, quant: str = "Q8_0", sharpen: float = 2.0) -> int:
+    """Writes the file and returns its size in bytes.
+
+    `sharpen` scales the last norm, and with it every logit: the guide then draws from its sure answers at the app's
+    default temperature, which was chosen for large models. Greedy answers don't change.
+    """
     shape = json.loads((folder / "shape.json").read_text())
     state = load_state(folder)
     writer = gguf.GGUFWriter(str(target), "qwen3moe")
@@ -88,7 +92,7 @@ def export(folder: Path, target: Path, quant: str = "Q8_0") -> int:
             elif source == "moe.down":
                 array = np.ascontiguousarray(array.reshape(width, experts, ff).transpose(1, 0, 2))
             add(f"blk.{layer}.{name}", array)
-    add("output_norm.weight", state["norm.weight"])
+    add("output_norm.weight", state["norm.weight"] * np.float32(sharpen))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -124,8 +128,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what guide.train wrote")
     parser.add_argument("target", type=Path)
     parser.add_argument("--quant", default="Q8_0")
+    parser.add_argument("--sharpen", type=float, default=2.0, help="scale of the logits")
     args = parser.parse_args()
-    size = export(args.folder, args.target, args.quant)
+    size = export(args.folder, args.target, args.quant, args.sharpen)
     print(f"{args.target}: {size:,} bytes ({size / 2**20:.2f} MiB)")
 
 
