@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends.interface import Telemetry
 from flashmoe.monitor import units
+from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Deriver, Frame
 from flashmoe.monitor.history import History
 from flashmoe.monitor.sample import DiskCounters, MemoryCounters, ProcessCounters, Sample
+from tests.monitor_demo import GUIDE, DemoEngine
 
 
 def sample(t: float, **telemetry: Any) -> Sample:
@@ -140,3 +143,16 @@ def test_units_follow_the_scale() -> None:
     assert units.speed(212.4) == "212"
     assert units.size(None) == units.rate(None) == units.speed(None) == "–"
     assert len(units.percent(0.04)) == len(units.percent(1.0)) == len(units.percent(None))
+
+
+def test_a_disk_that_gives_more_than_its_probe() -> None:
+    engine = DemoEngine("capped", **GUIDE)
+    feed = MonitorFeed()
+    feed.set_model(msgspec.structs.replace(engine.info, disk_bytes_s=1e6))
+    for t in range(8):
+        feed.push(sample(float(t)))  # 3 MB/s on the device
+    assert feed.ceiling == pytest.approx(3e6)
+    assert feed.disk_scale() == (1e8, False)
+    feed.set_model(msgspec.structs.replace(engine.info, disk_bytes_s=2.9e6))
+    assert feed.ceiling == 2.9e6
+    assert feed.disk_scale() == (2.9e6, True)

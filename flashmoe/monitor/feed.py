@@ -6,13 +6,20 @@ from a recording, and tells its widgets to look again.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from backends.interface import ExpertMap, ModelInfo
 from flashmoe.monitor.frame import Deriver, Frame
 from flashmoe.monitor.history import SPANS, History
 from flashmoe.monitor.sample import Sample
 from flashmoe.monitor.verdict import Verdict, judge
 
+if TYPE_CHECKING:
+    from flashmoe.monitor.expert_stats import ExpertArrays
+
 _VERDICT_EVERY_S = 2.0
+_PROBE_WAS_LOW = 1.15
+"""A disk that gave this much more than it was probed at was busy then: the probe isn't believed."""
 
 CURVES: dict[str, tuple[str, str]] = {
     "ram": ("RAM in use apart from page cache", "bytes"),
@@ -49,6 +56,9 @@ class MonitorFeed:
         self._verdict_t = -1e9
         self.histories: dict[str, History] = {name: History() for name in CURVES}
         self.started: float | None = None
+        self._device_peak = 0.0
+        self._arrays_of: ExpertMap | None = None
+        self._arrays: ExpertArrays | None = None
 
     def push(self, sample: Sample, *, judged: bool = True) -> Frame:
         """Takes a sample in; returns the frame made of it. `judged` False leaves the verdict (a replay that jumps)."""
@@ -56,16 +66,30 @@ class MonitorFeed:
         self.frame = frame
         if self.started is None:
             self.started = frame.t
+        self._device_peak = max(self._device_peak, (frame.read_s or 0.0) + (frame.others_s or 0.0))
         for name, value in _curve_values(frame).items():
             self.histories[name].push(frame.t, value)
         if judged and (frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t):
-            self.verdict = judge(frame, self.model, self.model.disk_bytes_s if self.model else None)
+            self.verdict = judge(frame, self.model, self.ceiling)
             self._verdict_t = frame.t
         return frame
 
     def push_map(self, experts: ExpertMap | None) -> None:
         """Takes a new expert map in."""
         self.map = experts
+
+    @property
+    def arrays(self) -> ExpertArrays | None:
+        """The map as arrays, made once a map; None where there is none, or one that makes no sense."""
+        if self.map is not self._arrays_of:
+            from flashmoe.monitor.expert_stats import ExpertArrays
+
+            self._arrays_of = self.map
+            try:
+                self._arrays = ExpertArrays(self.map) if self.map is not None else None
+            except ValueError:
+                self._arrays = None
+        return self._arrays
 
     def set_model(self, info: ModelInfo | None) -> None:
         """The model that the next samples are about; None: unloaded."""
@@ -89,11 +113,18 @@ class MonitorFeed:
 
     def disk_scale(self) -> tuple[float, bool]:
         """(bytes/s that the SSD's curve is drawn on, whether that was probed rather than the most seen)."""
-        seen = max(self.histories["read"].peak, self.histories["others"].peak)
         probed = self.model.disk_bytes_s if self.model else None
-        if probed:
-            return max(probed, 1.0), True
-        return max(_nice(seen), 1e8), False
+        if probed and self.ceiling == probed:
+            return probed, True
+        return max(_nice(self._device_peak), 1e8), False
+
+    @property
+    def ceiling(self) -> float | None:
+        """What the model's disk can give: as probed, or more where it has given more (a probe under load is low)."""
+        probed = self.model.disk_bytes_s if self.model else None
+        if not probed:
+            return None
+        return probed if self._device_peak < _PROBE_WAS_LOW * probed else self._device_peak
 
 
 def _nice(value: float) -> float:

@@ -10,7 +10,7 @@ from flashmoe.monitor import units
 from flashmoe.monitor.expert_stats import Cells, ExpertArrays
 from flashmoe.monitor.feed import MonitorFeed
 from tui import keymap as keys
-from tui.widgets.expert_map import arrays_of, legend, no_map, row_of_cells
+from tui.widgets.expert_map import legend, no_map, row_of_cells
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, meter, spread
 
@@ -39,7 +39,7 @@ class ExpertMapView(Lines):
 
     def move(self, rows: int, columns: int) -> None:
         """Moves the cursor by layers and experts (columns, where the order is by use)."""
-        arrays = arrays_of(self.feed)
+        arrays = self.feed.arrays
         if arrays is not None:
             self.row = min(max(0, self.row + rows), arrays.rows - 1)
             self.column = min(max(0, self.column + columns), arrays.columns - 1)
@@ -47,7 +47,7 @@ class ExpertMapView(Lines):
 
     def toggle_order(self) -> None:
         """Experts by number, or each layer's most used first; the cursor stays on its expert."""
-        arrays = arrays_of(self.feed)
+        arrays = self.feed.arrays
         if arrays is not None:
             expert = self.expert(arrays)
             self.by_use = not self.by_use
@@ -57,7 +57,7 @@ class ExpertMapView(Lines):
 
     def to_hottest_miss(self) -> bool:
         """To the hottest expert that is on SSD; False where there is none."""
-        arrays = arrays_of(self.feed)
+        arrays = self.feed.arrays
         if arrays is None or arrays.relative_heat is None or arrays.residency is None:
             return False
         heat = arrays.relative_heat * (arrays.residency < 0.5)
@@ -80,7 +80,7 @@ class ExpertMapView(Lines):
         return [fit(content, width) for content in self._lines(width, height)]
 
     def _lines(self, width: int, height: int) -> list[Content]:
-        arrays = arrays_of(self.feed)
+        arrays = self.feed.arrays
         if arrays is None:
             return [self._headline(width, None, None), Content(""), line((no_map(self.feed), MUTED))]
         self.row, self.column = min(self.row, arrays.rows - 1), min(self.column, arrays.columns - 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from flashmoe.monitor.expert_stats import Cells, ExpertArrays
+from flashmoe.monitor.expert_stats import Cells
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets.monitor_lines import MUTED, line
 
@@ -59,16 +59,6 @@ def legend() -> Content:
     )
 
 
-def arrays_of(feed: MonitorFeed) -> ExpertArrays | None:
-    """The feed's map as arrays; None where there is none, or one that makes no sense."""
-    if feed.map is None:
-        return None
-    try:
-        return ExpertArrays(feed.map)
-    except ValueError:
-        return None
-
-
 def no_map(feed: MonitorFeed) -> str:
     """Why there is no map, in a few words."""
     model = feed.model
@@ -81,12 +71,13 @@ def no_map(feed: MonitorFeed) -> str:
 
 def mini_map(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     """The map at the size of a pane, most used experts at the left, with its legend and scale."""
-    arrays = arrays_of(feed)
+    arrays = feed.arrays
     if arrays is None:
         return [line((no_map(feed), MUTED))]
     keys = 2 if rows >= 5 else 1
     cells = Cells(arrays, max(1, rows - keys), width, by_use=True)
-    lines = [row_of_cells(cells, row) for row in range(cells.rows)]
+    wide = 2 if 2 * cells.columns <= width else 1
+    lines = [row_of_cells(cells, row, wide=wide) for row in range(cells.rows)]
     lines.append(legend())
     if keys == 2:
         words = f"{cells.scale}, most used left"

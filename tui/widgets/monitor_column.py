@@ -8,7 +8,7 @@ from textual.content import Content
 
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets import monitor_sections as sections
-from tui.widgets.expert_map import arrays_of, mini_map
+from tui.widgets.expert_map import mini_map
 from tui.widgets.monitor_lines import Lines, bottom, framed, rule
 
 _Section = Callable[[MonitorFeed, int, int], list[Content]]
@@ -39,6 +39,8 @@ class MonitorColumn(Lines):
         super().__init__(id=id, classes=classes)
         self.feed = feed
         self.with_map = with_map
+        self._map_key: tuple[object, ...] = ()
+        self._map_lines: list[Content] = []
 
     def cycle_span(self, step: int = 1) -> str:
         """Shows the next stretch of history; returns its name."""
@@ -59,16 +61,25 @@ class MonitorColumn(Lines):
                 continue
             right = self.feed.span[0] if not lines else self._right(title)
             lines.append(rule(title, width, first=not lines, right=right))
-            made = make(self.feed, inner, given)[:given]
+            made = self._section(title, make, inner, given)
             made += [Content("")] * (given - len(made))
             lines += [framed(content, width) for content in made]
         lines += [framed(Content(""), width)] * (height - 1 - len(lines))
         lines.append(bottom(width))
         return lines
 
+    def _section(self, title: str, make: _Section, width: int, rows: int) -> list[Content]:
+        """A section's lines; the map's are kept until there is another map."""
+        if title != "experts":
+            return make(self.feed, width, rows)[:rows]
+        key = (self.feed.arrays, self.feed.model, width, rows)
+        if self._map_key != key or self.feed.arrays is None:
+            self._map_key, self._map_lines = key, make(self.feed, width, rows)[:rows]
+        return list(self._map_lines)
+
     def _needs(self) -> dict[str, tuple[int, int]]:
         needs = {title: (least, most) for title, _, least, most in _SECTIONS}
-        arrays = arrays_of(self.feed)
+        arrays = self.feed.arrays
         needs["experts"] = (4, arrays.rows + 2) if arrays is not None else (1, 1)
         if not self.with_map:
             del needs["experts"]

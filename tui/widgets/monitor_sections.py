@@ -39,9 +39,11 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         return [line(("no figures yet", MUTED))]
     total = frame.ram_total
     lines = [_curve(feed, "RAM", "ram", total, _of(frame.ram_used, total), width, COMPUTE)]
-    own = f"engine {units.size(frame.engine_own, total, unit=False)} · " if frame.engine_own is not None else ""
+    own = f"engine {_own(frame.engine_own, total)} · " if frame.engine_own is not None else ""
     limit = "limit" if frame.ram_limited else ""
     cache = f"{own}page cache {units.size(frame.ram_cache, total)}"
+    if _LABEL + len(cache) + (len(limit) + 1 if limit else 0) > width:
+        cache = cache.replace("page cache", "cache")
     lines.append(spread(_note(cache), line((limit, MUTED)), width))
     experts = _experts_line(feed, frame, width)
     gpu_lines = _vram(feed, frame, width)
@@ -54,14 +56,21 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     return lines[:rows]
 
 
+def _own(value: float, total: int) -> str:
+    """A figure that shares the unit of the total, unless it would read as next to nothing."""
+    unit, _ = units.binary_unit(total)
+    return units.size(value) if value < 0.095 * unit else units.size(value, total, unit=False)
+
+
 def _experts_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None:
     model = feed.model
     if frame.budget and frame.resident is not None:
         text = f"experts {_of(frame.resident, frame.budget).strip()} "
         share = frame.resident / frame.budget
     elif model is not None and model.expert_bytes and frame.resident is not None:
-        text = f"experts {_of(frame.resident, model.expert_bytes).strip()} "
-        share = frame.resident / model.expert_bytes
+        held = min(frame.resident, model.expert_bytes)  # whole pages can come to more than the experts in them
+        text = f"experts {_of(held, model.expert_bytes).strip()} "
+        share = held / model.expert_bytes
     elif model is not None and frame.model_cached is not None and model.file_bytes:
         text = f"file {_of(frame.model_cached, model.file_bytes).strip()} "
         share = frame.model_cached / model.file_bytes
@@ -117,7 +126,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         parts.append(f"others {units.rate(frame.others_s, max(frame.others_s, 1e6))}")
     if frame.latency_s is not None:
         parts.append(units.duration(frame.latency_s))
-    right = "ceiling probed" if probed else f"{frame.disk}, scale seen" if frame.disk else ""
+    right = "ceiling probed" if probed else "most seen" if frame.disk else ""
     note = _note(" · ".join(parts) if parts else "no disk under this model")
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
