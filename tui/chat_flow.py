@@ -270,19 +270,17 @@ class ChatFlow:
         try:
             await self._controller.ensure_loaded()
             request = await self._fitter.fit(self, going_on)
+            if request is not None and not self._cancelled:
+                await self._start(request, going_on)
         except EngineError as error:
-            request = None
             await self._not_asked(error)
-        finally:
-            self._preparing = False
-        if request is None or self._cancelled:
-            self._changed()
-            return
-        try:
-            await self._start(request, going_on)
         except HistoryError as error:
             self._view.say(error.message, "error")
-        self._changed()
+        finally:
+            self._preparing = False
+            self._changed()
+        if self._cancelled and self.answer_id is not None:  # stopped while it began
+            await self._controller.stop(self.answer_id)
 
     async def _start(self, request: GenerateRequest, going_on: Turn | None) -> None:
         history = await self._view.history()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from textual.message import Message
 
 from backends.interface import (
+    ChatMessage,
     Delta,
     EngineError,
     ExpertMap,
@@ -327,13 +328,27 @@ class EngineController:
                 await self._client.cancel(answer_id)
 
     async def count_tokens(self, request: GenerateRequest) -> int | None:
-        """Tokens of a prompt, None where no model is ready to count."""
+        """Tokens of a prompt, None where no model is ready to count. Far above the context it is an estimate."""
         if self.model is None or self._client is None:
             return None
         try:
             return await self._client.count_tokens(request)
+        except EngineError as error:
+            if error.code != "prompt_too_long":
+                return None
+        # The engine doesn't tokenise what can't fit by far: count pieces, evenly spread, and scale up.
+        text = "\n".join(message.content for message in request.messages or ())
+        piece = max(256, self.model.n_ctx)
+        starts = range(0, len(text), piece)
+        chosen = [starts[i * len(starts) // 32] for i in range(32)] if len(starts) > 32 else list(starts)
+        counted = 0
+        try:
+            for start in chosen:
+                part = ChatMessage("user", text[start : start + piece])
+                counted += await self._client.count_tokens(GenerateRequest(id=request.id, messages=(part,)))
         except EngineError:
             return None
+        return max(self.model.n_ctx + 1, counted * len(starts) // len(chosen))
 
     # ---- saved contexts -------------------------------------------------------------------------------------------
 

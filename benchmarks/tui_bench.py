@@ -1,0 +1,144 @@
+"""What the measurements of the app share: a chat of 500 messages, a model, the app in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PARAGRAPH = (
+    "A router scores every expert for each token and keeps the **best eight**; only those are computed, so a model of "
+    "30 billion parameters does the work of three. The `ffn_down_exps` tensor holds them side by side. "
+)
+MESSAGE = "\n\n".join(
+    [
+        PARAGRAPH * 2,
+        "- one point\n- a second one\n- and a third",
+        PARAGRAPH * 2,
+        "```python\nx = router(h)\n```",
+        PARAGRAPH,
+    ]
+)
+"""About 2 kB of Markdown, as an answer has it."""
+
+RUN = """
+import json, sys
+from pathlib import Path
+from backends.interface import LoadRequest
+from tui.app import AppOptions, run_app
+o = json.loads(sys.argv[1])
+request = LoadRequest(path=o["model"], n_ctx=o.get("ctx", 8192)) if o.get("model") else None
+sys.exit(run_app(AppOptions(request=request, chat=o.get("chat"), calm=o.get("calm"))))
+"""
+
+
+def make_home(folder: Path, *, messages: int = 0, chats: int = 0) -> int | None:
+    """A data folder with one chat of `messages` messages of 2 kB and `chats` small ones; returns the long chat's id."""
+    os.environ["FLASHMOE_HOME"] = str(folder)
+    from flashmoe.history import History
+    from flashmoe.paths import chats_db, ensure_dir
+
+    ensure_dir(chats_db().parent)
+    with History() as history:
+        with history._transaction():
+            for number in range(chats):
+                chat = history.create_chat()
+                history.add_message(chat.id, "user", f"Question {number} about experts and routers?")
+        chat_id = None
+        if messages:
+            chat_id = history.create_chat(title="A long chat").id
+            with history._transaction():
+                for number in range(messages):
+                    history.add_message(chat_id, "assistant" if number % 2 else "user", MESSAGE)
+    return chat_id
+
+
+class App:
+    """The app in a pseudo-terminal of `columns` x `rows`; reads what it writes."""
+
+    def __init__(self, home: Path, columns: int, rows: int, **options: Any) -> None:
+        self.started = time.monotonic()
+        pid, self.fd = pty.fork()
+        if pid == 0:
+            os.environ.update(
+                FLASHMOE_HOME=str(home), TERM="xterm-256color", COLORTERM="truecolor", PYTHONPATH=str(ROOT)
+            )
+            os.environ.pop("SSH_CONNECTION", None)
+            time.sleep(0.05)  # the size below is set first
+            os.execv(sys.executable, [sys.executable, "-c", RUN, json.dumps(options)])
+        self.pid = pid
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.n_bytes = 0
+        self.tail = b""
+
+    def read(self, seconds: float, until: bytes | None = None) -> bool:
+        """Reads for `seconds`, or until the output holds `until` (True)."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if not select.select([self.fd], [], [], left)[0]:
+                break
+            try:
+                data = os.read(self.fd, 1 << 16)
+            except OSError:
+                return False
+            self.n_bytes += len(data)
+            self.tail = (self.tail + data)[-(1 << 18) :]
+            if until is not None and until in self.tail:
+                return True
+        return until is None
+
+    def write(self, text: str) -> None:
+        """Types."""
+        os.write(self.fd, text.encode())
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the app's own process (not the engine's)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        """Ends it as a closed terminal would."""
+        os.kill(self.pid, signal.SIGHUP)
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            self.read(0.1)
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                break
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
+
+def synthetic_model(folder: Path, size: str) -> Path:
+    """A synthetic model (see benchmarks/synthetic.py) made once and kept in `folder`."""
+    path = folder / f"synthetic-{size}.gguf"
+    if not path.exists():
+        command = [sys.executable, str(ROOT / "benchmarks" / "synthetic.py"), str(path), "--size", size]
+        subprocess.run(command, check=True)
+    return path
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for one run."""
+    return tempfile.TemporaryDirectory(prefix="flashmoe-bench-")
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which `share` of them lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
