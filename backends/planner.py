@@ -23,6 +23,8 @@ PROCESS_BYTES = 68 << 20
 """The engine's process before it loads anything: Python, numpy and llama.cpp."""
 RESERVE_BYTES = 512 << 20
 """Left to the rest of the machine when experts take what is free."""
+IDLE_SEQUENCES = 1
+"""Recurrent states that the engine keeps for idle chats beside the active ones (attention's cache is shared)."""
 LEAST_RESERVE_BYTES = 128 << 20
 """Left to the rest of the machine when even one token's experts barely fit."""
 DISK_RESERVE_BYTES = 1 << 30
@@ -131,7 +133,7 @@ def plan(
     request = request or PlanRequest()
     used = request.n_expert_used if gguf.n_experts else None
     n_ctx = context_size(gguf, machine, request)
-    kv = kv_bytes(gguf, n_ctx, n_seqs=request.n_seqs, n_ubatch=request.n_ubatch)
+    kv = kv_bytes(gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch)
     compute = compute_bytes(gguf, n_ctx, request.n_ubatch).touched
     n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute)
     streams = bool(gguf.expert_layers) and request.backend != "mmap"
@@ -188,7 +190,7 @@ def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> i
     while low < high:
         middle = (low + high + 1) // 2
         tokens = middle * CELLS
-        needed = kv_bytes(gguf, tokens, n_seqs=request.n_seqs, n_ubatch=request.n_ubatch).total
+        needed = kv_bytes(gguf, tokens, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch).total
         needed += compute_bytes(gguf, tokens, request.n_ubatch).touched
         low, high = (middle, high) if needed <= room else (low, middle - 1)
     return low * CELLS
