@@ -73,7 +73,6 @@ class Transfer(Fetching):
             threading.Thread(target=self._close_files, name=f"{self.job.id}-close", daemon=True).start()
         else:
             self._close_files()
-        self.changed()
 
     def _settle(self) -> None:
         if all(f.state == "done" for f in self.files):
