@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from tui.conversation import Turn
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Config, chats and logs of this test only; a terminal with all colours."""
     monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
     for name in ("NO_COLOR", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY", "TMUX", "STY", "FLASHMOE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
-    yield tmp_path / "home"
+    return tmp_path / "home"
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,6 @@ async def running(app: FlashmoeApp, size: tuple[int, int] = (100, 30)) -> AsyncI
             yield pilot
         finally:
             await app.controller.close()
-            app.monitoring_stopped = True  # type: ignore[attr-defined]
             with contextlib.suppress(Exception):
                 (await app.chat_screen.history()).close()
 
@@ -110,13 +109,8 @@ def keys(text: str) -> list[str]:
 
 def shown(app: FlashmoeApp) -> str:
     """Everything on the screen as plain text."""
-    screen = app.screen
-    width, height = screen.size
-    lines = []
-    for strip in screen._compositor.render_strips():
-        lines.append("".join(segment.text for segment in strip))
-    assert width and height
-    return "\n".join(lines)
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
 
 
 async def settle(pilot: Pilot[int], seconds: float = 0.1) -> None:

@@ -87,7 +87,9 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chats.undo", "ctrl+r", "undo", "Undo the last delete", "undo", True),
     KeySpec("chats.export", "ctrl+s", "export", "Export to Markdown or JSON", "export", True),
     KeySpec("chats.back", "escape", "back", "Back to the chat", "back", True),
-    KeySpec("models.load", "enter", "choose", "Load the model; of one on the hub choose what to download", "load/get", True),
+    KeySpec(
+        "models.load", "enter", "choose", "Load the model; of one on the hub choose what to download", "load/get", True
+    ),
     KeySpec("models.sort", "ctrl+s", "sort", "Sort by fit, size, speed or date", "sort", True),
     KeySpec("models.plan", "f4", "plan", "Plan exactly, from the header on the hub (a few MB)", "plan", True),
     KeySpec("models.downloads", "f5", "downloads", "To the downloads and back", "downloads", True),

@@ -382,7 +382,7 @@ class ChatScreen(ChatActions):
             )
         elif guide:
             welcome.say(
-                "This is the guide, a small Mixture-of-Experts model that knows this program.\nAsk it something:",
+                "This is the guide, a small model that knows this program.\nAsk it something:",
                 f"Tab and Enter choose one, or type your own   {self.key('chat.models')} other models",
                 guide=True,
             )

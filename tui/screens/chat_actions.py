@@ -120,11 +120,13 @@ class ChatActions(Screen[None]):
         self._run(self._new_chat())
 
     async def _new_chat(self) -> None:
+        kept = self.flow.conversation.id is not None
+        self._end_editing(restore=True)
         await self.flow.keep_draft(self.composer.text)
         await self.flow.new_chat()
-        self._end_editing(restore=False)
-        if self.flow.conversation.id is None:
-            self.composer.focus()
+        if kept:  # what was typed in a chat that isn't kept yet stays in the composer
+            self.composer.clear_text()
+        self.composer.focus()
 
     def action_continue_answer(self) -> None:
         """Goes on with the last answer."""
