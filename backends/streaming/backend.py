@@ -16,7 +16,7 @@ from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.sizing import describe
 from backends.planner_kv import kv_bytes
 from backends.streaming import abi
-from backends.streaming.choice import Choice, choose_store, fitting_ubatch, working_set
+from backends.streaming.choice import Choice, choose_store, working_set
 from backends.streaming.guess import Guesser
 from backends.streaming.hook import RouterHook
 from backends.streaming.layout import ExpertLayout
@@ -65,7 +65,6 @@ class StreamBackend:
         try:
             store, reason = _open_store(choice, layout, uses_gpu)
             weights.on_close.append(store.close)
-            ubatch = fitting_ubatch(base.n_ubatch, base.n_expert_used, layout, store, request.n_seq_max)
             pager = Pager(layout, store)
             weights.on_close.append(pager.close)
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
@@ -116,7 +115,7 @@ class StreamBackend:
             disk_probe=lambda: disk_bytes_per_second(gguf),
             info=info,
         )
-        model = LlamaModel(weights, request, parts, msgspec.structs.replace(base, n_ubatch=ubatch, n_batch=ubatch))
+        model = LlamaModel(weights, request, parts, base)
         model.pager = pager  # type: ignore[attr-defined]
         return model
 

@@ -9,8 +9,6 @@ from backends.gguf_file import GgufFile
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import procfs
 from backends.planner_kv import kv_bytes
-from backends.streaming.layout import ExpertLayout
-from backends.streaming.stores import Store
 
 GIB = 2**30
 
@@ -94,22 +92,3 @@ def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, us
             f"{size} don't fit into memory: a pool of {_gib(budget)} GiB holds the hottest, read past the page cache."
         )
     return Choice("pool", budget, least, reason, False, False)
-
-
-def fitting_ubatch(wanted: int, n_used: int, layout: ExpertLayout, store: Store, n_seqs: int) -> int:
-    """The largest ubatch up to `wanted` whose experts of any one layer fit the budget together. Raises `EngineError`
-    ``budget_too_small`` where not even one token of each of `n_seqs` sequences does."""
-    best = wanted
-    for row, (r, cost, group) in enumerate(zip(layout.rows, store.cost, store.group, strict=True)):
-        limit = store.budget[group]
-        if limit is None or limit // cost >= r.n_experts:
-            continue
-        tokens = limit // cost // max(1, n_used)
-        if tokens < max(1, n_seqs):
-            raise EngineError(
-                "budget_too_small",
-                f"The limit holds {limit // cost} experts of layer {layout.rows[row].layer} and {n_seqs} sequences may "
-                f"choose {n_seqs * n_used}; give experts more memory (--ram) or decode fewer sequences together.",
-            )
-        best = min(best, tokens)
-    return max(1, best)

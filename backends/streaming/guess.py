@@ -95,7 +95,7 @@ class Guesser:
             return []
         if router.norm is not None and following.norm is not None:
             x = (x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm))).astype(np.float32)
-        scores: npt.NDArray[Any] = np.einsum("ij,j->i", following.weight, x)
+        scores: npt.NDArray[Any] = following.weight @ x
         if following.logit_bias is not None:
             scores += following.logit_bias
         if following.choice_bias is not None:

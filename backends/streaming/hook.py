@@ -57,6 +57,8 @@ class RouterHook:
         self._left: dict[int, set[int]] = {}
         self._ids: dict[int, int] = {}
         self._boundary: dict[int, int] = {}
+        self._unslotted: set[int] = set()
+        """Rows whose products compute on the mapped file this time: the pool couldn't hold their experts at once."""
         self._error: EngineError | None = None
         self._stopped = False
         self._tokens = 1
@@ -165,8 +167,11 @@ class RouterHook:
         ahead = None
         if self._guesser is not None and counts is None:
             ahead = functools.partial(self._guesser.seen, row, ids, node)
-        self._pager.chosen(row, ids, counts, ahead)
-        if self._slots is not None:
+        held = self._pager.chosen(row, ids, counts, ahead)
+        self._unslotted.discard(row)
+        if not held:
+            self._unslotted.add(row)
+        elif self._slots is not None:
             self._slots.translate(row, raw.reshape(1, k) if n == 1 else table)
 
     def _ask_product(self, node: int) -> bool:
@@ -183,7 +188,7 @@ class RouterHook:
             self._pager.pin(row)
             return False
         left.discard(index)
-        if self._slots is not None:
+        if self._slots is not None and row not in self._unslotted:
             self._slots.patch(node, row, index)
         if is_down:
             self._pager.finish(row)

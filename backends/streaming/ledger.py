@@ -90,9 +90,9 @@ class Ledger:
         pending, self._pending = self._pending, []
         flat = np.concatenate([ids + row * self.width for row, ids, _ in pending])
         counts = np.concatenate([np.ones(len(i), np.int64) if c is None else c for _, i, c in pending])
-        # a row comes once a graph, so no index repeats but for retried graphs
-        np.add.at(self.uses.reshape(-1), flat, counts.astype(np.uint32))
-        np.add.at(self.raw_heat.reshape(-1), flat, np.minimum(counts, 8) * self._weight)
+        # a row comes once a graph, so no index repeats
+        self.uses.reshape(-1)[flat] += counts.astype(np.uint32)
+        self.raw_heat.reshape(-1)[flat] += np.minimum(counts, 8) * self._weight
         self.last_used.reshape(-1)[flat] = self.token
 
     def heat(self) -> npt.NDArray[np.float32]:

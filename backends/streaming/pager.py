@@ -45,11 +45,13 @@ class Pager:
         self.stall_s = 0.0
         self.ahead_bytes = 0
         self.reclaimed = 0
+        self._quiet = 0
         self._faults = 0
         self._synced = 0.0
         self.read_base = libc.read_bytes()
         self._unfinished: dict[int, list[int]] = {}
         self._guessed: dict[int, list[int]] = {}
+        self._overflow: list[tuple[int, int]] = []
         self._in_use: dict[int, I64] = {}
         v = layout.virtual
         self._paths = v.paths
@@ -114,6 +116,7 @@ class Pager:
                 raise EngineError("io_error", f"{path.name} was changed on disk while in use; load the model again.")
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
+        self._faults = _major_faults()
         self.ledger.begin(tokens)
 
     def end(self) -> None:
@@ -124,37 +127,70 @@ class Pager:
             except EngineError:
                 pass
         self._collect_guesses()
+        self._clear_overflow()
         self.ledger.flush()
+        if self._slots is None:
+            self._trim()
         if self._slots is None and _major_faults() - self._faults > 16 and time.monotonic() - self._synced > 0.25:
             self._resync()
 
-    def chosen(self, row: int, ids: I64, counts: I64 | None, ahead: Callable[[], list[int]] | None = None) -> None:
+    def chosen(self, row: int, ids: I64, counts: I64 | None, ahead: Callable[[], list[int]] | None = None) -> bool:
         """The router of `row` chose these distinct experts: returns when gate and up can be computed. `ahead` is called
         once their reads are under way and gives experts of the next row to read after them. Raises `EngineError`
-        ``io_error`` or ``budget_too_small``."""
+        ``io_error``.
+
+        False: the pool can't hold so many at once, and they can be computed on in the mapped file. The limit is
+        exceeded by no more than this one layer, until the next one: a smaller ubatch would keep it, but llama.cpp
+        rounds by the ubatch, so the answer would no longer be mmap's.
+        """
         self._in_use = {row: ids}
+        self._clear_overflow()
         absent = self.ledger.missing(row, ids, counts)
         if absent:
-            self._start(row, absent, ids)
+            self._quiet = 0
+            if not self._start(row, absent, ids):
+                self._through_file(row, ids)
+                return False
+        else:
+            self._quiet += 1
         self.meter.observe(row, ids, decode=self._decoding)  # while the reads are on their way
-        if ahead is not None:
+        if ahead is not None and self._quiet <= self.ledger.rows:  # with nothing missing there is nothing to guess
             self._read_ahead(row + 1, ahead())
         if absent:
             self._wait(row, absent, False)
             self._unfinished[row] = absent
+        return True
 
-    def _start(self, row: int, absent: list[int], ids: I64) -> None:
+    def _start(self, row: int, absent: list[int], ids: I64) -> bool:
+        """Starts the reads of absent experts; False where the pool has no room for them. The page cache takes them
+        all, and gives back what is over the limit when the next layer needs room."""
         state = self.ledger.state[row]
         fresh = [e for e in absent if state[e] == ABSENT]
         if fresh:
-            if not self._make_room(row, len(fresh), len(ids)):
-                need = len(ids) * self.ledger.cost[row] / 2**30
-                raise EngineError(
-                    "budget_too_small",
-                    f"This batch needs {need:.2f} GiB for the experts of layer {self.layout.rows[row].layer} at once, "
-                    "more than the limit leaves; give experts more memory (--ram) or decode fewer tokens together.",
-                )
+            if not self._make_room(row, len(fresh), len(ids)) and self._slots is not None:
+                return False
             self._fetch(row, fresh)
+        return True
+
+    def _through_file(self, row: int, ids: I64) -> None:
+        """Brings experts into the page cache for one layer's products, past the pool."""
+        assert self._slots is not None
+        experts = ids.tolist()
+        self._overflow = [(row, e) for e in experts]
+        started = time.perf_counter()
+        try:
+            self._slots.mapping.fetch(row, experts)
+            for down in (False, True):
+                self._slots.mapping.wait(row, experts, down)
+        except OSError as e:
+            raise self._failure(row, e) from e
+        finally:
+            self.stall_s += time.perf_counter() - started
+
+    def _clear_overflow(self) -> None:
+        if self._overflow and self._slots is not None:
+            self._slots.mapping.drop(self._overflow)
+            self._overflow = []
 
     def _fetch(self, row: int, experts: list[int]) -> None:
         try:
@@ -187,6 +223,13 @@ class Pager:
             f"Experts of layer {layer} can't be read from {name} ({e.strerror or e}); check the disk and the file, "
             "then load the model again.",
         )
+
+    def _trim(self) -> None:
+        """Gives back what the last layers took beyond the limit."""
+        for row in {g: r for r, g in enumerate(self.ledger.group)}.values():
+            over = -(self.ledger.room(row) or 0)
+            if over > 0:
+                self._drop(self.ledger.victims(row, (), over))
 
     def unfinished(self, row: int) -> bool:
         """Whether down matrices of `row` may still be on their way."""

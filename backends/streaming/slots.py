@@ -76,7 +76,7 @@ class SlotStore:
                 os.close(fd)
             raise
         self._reader = reader or open_reader()
-        self._mapping = PageCacheStore(layout, None)
+        self.mapping = PageCacheStore(layout, None)
         self._build(ram_bytes)
         self._slot = np.full((len(layout.rows), self.width), -1, np.int32)
         self._pending: dict[tuple[int, int], tuple[set[int], set[int]]] = {}
@@ -308,6 +308,6 @@ class SlotStore:
         self._reader.close()
         for g in self._groups:
             g.close()
-        self._mapping.close()
+        self.mapping.close()
         while self._fds:
             os.close(self._fds.pop())
