@@ -15,6 +15,9 @@ from backends.streaming import abi, libc
 _CHUNK = 1 << 21
 
 
+_NAME = C.create_string_buffer(b"Streamed")
+
+
 class ExpertBufferType:
     """Owns the ``ggml_backend_buffer_type`` and what ggml allocated from it. Keep it alive as long as the model."""
 
@@ -26,7 +29,7 @@ class ExpertBufferType:
         self._largest = 0
         self._scratch: list[tuple[int, int]] = []
         functions = (
-            C.CFUNCTYPE(C.c_char_p, C.c_void_p)(lambda _: b"Streamed"),
+            C.CFUNCTYPE(C.c_void_p, C.c_void_p)(lambda _: C.addressof(_NAME)),  # a char * that stays
             C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_size_t)(self._alloc),
             C.CFUNCTYPE(C.c_size_t, C.c_void_p)(lambda _: libc.PAGE),
             C.CFUNCTYPE(C.c_size_t, C.c_void_p, C.c_void_p)(self._alloc_size),
