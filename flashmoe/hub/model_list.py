@@ -100,10 +100,11 @@ def local_rows(library: Library, here: Machine, cache: FactsCache | None = None)
             Row(
                 section="here",
                 key=str(guide),
-                name="demo: the guide to flashmoe",
+                name="demo: the guide",
                 quant=facts.quant,
                 size=guide.stat().st_size,
                 fit=plan.verdict if plan else "",
+                tok_s=plan.speed.expected if plan and plan.speed else None,
                 path=guide,
                 search="demo guide",
             )

@@ -55,7 +55,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
 
     CSS_PATH = "models.tcss"
     BINDINGS = _BINDINGS
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (150, "-huge")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (116, "-broad"), (150, "-huge")]
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (18, "-low"), (28, "-tall")]
 
     def __init__(self, app: FlashmoeApp, *, downloads: bool = False) -> None:
@@ -68,6 +68,8 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         self._notes: dict[str, str] = {"here": "looking…", "catalogue": "", "hub": ""}
         self._shown: list[Row | None] = []
         self._wanted_key = ""
+        self._moved = False
+        """Whether the user put the cursor where it is; until then it stays on the first row, whatever arrives."""
         self._search_timer: Timer | None = None
         self._details_timer: Timer | None = None
         self._said_by = ""
@@ -125,7 +127,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         """Draws the list."""
         options = self.query_one("#models-list", OptionList)
         here = self.here
-        keep = self._wanted_key or (here.key if here is not None else "")
+        keep = self._wanted_key or (here.key if here is not None and self._moved else "")
         width = max(30, options.scrollable_content_region.width or self.size.width - 2) - 1
         busy = {f"{v.repo}:{v.label}": v for v in self.query_one(DownloadPane).views if v.state in ACTIVE}
         shown: list[Row | None] = []
@@ -149,8 +151,8 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         keys = [row.key if row is not None else "" for row in shown]
         first = next((i for i, row in enumerate(shown) if row is not None), None)
         options.highlighted = keys.index(keep) if keep and keep in keys else first
-        if keep in keys:
-            self._wanted_key = ""
+        if self._wanted_key and keep in keys:
+            self._wanted_key, self._moved = "", True
         self._describe_soon()
 
     def _line(self, row: Row, width: int, busy: dict[str, JobView]) -> Content:
@@ -183,7 +185,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filters at once; asks the hub when the typing pauses."""
-        self._filter = event.value.strip()
+        self._filter, self._moved = event.value.strip(), False
         self.fill()
         if self._search_timer is not None:
             self._search_timer.stop()
@@ -241,6 +243,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         rows = [i for i, row in enumerate(self._shown) if row is not None]
         if not rows:
             return
+        self._moved = True
         now = options.highlighted if options.highlighted is not None else rows[0]
         place = rows.index(now) if now in rows else 0
         options.highlighted = rows[min(max(place + step, 0), len(rows) - 1)]
