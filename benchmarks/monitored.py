@@ -24,7 +24,7 @@ from backends.engine.client import EngineClient
 from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.live import LiveMonitor
-from flashmoe.monitor.verdict import predict_total_s
+from flashmoe.monitor.verdict import predict_hit_rate, predict_total_s
 
 GIB = 1 << 30
 
@@ -143,10 +143,12 @@ async def main_async(args: argparse.Namespace) -> None:
     change = (args.then_ram - args.ram) * GIB
     total = predict_total_s(frame.decode, frame.reuse_hist, frame.resident, change)
     predicted = frame.decode.tokens / total if total else None
+    hit = predict_hit_rate(first.hit_rate or 0.0, frame.reuse_hist, frame.resident, change)
     second, feed = await run(args, args.then_ram)
     report(second, feed)
     after = feed.frame.decode.tok_s if feed.frame is not None and feed.frame.decode is not None else None
     print(f"predicted for {args.then_ram} GiB: {predicted} tok/s; measured over the last tokens {after}")
+    print(f"hit rate: {first.hit_rate} now, predicted {hit}, measured {second.hit_rate}")
 
 
 def main() -> None:

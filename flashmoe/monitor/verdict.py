@@ -237,14 +237,23 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
     )
 
 
-def predict_total_s(work: Work, hist: tuple[int, ...], held: float, change: float) -> float | None:
-    """Seconds that `work` would have taken with `change` more bytes for experts than the `held`; None: no curve."""
+def predict_hit_rate(measured: float, hist: tuple[int, ...], held: float, change: float) -> float | None:
+    """The hit rate with `change` more bytes than the `held` that gave `measured`; None: no curve.
+
+    The curve is that of an LRU cache. The pager's order is a better one, so only the ratio of misses is taken from it.
+    """
     from backends.streaming.reuse import hit_rate_at
 
     now, then = hit_rate_at(hist, held), hit_rate_at(hist, held + change)
-    if now is None or then is None or now >= 0.9995 or work.stall_s is None:
+    if now is None or then is None or now >= 0.9995:
         return None
-    return work.total_s - work.stall_s * (1 - (1 - then) / (1 - now))
+    return 1 - (1 - measured) * (1 - then) / (1 - now)
+
+
+def predict_total_s(work: Work, hist: tuple[int, ...], held: float, change: float) -> float | None:
+    """Seconds that `work` would have taken with `change` more bytes for experts than the `held`; None: no curve."""
+    hit = predict_hit_rate(0.0, hist, held, change)  # of what is missed now, the share that would hit
+    return None if hit is None or work.stall_s is None else work.total_s - work.stall_s * hit
 
 
 def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, float | None, int | None]:
