@@ -37,8 +37,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "pull",
         help="download a model",
         description=(
-            "Downloads a model from the hub into the models folder. Interrupted in any way, the same command goes on "
-            "where it stopped. Every file's sha256 is compared with the hub's. The path is printed on stdout."
+            "Downloads a model from the hub into the models folder. Interrupted in any way, the same\n"
+            "command goes on where it stopped. Every file's sha256 is compared with the hub's. The path is\n"
+            "printed on stdout."
         ),
         epilog="example: flashmoe-tui pull unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M",
     )

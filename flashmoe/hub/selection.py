@@ -26,6 +26,8 @@ def choose(repo: HubRepo, wanted: str | None, *, free: int | None = None) -> tup
     if not whole:
         raise HubError("not_found", f"{repo.repo} has no GGUF model to chat with.")
     fitting = [q for q in whole if free is None or q.size < free] or whole[:1]
+    if len(whole) == 1:
+        return whole[0], f"{whole[0].label} ({gib(whole[0].size)}): the only one that it has."
     for label in PREFERRED:
         for quant in fitting:
             if quant.label.upper() == label:
