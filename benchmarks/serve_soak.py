@@ -43,7 +43,7 @@ def ask(client: httpx2.Client, question: str, leave_after: int | None) -> str | 
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             for choice in json.loads(line[6:]).get("choices", []):
-                text.append(choice["delta"].get("content") or "")
+                text.append(choice["delta"].get("content") or "")  # noqa: PERF401
             events += 1
             if leave_after is not None and events >= leave_after:
                 return None

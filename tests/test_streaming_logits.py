@@ -172,14 +172,13 @@ def random_cases(folder: Path, n: int, seed: int) -> None:
                     temperature=rng.choice((0.0, 0.8, 1.5)), seed=rng.getrandbits(31), max_tokens=rng.randint(1, 12)
                 )
                 stop = rng.choice((None, None, 0, 1, 2, 5))
-                if stop is not None:
-                    answer(stream, GenerateRequest(id="s", prompt=prompt + "x", sampling=sampling), stop)
                 request = GenerateRequest(id="q", prompt=prompt, sampling=sampling)
-                fresh = load(path, "mmap", n_ubatch=stream.info.n_ubatch, n_batch=stream.info.n_batch)
-                try:
-                    assert answer(stream, request) == answer(fresh, request), (path.name, extra, prompt, sampling, stop)
-                finally:
-                    fresh.close()
+                told = []
+                for model in (stream, mmap):  # the same history: llama.cpp rounds by where in the cache a token lies
+                    if stop is not None:
+                        answer(model, GenerateRequest(id="s", prompt=prompt + "x", sampling=sampling), stop)
+                    told.append(answer(model, request))
+                assert told[0] == told[1], (path.name, extra, prompt, sampling, stop)
                 done += 1
         finally:
             stream.close()
