@@ -74,6 +74,7 @@ def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, 
         field("licence", model.licence) if model.licence else None,
         field("arch", model.architecture) if model.architecture else None,
         *shape(model.n_layers, model.n_experts, model.n_expert_used, model.context),
+        download(plan.to_download) if plan is not None and plan.to_download else None,
         Content(model.note) if model.note else None,
     ]
     items += placement(plan)
@@ -99,6 +100,8 @@ def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: 
             items.append(field("updated", figures.ago(hit.modified, time.time())))
         licence = hit.licence or (repo.licence if repo else "")
         items.append(field("licence", licence) if licence else None)
+    if plan is not None and plan.to_download:
+        items.append(download(plan.to_download))
     if (repo is not None and repo.gated) or (hit is not None and hit.gated):
         text = f"Gated: accept its terms on the page of {row.repo}, then run `hf auth login` or set HF_TOKEN."
         items.append(Content.styled("\n" + text, "$text-warning"))
@@ -115,6 +118,17 @@ def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: 
     elif note:
         items.append(Content.styled("\n" + visible_line(note), "$foreground-muted"))
     return lines(items)
+
+
+LINE_BYTES_S = 100e6 / 8
+"""What a download's time is told for: a line of 100 Mbit/s."""
+
+
+def download(size: int) -> Content:
+    """How much comes, and how long that takes on a line that many people have."""
+    minutes = size / LINE_BYTES_S / 60
+    about = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{max(1, minutes):.0f} min"
+    return field("download", f"{figures.size(size)}, {about} at 100 Mbit/s")
 
 
 def shape(n_layers: int, n_experts: int, n_used: int, context: int) -> list[Content | str | None]:
