@@ -140,7 +140,7 @@ SCOPE_TITLES: dict[str, str] = {
     "downloads": "Downloads (F5 in the models)",
     "experts": "Expert map",
     "watch": "top and replay",
-    "replay": "replay",
+    "replay": "In a replay",
 }
 
 # Scopes that are alive together: a key may mean only one thing in each of these sets.

@@ -74,6 +74,19 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
         )
     if stall > compute:
         return _ssd(frame, work, info, ceiling)
+    got = _cpu_got(work, info, frame)
+    faults = (work.major_faults or 0) / work.tokens
+    if faults > 20 and got is not None and got[0] < 0.7 * got[1]:
+        # Experts were made resident, and the kernel took them back before they were computed on.
+        without = work.total_s - compute * (1 - got[0] / got[1])
+        return Verdict(
+            kind="faults",
+            headline="bound by page faults",
+            detail=f"{faults:.0f} a token: memory is too short to keep what was just read",
+            advice=_change("with a pool or more memory, up to", work, without),
+            tok_s=work.tok_s,
+            predicted_tok_s=_speed(work, without),
+        )
     return _compute(frame, work, info)
 
 
