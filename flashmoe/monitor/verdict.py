@@ -149,9 +149,10 @@ def _unmetered(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None)
         if ceiling and share is not None and share < 0.8:
             cpus = info.n_threads or frame.cpus or 1
             least = (work.cpu_s or 0.0) / cpus
+            # At least: faults read around what they need, and streaming reads only the experts.
             predicted = _speed(work, max(work.read_bytes or 0, 1) / ceiling + least)
             if predicted and work.tok_s and predicted > work.tok_s * _WORTH_SAYING:
-                advice = f"--backend stream: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s"
+                advice = f"--backend stream: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s or more"
             else:
                 predicted = None
         return Verdict(
