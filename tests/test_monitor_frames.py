@@ -122,6 +122,15 @@ def test_history_does_not_wobble_as_it_moves() -> None:
         assert after[1:-1] == before[1:-1] or after[:-2] == before[1:-1]
 
 
+def test_columns_narrower_than_the_samples_are_apart_have_no_holes() -> None:
+    history = History()
+    for t in range(60):
+        history.push(float(t), 3.0 if t < 40 else None)
+    view = history.view(60.0, 120)
+    assert view[2:78] == [3.0] * 76
+    assert view[-30:] == [None] * 30  # a real gap stays one
+
+
 @pytest.mark.parametrize("span", [30.0, 120.0, 600.0, 3600.0, None])
 def test_history_covers_hours_at_bounded_cost(span: float | None) -> None:
     history = History()

@@ -127,6 +127,8 @@ class Sampler:
                 self._callback(self._collector.sample())
             except RuntimeError:  # the loop that it is handed to has closed
                 return
+            except (OSError, ValueError):  # a counter that can't be read now: the next sample may have it
+                pass
             due = max(due + self.interval_s, time.monotonic())
             self._stop.wait(due - time.monotonic())
 

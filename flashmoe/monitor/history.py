@@ -16,6 +16,7 @@ SPANS: tuple[tuple[str, float | None], ...] = (
 
 _TIERS = ((0.5, 400), (4.0, 1000), (60.0, 2880))
 """(bucket seconds, buckets kept): 200 s, 66 minutes, 2 days."""
+_BRIDGE_S = 2.0
 
 
 class History:
@@ -76,4 +77,15 @@ class History:
                 if 0 <= place < columns:
                     sums[place] += total
                     counts[place] += count
-        return [s / c if c else None for s, c in zip(sums, counts, strict=True)]
+        means = [s / c if c else None for s, c in zip(sums, counts, strict=True)]
+        return _bridged(means, int(_BRIDGE_S / width))
+
+
+def _bridged(values: list[float | None], most: int) -> list[float | None]:
+    """Up to `most` empty columns after a known one take its value: columns narrower than the samples lie apart."""
+    result, missing = list(values), 0
+    for index in range(1, len(values)):
+        missing = missing + 1 if values[index] is None else 0
+        if 0 < missing <= most:
+            result[index] = result[index - 1]
+    return result
