@@ -35,6 +35,9 @@ MESSAGE = "\n\n".join(
 )
 """About 2 kB of Markdown, as an answer has it."""
 
+FORK_PAUSE_S = 0.05
+"""Between fork and exec, not part of any figure."""
+
 RUN = """
 import json, sys
 from pathlib import Path
@@ -78,7 +81,7 @@ class App:
                 FLASHMOE_HOME=str(home), TERM="xterm-256color", COLORTERM="truecolor", PYTHONPATH=str(ROOT)
             )
             os.environ.pop("SSH_CONNECTION", None)
-            time.sleep(0.05)  # the size below is set first
+            time.sleep(FORK_PAUSE_S)  # the size below is set first
             os.execv(sys.executable, [sys.executable, "-c", RUN, json.dumps(options)])
         self.pid = pid
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -100,6 +103,12 @@ class App:
             if until is not None and until in self.tail:
                 return True
         return until is None
+
+    def read_for(self, seconds: float) -> None:
+        """Reads for exactly `seconds`, however quiet it is."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.read(left)
 
     def write(self, text: str) -> None:
         """Types."""

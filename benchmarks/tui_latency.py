@@ -49,7 +49,7 @@ def main() -> int:
                     return 1
                 app.read(2.0)
             cpu, began = app.cpu_s(), time.monotonic()
-            app.read(options.seconds)
+            app.read_for(options.seconds)
             quiet = (app.cpu_s() - cpu) / (time.monotonic() - began)
             times: list[float] = []
             rng = random.Random(1)

@@ -119,7 +119,7 @@ async def test_the_child_is_killed_in_mid_answer(slow: Path) -> None:
     async with running(app) as pilot:
         await ready(pilot)
         limit(app, None)
-        await ask(pilot, "Tell me", wait=False)
+        await ask(pilot, "Go on for long", wait=False)
         flow = app.chat_screen.flow
         await until(pilot, lambda: flow.turn is not None and len(flow.turn.content) > 10)
         turn, pid = flow.turn, app.controller.pid

@@ -92,9 +92,7 @@ def test_chat_picture_in_colour_modes(snap_compare: Any, monkeypatch: pytest.Mon
     assert snap_compare(app, run_before=ready, terminal_size=(120, 36))
 
 
-@pytest.mark.parametrize(
-    ("name", "keys"), [("welcome", []), ("help", ["f1"]), ("settings", ["f3"]), ("palette", ["ctrl+p"])]
-)
+@pytest.mark.parametrize(("name", "keys"), [("welcome", []), ("help", ["f1"]), ("settings", ["f3"])])
 @pytest.mark.parametrize("size", [(80, 24), (120, 36)])
 def test_other_pictures(snap_compare: Any, name: str, keys: list[str], size: tuple[int, int]) -> None:
     async def ready(pilot: Pilot[Any]) -> None:

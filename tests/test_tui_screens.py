@@ -12,7 +12,7 @@ from flashmoe.history import History
 from tests.tui_support import home, keys, new_app, running, settle, shown, until
 from tui import keymap, terminal, themes
 from tui.app import AppOptions, FlashmoeApp
-from tui.screens.chat_actions import code_blocks, last_command, read_text_file
+from tui.texts import code_blocks, last_command, read_text_file
 
 __all__ = ["home"]
 

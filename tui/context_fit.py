@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from backends.interface import ChatMessage, EngineError, GenerateRequest, LoadRequest, Sampling
 from tui.conversation import Turn
 from tui.engine_controller import EngineController
+from tui.flow_view import FlowView
 
 if TYPE_CHECKING:
-    from tui.chat_flow import ChatFlow, FlowView
-
-ContextChoice = Literal["drop", "summarise", "grow", "cancel"]
+    from tui.chat_flow import ChatFlow
 
 _SUMMARISE = "Summarise this conversation in at most 150 words. Keep names, numbers, decisions and open points."
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tui.app import FlashmoeApp
 
 MAP_INTERVAL_S = 2.0
+IDLE_INTERVAL_S = 5.0
+"""Seconds between repaints while the engine does nothing: every one is some hundred bytes over the wire."""
 
 
 class SampleTaken(Message):
@@ -44,6 +46,8 @@ class Monitoring:
         self._probed = ""  # the model whose disk was measured last
         self.experts_open = False
         self.feed: MonitorFeed | None = None
+        self._drawn_t = -1e9
+        self._was_busy = True
 
     async def start(self, column: Widget, strip: Widget, *, measure: bool = True, record: Path | None = None) -> None:
         """Mounts the panes into their places and, unless told not to, starts to sample."""
@@ -87,11 +91,15 @@ class Monitoring:
 
     async def push(self, sample: Sample) -> None:
         """A new sample: every pane looks again."""
+        idle = sample.telemetry is not None and not sample.telemetry.n_active and not sample.telemetry.n_waiting
         if self.feed is not None:
             self.feed.push(sample)
-            self.update_views()
+            busy = self._app.controller.busy or self._app.controller.state == "loading"
+            if busy or self._was_busy or sample.t - self._drawn_t >= IDLE_INTERVAL_S:
+                self._drawn_t = sample.t
+                self.update_views()
+            self._was_busy = busy
         info = self._info
-        idle = sample.telemetry is not None and not sample.telemetry.n_active and not sample.telemetry.n_waiting
         if idle and info is not None and not info.disk_bytes_s and self._probed != info.path:
             self._probed = info.path
             self._app.chat_screen.run_worker(self._probe_disk())

@@ -18,9 +18,9 @@ from flashmoe.history.records import Attachment as KeptAttachment
 from flashmoe.text_safety import visible_line
 from tui import messages
 from tui.chat_flow import ChatFlow
-from tui.context_fit import ContextChoice
 from tui.conversation import Turn
 from tui.engine_controller import Answer
+from tui.flow_view import ContextChoice
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
 from tui.screens.chat_actions import ChatActions

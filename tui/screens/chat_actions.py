@@ -22,6 +22,7 @@ from flashmoe.text_safety import encodable, visible_line
 from tui import terminal
 from tui.conversation import Turn
 from tui.screens.dialogs import TextDialog
+from tui.texts import code_blocks, last_command, read_text_file, typed_path, write_new
 from tui.widgets.composer import Attachment, AttachmentBar
 
 if TYPE_CHECKING:
@@ -30,27 +31,6 @@ if TYPE_CHECKING:
     from tui.widgets.activity_line import ActivityLine
     from tui.widgets.composer import Composer
     from tui.widgets.transcript import Transcript
-
-MOST_ATTACHED = 4 << 20
-"""Bytes: a larger file is no text for a context."""
-_FENCE = re.compile(r"^(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
-_SHELLS = frozenset({"sh", "bash", "zsh", "fish", "shell", "console", "shell-session", "terminal"})
-
-
-def code_blocks(text: str) -> list[tuple[str, str]]:
-    """(language, code) of each fenced block, in order."""
-    return [(match[2].lower(), match[3].rstrip("\n")) for match in _FENCE.finditer(text)]
-
-
-def last_command(text: str) -> str | None:
-    """The last command line of the last shell block, without its prompt sign."""
-    for language, code in reversed(code_blocks(text)):
-        if language in _SHELLS or (not language and code.lstrip().startswith("$ ")):
-            lines = [line for line in code.split("\n") if line.strip() and not line.lstrip().startswith("#")]
-            prompted = [line for line in lines if line.lstrip().startswith("$ ")]
-            if lines:
-                return (prompted or lines)[-1].strip().removeprefix("$ ")
-    return None
 
 
 class ChatActions(Screen[None]):
@@ -315,9 +295,9 @@ class ChatActions(Screen[None]):
         )
         if name is None or not name.strip():
             return
-        path = _typed_path(name)
+        path = typed_path(name)
         try:
-            await asyncio.to_thread(_write_new, path, turn.content)
+            await asyncio.to_thread(write_new, path, turn.content)
         except OSError as error:
             self.say(f"{paths.display(path)} was not written: {error.strerror or error}.", "error")
             return
@@ -335,7 +315,7 @@ class ChatActions(Screen[None]):
         )
         if not name or not name.strip():
             return
-        path = _typed_path(name)
+        path = typed_path(name)
         try:
             text = await asyncio.to_thread(read_text_file, path)
         except ValueError as error:
@@ -390,31 +370,3 @@ def _is_deleted(history: History, chat_id: int) -> bool:
     with contextlib.suppress(HistoryError):
         return history.chat(chat_id).deleted is not None
     return True
-
-
-def _typed_path(text: str) -> Path:
-    return Path(text.strip()).expanduser()
-
-
-def _write_new(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8") as file:
-        file.write(encodable(text) + "\n")
-
-
-def read_text_file(path: Path) -> str:
-    """A text file's content. Raises ValueError with a sentence for what is missing, too large or no text."""
-    shown = paths.display(path)
-    try:
-        if path.is_dir():
-            raise ValueError(f"{shown} is a folder; name a text file.")
-        if not path.is_file():
-            raise ValueError(f"There is no file {shown}.")
-        with path.open("rb") as file:
-            data = file.read(MOST_ATTACHED + 1)
-    except OSError as error:
-        raise ValueError(f"{shown} can't be read: {error.strerror}.") from None
-    if len(data) > MOST_ATTACHED:
-        raise ValueError(f"{shown} is larger than {MOST_ATTACHED >> 20} MiB, too large for a context.")
-    if b"\0" in data[:8192]:
-        raise ValueError(f"{shown} is no text file.")
-    return data.decode("utf-8", "replace")

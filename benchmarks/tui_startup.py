@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""From the start of the process to a usable screen: a key that is typed at once shows on it.
+
+python benchmarks/tui_startup.py [--runs 7] [--chats 10000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tui_bench import FORK_PAUSE_S, App, make_home, scratch
+
+
+def main() -> int:
+    """Measures and prints one line of figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--chats", type=int, default=10_000)
+    parser.add_argument("--model", help="a model to load at once, as the demo does")
+    options = parser.parse_args()
+    painted: list[float] = []
+    typed: list[float] = []
+    with scratch() as folder:
+        make_home(Path(folder), chats=options.chats)
+        for run in range(options.runs + 1):
+            app = App(Path(folder), 120, 36, model=options.model)
+            app.write("\u10d0")  # typed before there is anything to type into
+            seen = app.read(20, b"help")
+            first = time.monotonic() - app.started - FORK_PAUSE_S
+            echoed = app.read(20, "\u10d0".encode())
+            second = time.monotonic() - app.started - FORK_PAUSE_S
+            app.read(1.0)
+            app.close()
+            if not (seen and echoed):
+                print("The screen did not come within 20 s.")
+                return 1
+            if run:  # the first run warms the files
+                painted.append(first)
+                typed.append(second)
+    print(
+        f"chats {options.chats}  runs {options.runs}  first paint median {statistics.median(painted):.2f} s "
+        f"(min {min(painted):.2f}, max {max(painted):.2f})  typed key shown median {statistics.median(typed):.2f} s "
+        f"(min {min(typed):.2f}, max {max(typed):.2f})"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
