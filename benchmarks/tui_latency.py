@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,7 @@ def main() -> int:
             app.read_for(options.seconds)
             quiet = (app.cpu_s() - cpu) / (time.monotonic() - began)
             times: list[float] = []
+            counted: list[tuple[bytes, bytes, bytes]] = []
             rng = random.Random(1)
             for number in range(options.keys):
                 key = chr(0x10D0 + number % 32)  # Georgian letters: nothing else on the screen is written with them
@@ -63,15 +65,23 @@ def main() -> int:
                 if number % 32 == 31:
                     app.write("\x15")  # ^U empties the line
                 app.read(rng.uniform(0.08, 0.25))
-            still = b"Answering" in app.tail or options.idle
+            app.tail = b""
+            still = options.idle or app.read(3.0, b"tokens in")
+            app.read(0.3)
+            counted = re.findall(rb"([\d,]+) tokens in ([\d.]+)(?: min (\d+))? s", app.tail)
         finally:
             app.close()
+    rate = ""
+    if counted and not options.idle:
+        tokens, whole, more = counted[-1]
+        seconds = float(whole) * (60 if more else 1) + float(more or 0)
+        rate = f"  at {int(tokens.replace(b',', b'')) / max(seconds, 1):.1f} tokens/s"
     print(
         f"messages {options.messages}  {options.size}  {'idle' if options.idle else 'answering'}  keys {len(times)}"
         f"  "
         f"echo p50 {percentile(times, 0.5) * 1000:.0f} ms  p95 {percentile(times, 0.95) * 1000:.0f} ms  "
         f"max {max(times) * 1000:.0f} ms  app CPU without typing {quiet:.1%} of a core"
-        f"{'' if still else '  (the answer ended before the last key)'}"
+        f"{rate}{'' if still else '  (the answer ended before the last key)'}"
     )
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 import termios
@@ -115,6 +116,10 @@ class FlashmoeApp(App[int]):
                 loop.add_signal_handler(number, self._on_signal, number)
         if not self.is_headless:
             self.set_interval(2.0, self._check_terminal)
+        # A full collection walks every widget: tens of milliseconds in which no key shows. What is there at the start
+        # stays, and what comes later is looked at less often.
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
         self.chat_screen.call_after_refresh(self._start_late)
 
     async def _start_late(self) -> None:

@@ -15,9 +15,10 @@ from flashmoe.config import Config
 from flashmoe.history import AnswerWriter, Attachment, Figures, HistoryError
 from flashmoe.presets import Presets, load_presets
 from tui import kv_store
+from tui.answer import Answer
 from tui.context_fit import ContextFitter
 from tui.conversation import Conversation, Turn
-from tui.engine_controller import Answer, EngineController
+from tui.engine_controller import EngineController
 from tui.flow_view import FlowView
 
 

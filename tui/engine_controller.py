@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,60 +33,16 @@ from backends.interface import (
 )
 from flashmoe.hub.inuse import InUse
 from tui import messages
+from tui.answer import Answer
 
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
 
 FRAME_S = 1 / 10
 CALM_FRAME_S = 1 / 6
+ENGINE_NICE = 1
 
 EngineState = Literal["none", "loading", "ready", "dead"]
-
-
-class Answer:
-    """One answer under way: what has come and was not yet taken, and how it ended."""
-
-    def __init__(self, answer_id: str) -> None:
-        self.id = answer_id
-        self.parts: list[tuple[str, str]] = []
-        """(kind, text) not yet taken, neighbours of one kind joined."""
-        self.n_tokens = 0
-        self.prefill: PrefillProgress | None = None
-        self.finished: Finished | None = None
-        self.error: EngineError | None = None
-        self.started = time.monotonic()
-        self.first_token: float | None = None
-        self.recent: list[tuple[float, int]] = []
-        """(monotonic time, tokens so far) of the last seconds, for a rate that follows."""
-        self.announced = False
-        self.last_taken = 0.0
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.finished is not None or self.error is not None
-
-    def add(self, delta: Delta) -> None:
-        """Gathers one piece of text."""
-        now = time.monotonic()
-        if self.first_token is None:
-            self.first_token = now
-        self.n_tokens += delta.n_tokens
-        self.recent.append((now, self.n_tokens))
-        while len(self.recent) > 2 and now - self.recent[0][0] > 4.0:
-            del self.recent[0]
-        if self.parts and self.parts[-1][0] == delta.kind:
-            self.parts[-1] = (delta.kind, self.parts[-1][1] + delta.text)
-        else:
-            self.parts.append((delta.kind, delta.text))
-
-    def rate(self) -> float | None:
-        """Tokens a second over the last seconds; None before there are two."""
-        if len(self.recent) < 2:
-            return None
-        (first, n_first), (last, n_last) = self.recent[0], self.recent[-1]
-        return (n_last - n_first) / (last - first) if last > first else None
 
 
 class EngineController:
@@ -158,7 +116,7 @@ class EngineController:
         previous = self.request
         self.request = request
         in_use = InUse(request.path)  # from now on `rm` and the model screen refuse to delete it
-        self._load_task = asyncio.create_task(self._client_or_new().load(request, self._progress))
+        self._load_task = asyncio.create_task(self._start_and_load(request))
         self._post(messages.LoadStarted(request))
         try:
             info = await self._load_task
@@ -180,6 +138,14 @@ class EngineController:
         with contextlib.suppress(EngineError):
             await self._client_or_new().watch(*self._intervals)
         return info
+
+    async def _start_and_load(self, request: LoadRequest) -> ModelInfo:
+        client = self._client_or_new()
+        await client.start()
+        # Computing takes every core; the few milliseconds of a keypress go first. Threads inherit it.
+        if client.pid is not None:
+            _be_nice(client.pid)
+        return await client.load(request, self._progress)
 
     def _progress(self, progress: LoadProgress) -> None:
         self._post(messages.LoadProgressed(progress))
@@ -385,9 +351,6 @@ class EngineController:
 
     def kill(self) -> None:
         """Kills the child at once: for the end of a process that has no loop any more."""
-        import os
-        import signal
-
         self._closed = True
         pid = self.pid
         if pid is not None:
@@ -399,3 +362,11 @@ class EngineController:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _be_nice(pid: int) -> None:
+    """Gives every thread of a process, and those that they start, a little less priority than this one has."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                os.setpriority(os.PRIO_PROCESS, int(task.name), ENGINE_NICE)

@@ -17,9 +17,9 @@ from flashmoe.history import History
 from flashmoe.history.records import Attachment as KeptAttachment
 from flashmoe.text_safety import visible_line
 from tui import messages
+from tui.answer import Answer
 from tui.chat_flow import ChatFlow
 from tui.conversation import Turn
-from tui.engine_controller import Answer
 from tui.flow_view import ContextChoice
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
@@ -278,7 +278,7 @@ class ChatScreen(ChatActions):
             self.say(f"Stopped. {self.key('chat.continue')} goes on, {self.key('chat.regenerate')} answers again.")
         elif turn.ending == "died":
             again = self.key("chat.continue") if turn.content else self.key("chat.regenerate")
-            self.say(f"{turn.error} The next question starts it again; {again} goes on here.", "error")
+            self.say(f"{_cause(turn.error)} The next question starts it again; {again} goes on here.", "error")
         elif turn.ending == "error":
             self.say(turn.error, "error")
         elif turn.ending == "length":
@@ -336,7 +336,7 @@ class ChatScreen(ChatActions):
         self.query_one(TitleBar).show_model(None, "engine stopped")
         self.main.monitoring.engine_gone()
         if not self.flow.busy:
-            self.say(f"{event.sentence} The next question starts it again.", "error")
+            self.say(f"{_cause(event.sentence)} The next question starts it again.", "error")
 
     def on_engine_notice(self, event: messages.EngineNotice) -> None:
         """Something to know, though nothing failed."""
@@ -394,3 +394,8 @@ class ChatScreen(ChatActions):
                 f"{self.key('chat.chats')} earlier chats",
                 guide=False,
             )
+
+
+def _cause(sentence: str) -> str:
+    """Why the engine died, without the advice to load again: here that happens by itself."""
+    return sentence.replace("; load the model again", "")
