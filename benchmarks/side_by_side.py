@@ -58,13 +58,22 @@ def show(name: str, r: dict[str, Any]) -> str:
     def number(key: str, scale: float, form: str) -> str:
         return "-" if r.get(key) is None else format(r[key] / scale, form)
 
-    return (
-        f"| {name} | {r['decode_tok_s']:.2f} | {r['prefill_tok_s']:.1f} | {number('read_bytes_per_token', 1e6, '.0f')} | "
-        f"{number('hit_rate', 0.01, '.0f')} | {number('compute_s_per_token', 1e-3, '.0f')} | "
-        f"{number('stall_s_per_token', 1e-3, '.0f')} | {number('bound_share', 0.01, '.0f')} | {r['load_s']:.2f} | "
-        f"{number('load_read_bytes', 1e6, '.0f')} | {number('peak_rss_bytes', 2**30, '.2f')} | {r['store'] or '-'} | "
-        f"{r['logits_sha256'][:8]} |"
-    )
+    cells = [
+        name,
+        number("decode_tok_s", 1, ".2f"),
+        number("prefill_tok_s", 1, ".1f"),
+        number("read_bytes_per_token", 1e6, ".0f"),
+        number("hit_rate", 0.01, ".0f"),
+        number("compute_s_per_token", 1e-3, ".0f"),
+        number("stall_s_per_token", 1e-3, ".0f"),
+        number("bound_share", 0.01, ".0f"),
+        number("load_s", 1, ".2f"),
+        number("load_read_bytes", 1e6, ".0f"),
+        number("peak_rss_bytes", 2**30, ".2f"),
+        r["store"] or "-",
+        r["logits_sha256"][:8],
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:

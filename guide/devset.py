@@ -40,7 +40,9 @@ def load(path: Path = PATH) -> list[Case]:
     cases = []
     for raw in yaml.safe_load(path.read_text()):
         asked = [*raw.get("turns", []), raw["question"]]
-        must = [[str(option).lower() for option in (group if isinstance(group, list) else [group])] for group in raw["must"]]
+        must = [
+            [str(option).lower() for option in (group if isinstance(group, list) else [group])] for group in raw["must"]
+        ]
         turns = [(("user", "assistant")[i % 2], str(text)) for i, text in enumerate(asked)]
         cases.append(Case(str(raw["id"]), turns, must, [str(w).lower() for w in raw.get("must_not") or []]))
     return cases

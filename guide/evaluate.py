@@ -34,7 +34,9 @@ class Asker:
 
     def answer(self, turns: list[tuple[str, str]], seed: int | None = None, limit: int = 200) -> str:
         """The answer to the last turn; greedy where seed is None."""
-        text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns) + "<|im_start|>assistant\n"
+        text = (
+            "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns) + "<|im_start|>assistant\n"
+        )
         prompt = self.llama.tokenize(text.encode(), add_bos=False, special=True)
         settings = {"temperature": 0.0} if seed is None else {**APP, "seed": seed}
         reply = self.llama.create_completion(prompt, max_tokens=limit, repeat_penalty=1.0, **settings)

@@ -1,6 +1,6 @@
 """Writes the trained guide as GGUF: architecture qwen3moe, Q8_0, with tokenizer and chat template.
 
-    python -m guide.export build/guide flashmoe/assets/guide.gguf
+python -m guide.export build/guide flashmoe/assets/guide.gguf
 """
 
 from __future__ import annotations

@@ -103,10 +103,50 @@ class Grammar:
         return total
 
 
-_ONSET = ("b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "pr", "qu")
+_ONSET = (
+    "b",
+    "br",
+    "c",
+    "ch",
+    "cl",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "pr",
+    "qu",
+)
 _ONSET2 = ("r", "s", "sch", "sh", "sk", "sl", "st", "str", "t", "th", "tr", "v", "w", "y", "z", "", "")
 _CODA = ("", "", "", "n", "r", "s", "t", "l", "m", "nd", "x", "ck", "ng", "rt", "st", "ph")
-_ENDING = ("", "", "", "ium", "ology", "ing", "er", "ation", "ism", "ity", "us", "ia", "ness", "able", "ous", "ment", "ist")
+_ENDING = (
+    "",
+    "",
+    "",
+    "ium",
+    "ology",
+    "ing",
+    "er",
+    "ation",
+    "ism",
+    "ity",
+    "us",
+    "ia",
+    "ness",
+    "able",
+    "ous",
+    "ment",
+    "ist",
+)
 
 
 def pseudo_word(rng: Random) -> str:

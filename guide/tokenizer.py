@@ -1,6 +1,6 @@
 """Trains the guide's tokenizer: byte-level BPE with ChatML specials, in a file that `guide.export` turns into GGUF.
 
-    python -m guide.tokenizer            writes guide/tokenizer.json
+python -m guide.tokenizer            writes guide/tokenizer.json
 """
 
 from __future__ import annotations

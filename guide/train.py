@@ -209,7 +209,9 @@ def main() -> None:
         if step % 100 == 0 or args.smoke:
             mean = float(ce)
             spent = time.monotonic() - began
-            say(f"step {step} loss {mean:.4f} lr {rate:.2e} {seen / spent / 1e6:.2f} M tok/s waited {waited:.0f} s of {spent:.0f}")
+            say(
+                f"step {step} loss {mean:.4f} lr {rate:.2e} {seen / spent / 1e6:.2f} M tok/s waited {waited:.0f} s of {spent:.0f}"
+            )
     source.close()
     with torch.no_grad():
         for p, a in zip(model.parameters(), average, strict=True):
