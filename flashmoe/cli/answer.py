@@ -147,7 +147,7 @@ def read_text(path: Path, limit: int) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+        raise UsageError(f"{'stdin' if str(path) == '-' else path} is not UTF-8 text (byte {error.start}).") from None
 
 
 # ---- the answer --------------------------------------------------------------------------------------------------

@@ -157,8 +157,35 @@ def _refuse(unknown: Sequence[str], command: str, parser: argparse.ArgumentParse
     close = difflib.get_close_matches(word.partition("=")[0], flags, n=1) if word.startswith("-") else []
     hint = f"did you mean {close[0]}? S" if close else "s"
     what = f"there is no {word}" if word.startswith("-") else f"{word!r} is one argument too many"
-    sys.stderr.write(f"{PROGRAM}: {what}; {hint}ee {PROGRAM} {command} --help\n")
+    sys.stderr.write(f"{PROGRAM}: {what}; {hint}ee {f'{PROGRAM} {command}'.rstrip()} --help\n")
     raise SystemExit(2)
+
+
+def _no_command(word: str) -> NoReturn:
+    """Names a first word that is no command, with the closest one."""
+    import difflib
+
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}? S" if close else "s"
+    sys.stderr.write(f"{PROGRAM}: there is no command {word!r}; {hint}ee {PROGRAM} --help\n")
+    raise SystemExit(2)
+
+
+def _open_closed_streams() -> None:
+    """Puts the null device where stdin, stdout or stderr was closed (``<&-``).
+
+    Otherwise the next file or pipe would get that number, and an engine's messages would land on "stderr".
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -181,6 +208,8 @@ def dispatch(argv: Sequence[str]) -> int:
         topic = argv[1] if first == "help" and len(argv) > 1 else None
         if topic in COMMANDS:
             return dispatch([topic, "--help"])
+        if topic is not None:
+            _no_command(topic)
         sys.stdout.write(general_help())
         return 0
     if first in ("-V", "--version"):
@@ -199,12 +228,18 @@ def dispatch(argv: Sequence[str]) -> int:
         return int(module(first).main(args))
     from flashmoe.cli import app
 
-    return app.main(app.parser().parse_args(argv))
+    args, unknown = app.parser().parse_known_args(argv)
+    if unknown:
+        if not first.startswith("-") and not unknown[0].startswith("-") and not os.path.exists(first):  # noqa: PTH110
+            _no_command(first)
+        _refuse(unknown, "", app.parser())
+    return app.main(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Turns every failure into one sentence on stderr and an exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A C locale or a model's lone surrogate must not end in a UnicodeEncodeError.
         if hasattr(stream, "reconfigure"):

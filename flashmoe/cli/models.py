@@ -32,6 +32,8 @@ def resolve(name: str) -> Path | str:
             return path
         if path.is_dir():
             return _only_model_in(path)
+        if path.exists():
+            raise UsageError(f"{name} is not a file.")
     except OSError as error:
         raise UsageError(f"{name} can't be opened: {error.strerror}.") from None
     except ValueError:
