@@ -1,7 +1,10 @@
-"""The project's own tuning set: questions that training doesn't see, with what a right answer must say.
+"""Question sets: what is asked and what a right answer must say.
 
-`guide/dev_questions.yaml` was written apart from the corpus and is used to tune it; `guide/eval_questions.yaml` was written by
-others and is never used for tuning. Both are lists of
+- `guide/dev_questions.yaml` tunes the corpus; wordings near to its questions are in the corpus by now.
+- `guide/check_questions.yaml` was written after the corpus was done, to check the shipped file.
+- `guide/eval_questions.yaml` was written apart from the corpus by somebody who had not read it; never used for tuning.
+
+Each is a list of
 
     - id: stop-key
       question: ...
