@@ -3,8 +3,8 @@
 
     python benchmarks/gpu_check.py OUT.json [--layers 12 --experts 64]
 
-The reference is mmap with the experts on the CPU and a callback that asks for the same graph nodes: a callback splits the
-graph and turns some fused CUDA kernels off, so mmap without one differs in the last bits.
+The reference is mmap with the experts on the CPU and a callback that asks for the same graph nodes: a callback splits
+the graph and turns some fused CUDA kernels off, so mmap without one differs in the last bits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from backends.interface import BenchRequest, LoadRequest
-from backends.llamacpp.context import Batch
+from backends.interface import BenchRequest, LoadRequest  # noqa: E402
+from backends.llamacpp.context import Batch  # noqa: E402
 
 
 class AskingHook:
