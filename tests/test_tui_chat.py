@@ -11,7 +11,7 @@ import pytest
 from textual import events
 
 from flashmoe.history import History
-from tests.tui_support import ask, home, keys, limit, new_app, ready, running, shown, slow, tiny, until
+from tests.tui_support import ask, home, keys, limit, new_app, ready, running, send, shown, slow, tiny, until
 from tui.widgets.composer import AttachmentBar
 from tui.widgets.message_view import AnswerView
 from tui.widgets.safe_markdown import SafeMarkdown
@@ -202,7 +202,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         await ask(pilot, "Remember this: " + "one two three " * 7)
         await ask(pilot, "and this: " + "four five six " * 7)
         flow = app.chat_screen.flow
-        await pilot.press(*("Now a third one that does not fit any more at all" * 2).replace(" ", ""), "enter")
+        await send(pilot, "Now a third one that does not fit any more at all " * 2)
         await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
         assert "What may go?" in shown(app)
         await pilot.press("enter")
@@ -211,7 +211,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         assert not flow.conversation.turns[4].dropped
         assert flow.conversation.turns[-1].ending in ("length", "stop", "context")
         # Esc in the dialog asks nothing and keeps the question
-        await pilot.press(*("xyz" * 150), "enter")
+        await send(pilot, "xyz" * 150)
         await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
         await pilot.press("escape")
         await until(pilot, lambda: not flow.busy)
@@ -225,7 +225,7 @@ async def test_a_larger_context_loads_the_model_again(tiny: Path) -> None:
         await ready(pilot)
         limit(app, 4)
         flow = app.chat_screen.flow
-        await pilot.press(*("xyz" * 150), "enter")
+        await send(pilot, "xyz" * 150)
         await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
         assert "A larger context" in shown(app)
         await pilot.press("enter")

@@ -88,12 +88,23 @@ def limit(app: FlashmoeApp, max_tokens: int | None, *, seed: int = 3) -> None:
     app.chat_screen.flow.conversation.settings = ChatSettings(sampling=sampling)
 
 
+async def send(pilot: Pilot[int], text: str) -> None:
+    """Sends a text; short ones are typed key by key, longer ones put in (a key takes Pilot some 50 ms)."""
+    app = pilot.app
+    assert isinstance(app, FlashmoeApp)
+    if len(text) > 8:
+        app.chat_screen.composer.set_text(text)
+        await pilot.press("enter")
+    else:
+        await pilot.press(*keys(text), "enter")
+
+
 async def ask(pilot: Pilot[int], text: str, *, wait: bool = True) -> Turn:
     """Types a question, sends it and (unless told not to) waits for the end of the answer; returns the last turn."""
     app = pilot.app
     assert isinstance(app, FlashmoeApp)
     before = len(app.chat_screen.flow.conversation.turns)
-    await pilot.press(*keys(text), "enter")
+    await send(pilot, text)
     await until(pilot, lambda: len(app.chat_screen.flow.conversation.turns) > before + (1 if wait else 0))
     if wait:
         await until(pilot, lambda: not app.chat_screen.flow.busy)

@@ -86,6 +86,8 @@ class FlashmoeApp(App[int]):
             self.register_theme(theme)
         self.theme = self._first_theme()
         self.controller = EngineController(self._to_chat, log_path=paths.log_file("engine.log"), calm=self.calm)
+        # Known before it is loaded: a question that is asked at once waits for it.
+        self.controller.request = self.with_defaults(str(paths.guide_model())) if options.demo else options.request
         self.monitoring = Monitoring(self)
         self.downloading = Downloading(self)
         self.chat_screen = ChatScreen(self)
@@ -123,11 +125,8 @@ class FlashmoeApp(App[int]):
         self.chat_screen.call_after_refresh(self._start_late)
 
     async def _start_late(self) -> None:
-        request = self.options.request
-        if self.options.demo:
-            request = self.with_defaults(str(paths.guide_model()))
-        if request is not None:
-            self.controller.load(request)
+        if self.controller.request is not None and self.controller.state == "dead":  # else a question came first
+            self.controller.load(self.controller.request)
         problems = [problem.sentence for problem in self.loaded.problems]
         problems += [
             f"{self.loaded.place('ui.keys')}: {problem}" if self.loaded.exists else problem
