@@ -135,8 +135,8 @@ def probe_memory(seconds: float = 0.15) -> float:
 def probe_disk(folder: Path | str, files: Iterable[Path | str] = (), seconds: float = 0.8) -> float | None:
     """Bytes per second of random 1 MiB reads past the page cache, eight at once.
 
-    It reads one of `files` of at least 256 MiB where there is one, else a file of 256 MiB that it writes to `folder`
-    and removes. None where the file system has no O_DIRECT or nothing can be written.
+    It reads one of `files` of at least 256 MiB where there is one, else a nameless file of 256 MiB that it writes to
+    `folder`. None where the file system has no O_DIRECT or nothing can be written.
     """
     if not hasattr(os, "O_DIRECT"):
         return None
@@ -148,13 +148,13 @@ def probe_disk(folder: Path | str, files: Iterable[Path | str] = (), seconds: fl
         except OSError:
             continue
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as scratch:
+        with tempfile.TemporaryFile(dir=folder) as scratch:  # without a name: a kill leaves nothing behind
             block = os.urandom(1 << 20)
             for _ in range(256):
                 scratch.write(block)
             scratch.flush()
             os.fsync(scratch.fileno())
-            return _read_at_random(scratch.name, seconds)
+            return _read_at_random(f"/proc/self/fd/{scratch.fileno()}", seconds)
     except OSError:
         return None
 
