@@ -43,6 +43,8 @@ class Ledger:
         """Bytes held per group, what is loading included."""
         self.row_held = [0] * rows
         self.evictions = 0
+        self.last_count = np.zeros(rows, np.int64)
+        """Distinct experts that each row chose last."""
         self.pinned: set[int] = set()
         self.token = 0
         self._weight = 1.0
@@ -77,6 +79,7 @@ class Ledger:
         absent: list[int] = [] if state.min() == RESIDENT else ids[state != RESIDENT].tolist()
         self.row_misses[row] += len(absent)
         self.row_hits[row] += len(ids) - len(absent)
+        self.last_count[row] = len(ids)
         size, g = len(ids) * self.cost[row], self.group[row]
         self._graph_bytes[g] += size
         if size > self._graph_largest[g]:

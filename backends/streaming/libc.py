@@ -15,6 +15,7 @@ PROT_NONE, PROT_READ, PROT_RW, PROT_RX = 0, 1, 3, 5
 SHARED, PRIVATE, FIXED, ANON, NORESERVE, POPULATE = 0x1, 0x2, 0x10, 0x20, 0x4000, 0x8000
 MADV_RANDOM, MADV_WILLNEED, MADV_DONTNEED = 1, 3, 4
 MADV_DONTFORK, MADV_HUGEPAGE, MADV_POPULATE_READ = 10, 14, 22
+MADV_COLLAPSE = 25
 FADV_RANDOM, FADV_WILLNEED, FADV_DONTNEED = 1, 3, 4
 
 _libc = C.CDLL(None, use_errno=True)
@@ -160,6 +161,29 @@ def cached_bytes(fd: int, offset: int = 0, length: int = 0) -> int | None:
     if _syscall(C.c_long(_SYS_CACHESTAT), C.c_long(fd), C.byref(span), C.byref(stat), C.c_long(0)):
         return None
     return int(stat.cache) * PAGE
+
+
+def anonymous_ranges(least: int) -> list[tuple[int, int]]:
+    """Start and end of this process's writable anonymous mappings of at least so many bytes."""
+    out = []
+    with open("/proc/self/maps") as f:
+        for line in f:
+            fields = line.split()
+            if len(fields) == 5 and fields[1] == "rw-p":
+                start, end = (int(x, 16) for x in fields[0].split("-"))
+                if end - start >= least:
+                    out.append((start, end))
+    return out
+
+
+def collapse(start: int, end: int) -> None:
+    """Gives a range huge pages where the kernel has some (Linux 6.1); the bytes stay what they are."""
+    huge = 2 << 20
+    for at in range(-(-start // huge) * huge, end // huge * huge, 32 * huge):
+        try:
+            madvise(at, min(32 * huge, end // huge * huge - at), MADV_COLLAPSE)
+        except OSError:
+            pass  # no memory in one piece, or no such advice: small pages do
 
 
 def direct_io_alignment(fd: int) -> tuple[int, int]:

@@ -28,6 +28,10 @@ DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
 
 
+COAST_BYTES = 512 << 20
+"""Smaller models are watched always: they are fast, and exact counts are worth more there."""
+
+
 def _major_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
@@ -46,6 +50,7 @@ class Pager:
         self.ahead_bytes = 0
         self.reclaimed = 0
         self._quiet = 0
+        self._full = sum(n * c for n, c in zip(self.ledger.n_experts, self.ledger.cost, strict=True))
         self._faults = 0
         self._synced = 0.0
         self.read_base = libc.read_bytes()
@@ -230,6 +235,17 @@ class Pager:
             over = -(self.ledger.room(row) or 0)
             if over > 0:
                 self._drop(self.ledger.victims(row, (), over))
+
+    def all_there(self) -> bool:
+        """Every expert of a large model is in the page cache and nothing limits it: there is nothing to do."""
+        ledger, store = self.ledger, self.store
+        if not isinstance(store, PageCacheStore) or ledger.budget[0] is not None or self._unfinished or self._guessed:
+            return False
+        return self.layout.total_bytes >= COAST_BYTES and ledger.held[0] == self._full
+
+    def coasted(self) -> None:
+        """A graph of one token ran unwatched; whatever it chose was there."""
+        self.ledger.row_hits += self.ledger.last_count
 
     def unfinished(self, row: int) -> bool:
         """Whether down matrices of `row` may still be on their way."""

@@ -33,6 +33,11 @@ class Trampoline:
         )
         no = b"\x31\xc0\xc3"  # xor eax, eax; ret
         head = b"\xf3\x0f\x1e\xfa"  # endbr64
+        self._idle = C.c_uint8(0)
+        idle = (
+            b"\x48\xb8" + struct.pack("<Q", C.addressof(self._idle))  # mov rax, &idle
+            + b"\x80\x38\x00"  # cmp byte [rax], 0
+        )  # fmt: skip
         prefix = (
             b"\x48\xb8" + TOPK_PREFIX[:8]  # mov rax, "ffn_moe_"
             + b"\x48\x39\x87" + struct.pack("<i", name)  # cmp [rdi+name], rax
@@ -43,6 +48,7 @@ class Trampoline:
         tail = prefix + b"\x75" + bytes([len(topk) + 2]) + tail  # jne no
         over = len(tail) - len(to_python)
         tail = product + b"\x74" + bytes([over]) + tail  # je to_python
+        tail = idle + b"\x75" + bytes([len(tail) - len(to_python) - len(no)]) + tail  # jne no
         over = len(tail) - len(to_python)
         code = head + b"\x40\x84\xf6" + b"\x74" + bytes([over]) + tail  # test sil, sil; je to_python
         self._page = libc.mmap(None, libc.PAGE, libc.PROT_RW, libc.PRIVATE | libc.ANON)
@@ -53,6 +59,10 @@ class Trampoline:
             libc.munmap(self._page, libc.PAGE)
             raise
         self.address = self._page
+
+    def rest(self, on: bool) -> None:
+        """While on, no node is asked for at all."""
+        self._idle.value = int(on)
 
     def close(self) -> None:
         """Unmaps the page; only after the context was freed."""
