@@ -221,6 +221,8 @@ async def answer(args: argparse.Namespace, load: LoadRequest, request: GenerateR
     async with engine(record=getattr(args, "record", None)) as client:
         try:
             info = await load_model(client, load, out.progress)
+            if info.backend == "mmap" and not info.n_experts:
+                note(f"{info.name} is a dense model: it has no experts, so nothing streams.")
             if args.json:
                 print_json_line({**msgspec.to_builtins(info), "type": "model"})
             sampling = sampling_of(args, f"{info.name} {Path(info.path).stem}")

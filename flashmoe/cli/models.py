@@ -40,6 +40,11 @@ def resolve(name: str) -> Path | str:
         raise UsageError("The model's name holds a character that no file name can hold.") from None
     if name.startswith(("/", "./", "../", "~")):
         raise UsageError(f"{name} does not exist.")
+    if ":" in name:
+        from backends import registry
+
+        if name.partition(":")[0] in registry.names():  # an address that only a third party's backend understands
+            return name
     found = _in_library(name)
     if found is not None:
         return found
