@@ -197,6 +197,7 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     budget_bytes: int | None = None
     """The most that experts may hold in RAM; None: unlimited."""
     vram_bytes: int | None = None
+    """Weights, KV cache and compute buffers on GPUs, without the driver's own (0.5 GiB with CUDA, more once used)."""
     n_gpu_layers: int = 0
     has_chat_template: bool = True
     can_think: bool = False

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from backends.gguf_file import GgufFile
+from backends.gguf_file import EXPERT_WEIGHT, GgufFile
 from backends.planner_compute import compute_bytes
 from backends.planner_kv import CELLS, kv_bytes
 from backends.planner_machine import Machine
@@ -23,6 +23,9 @@ PROCESS_BYTES = 68 << 20
 """The engine's process before it loads anything: Python, numpy and llama.cpp."""
 RESERVE_BYTES = 512 << 20
 """Left to the rest of the machine when experts take what is free."""
+GPU_RUNTIME_BYTES = 704 << 20
+"""What CUDA itself takes once prompts were computed: its context, cuBLAS and scratch memory (699 to 709 MiB measured
+on an H200, see benchmarks/results/gpu.md). Other cards and drivers differ."""
 IDLE_SEQUENCES = 1
 """Recurrent states that the engine keeps for idle chats beside the active ones (attention's cache is shared)."""
 LEAST_RESERVE_BYTES = 128 << 20
@@ -59,7 +62,8 @@ class Placement(Struct, frozen=True, kw_only=True):
     compute_ram: int
     process_ram: int
     vram: int
-    """Dense weights, KV cache and buffers on GPUs; experts never."""
+    """Dense weights, KV cache, buffers and the GPU's runtime on GPUs; experts never, but the copy of one layer's matrix
+    that a prefill makes."""
     n_gpu_layers: int
     experts_ssd: int
     """Experts that are read from the SSD when they are chosen."""
@@ -201,12 +205,14 @@ def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, comput
     if not machine.gpus or not gguf.n_layers or request.n_gpu_layers == 0:
         return 0, 0, 0.0
     movable = gguf.bytes.dense - gguf.bytes.embeddings + kv
-    free = sum(gpu.free_bytes for gpu in machine.gpus) - compute - (256 << 20)
+    copy = max((t.nbytes for t in gguf.tensors if EXPERT_WEIGHT.match(t.name)), default=0)
+    fixed = compute + copy + GPU_RUNTIME_BYTES
+    free = sum(gpu.free_bytes for gpu in machine.gpus) - fixed
     layers = gguf.n_layers + 1  # the output matrix counts as one
     fitting = layers if movable <= free else max(0, int(layers * free / movable))
     chosen = min(fitting, layers if request.n_gpu_layers is None else request.n_gpu_layers)
     share = chosen / layers
-    return chosen, int(movable * share) + (compute if chosen else 0), share
+    return chosen, int(movable * share) + (fixed if chosen else 0), share
 
 
 def _verdict(

@@ -38,6 +38,9 @@ SHAPES: dict[str, tuple[Spec, dict[str, int]]] = {
     "16 x 32, long": (
         Spec(layers=16, experts=32, used=4, ff=1024, kv_heads=8), {"n_ctx": 32768, "n_ubatch": 256},
     ),
+    "10 x 48": (
+        Spec(layers=10, experts=48, used=6, embd=2560, ff=1280, vocab=50176), {"n_ctx": 16384},
+    ),
 }  # fmt: skip
 TINY = {"tiny": (Spec(layers=2, experts=8, used=2, embd=256, ff=256, vocab=512), {"n_ctx": 1024})}
 

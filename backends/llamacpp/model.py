@@ -29,7 +29,7 @@ from backends.llamacpp import native, procfs
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
 from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext
-from backends.llamacpp.loading import Weights
+from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import restore_session, save_session
 from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
@@ -97,7 +97,7 @@ class LlamaModel:
             recurrent = L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model)
             idle = 1 if recurrent else IDLE_SEQUENCES  # a recurrent state takes tens of MiB, whatever it holds
             n_seqs = min(MAX_SEQUENCES, base.n_seq_max + idle)
-            started = time.perf_counter()
+            started, vram_before = time.perf_counter(), gpu_free_bytes()
             self.context = LlamaContext(
                 weights,
                 n_ctx=base.n_ctx,
@@ -112,6 +112,9 @@ class LlamaModel:
             weights.close()
             raise
         load_s = weights.load_s + time.perf_counter() - started
+        vram_after, vram = gpu_free_bytes(), weights.vram_bytes
+        if vram is not None and vram_before is not None and vram_after is not None:
+            vram += max(0, vram_before - vram_after)  # KV cache and compute buffers
         raw_template = L.llama_model_chat_template(weights.model, None)
         source = raw_template.decode("utf-8", "replace") if raw_template else ""
         knows_chatml = len(self._vocab.tokenize("<|im_start|>")) == 1
@@ -135,7 +138,7 @@ class LlamaModel:
                 n_layers=base.n_layers or int(L.llama_model_n_layer(weights.model)),
                 kv_bytes=self.context.kv_bytes,
                 compute_bytes=self.context.compute_bytes,
-                vram_bytes=weights.vram_bytes,
+                vram_bytes=vram,
                 n_gpu_layers=min(weights.n_gpu_layers, int(L.llama_model_n_layer(weights.model)) + 1),
                 has_chat_template=bool(source),
                 can_think=can_think(source),
