@@ -65,7 +65,7 @@ async def measure(path: Path, backend: str, layers: int, options: dict[str, int]
     """One load and two benches in a child of its own."""
     request = LoadRequest(path=str(path), backend=backend, n_gpu_layers=layers, **options)  # type: ignore[arg-type]
     predicted = plan(
-        read_gguf(path), Machine.detect(path.parent), PlanRequest(backend=backend, n_gpu_layers=layers, **options)  # type: ignore[arg-type]
+        read_gguf(path), Machine.detect(path.parent), PlanRequest(backend=backend, n_gpu_layers=layers, **options)
     ).place  # fmt: skip
     before, meter, log = used(), GpuMeter(), path.with_suffix(f".{backend}.log")
     client = EngineClient(log_path=log)
