@@ -144,7 +144,7 @@ def probe_disk(folder: Path | str, files: Iterable[Path | str] = (), seconds: fl
         try:
             info = Path(file).stat()
             if 256 << 20 <= info.st_size <= info.st_blocks * 512 * 1.05:  # a sparse file reads holes, at any speed
-                return _read_at_random(str(file), seconds)
+                return read_at_random(str(file), seconds)
         except OSError:
             continue
     try:
@@ -154,12 +154,13 @@ def probe_disk(folder: Path | str, files: Iterable[Path | str] = (), seconds: fl
                 scratch.write(block)
             scratch.flush()
             os.fsync(scratch.fileno())
-            return _read_at_random(f"/proc/self/fd/{scratch.fileno()}", seconds)
+            return read_at_random(f"/proc/self/fd/{scratch.fileno()}", seconds)
     except OSError:
         return None
 
 
-def _read_at_random(path: str, seconds: float, threads: int = 8) -> float | None:
+def read_at_random(path: str, seconds: float, threads: int = 8) -> float | None:
+    """Bytes per second of random 1 MiB reads of a file past the page cache; None where it can't be read so."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError:

@@ -15,9 +15,9 @@ import pytest
 from backends.gguf_file import read_gguf
 from backends.interface import Delta, EngineError, Failed, Finished, GenerateRequest, LoadRequest, Model, Sampling
 from backends.llamacpp.backend import MmapBackend
+from backends.planner import working_set
 from backends.streaming import abi
 from backends.streaming.backend import StreamBackend
-from backends.streaming.choice import working_set
 from backends.streaming.pager import Pager
 from tests.gguf_factory import make_gguf
 

@@ -21,8 +21,8 @@ from backends.interface import (
     Sampling,
 )
 from backends.llamacpp.backend import MmapBackend
+from backends.planner import working_set
 from backends.streaming.backend import StreamBackend
-from backends.streaming.choice import working_set
 from tests.gguf_factory import make_gguf
 
 ARCHITECTURES = (

@@ -14,9 +14,10 @@ from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import Counters, LlamaModel, Parts
 from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.sizing import describe
+from backends.planner import working_set
 from backends.planner_kv import kv_bytes
 from backends.streaming import abi
-from backends.streaming.choice import Choice, choose_store, working_set
+from backends.streaming.choice import Choice, choose_store
 from backends.streaming.guess import Guesser
 from backends.streaming.hook import RouterHook
 from backends.streaming.layout import ExpertLayout

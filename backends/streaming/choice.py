@@ -8,6 +8,7 @@ from typing import Literal
 from backends.gguf_file import GgufFile
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import procfs
+from backends.planner import advised_budget, working_set
 from backends.planner_kv import kv_bytes
 
 GIB = 2**30
@@ -24,16 +25,6 @@ class Choice:
     reason: str
     forced: bool
     keep_cached: bool
-
-
-def working_set(gguf: GgufFile, n_used: int | None) -> int:
-    """Bytes of the experts that one token chooses."""
-    return sum(layer.expert_bytes * min(n_used or layer.n_used, layer.n_experts) for layer in gguf.expert_layers)
-
-
-def advised(gguf: GgufFile, least: int) -> int:
-    """A limit from which most choices hit: a quarter of the experts, or two tokens' worth if that is more."""
-    return min(gguf.bytes.experts, max(2 * least, gguf.bytes.experts // 4))
 
 
 def _gib(n: int) -> str:
@@ -58,10 +49,11 @@ def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, us
     least = working_set(gguf, request.n_expert_used)
     limit = request.ram_bytes
     if limit is not None and limit < least:
+        better = advised_budget(gguf, request.n_expert_used)
         raise EngineError(
             "budget_too_small",
             f"--ram {limit / GIB:.2f} is too little: one token uses {_gib(least)} GiB of experts, so nothing would "
-            f"ever be found in memory; give at least {_gib(least)}, better {_gib(advised(gguf, least))}.",
+            f"ever be found in memory; give at least {_gib(least)}, better {_gib(better)}.",
         )
     total = gguf.bytes.experts
     room = memory_for_experts(gguf, context)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import random
 import shutil
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from backends.planner_machine import read_at_random
 from flashmoe.monitor.disk import Device
 
 PROBE_BYTES = 256 << 20
@@ -19,7 +16,6 @@ PROBE_BYTES = 256 << 20
 READ_BYTES = 1 << 20
 """About an expert matrix."""
 PROBE_S = 1.0
-PROBE_THREADS = 8
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "glusterfs", "lustre", "beegfs")
 
 
@@ -74,7 +70,7 @@ def bandwidth(folder: Path) -> tuple[float | None, str]:
         return None, "this system has no O_DIRECT"
     model = _largest_model(folder)
     if model is not None:
-        return _probe(model), f"random 1 MiB reads of {model.name}"
+        return read_at_random(str(model), PROBE_S), f"random 1 MiB reads of {model.name}"
     try:
         if shutil.disk_usage(folder).free < 4 * PROBE_BYTES:
             return None, "too little room for a probe"
@@ -84,7 +80,9 @@ def bandwidth(folder: Path) -> tuple[float | None, str]:
                 scratch.write(block)
             scratch.flush()
             os.fsync(scratch.fileno())
-            return _probe(Path(f"/proc/self/fd/{scratch.fileno()}")), "random 1 MiB reads of a scratch file of 256 MiB"
+            return read_at_random(
+                f"/proc/self/fd/{scratch.fileno()}", PROBE_S
+            ), "random 1 MiB reads of a scratch file of 256 MiB"
     except OSError as error:
         return None, f"no probe: {error.strerror}"
 
@@ -101,31 +99,6 @@ def _largest_model(folder: Path) -> Path | None:
         if size >= best_size and path.is_file():
             best, best_size = path, size
     return best
-
-
-def _probe(path: Path) -> float | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError:
-        return None
-    blocks = path.stat().st_size // READ_BYTES
-    started = time.perf_counter()
-
-    def read(worker: int) -> int:
-        rng, done = random.Random(worker), 0
-        with mmap.mmap(-1, READ_BYTES) as buffer:
-            while time.perf_counter() - started < PROBE_S:
-                done += os.preadv(fd, [buffer], rng.randrange(blocks) * READ_BYTES)
-        return done
-
-    try:
-        with ThreadPoolExecutor(PROBE_THREADS) as pool:
-            total = sum(pool.map(read, range(PROBE_THREADS)))
-        return total / (time.perf_counter() - started)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def _read(path: Path) -> str:
