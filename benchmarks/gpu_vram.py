@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """VRAM and speed of both backends through the engine's child process, all layers on a GPU, experts never.
 
-Holds the monitor's VRAM (as its recording has it) against nvidia-smi, and the plan's prediction against both. Each run is
-recorded as `--record` would; `python docs/pictures.py --replay FILE.fmrec OUT.svg` makes a picture of one on any machine.
+Holds the monitor's VRAM (as its recording has it) against nvidia-smi, and the plan's prediction against both. Each run
+is recorded as `--record` would; `python docs/pictures.py --replay FILE.fmrec OUT.svg` makes a picture of one anywhere.
 
     python benchmarks/gpu_vram.py OUT.json --record FOLDER   # makes synthetic models in /tmp, removes them after
     python benchmarks/gpu_vram.py OUT.json --cpu --tiny      # tries the script itself
@@ -28,9 +28,8 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from synthetic import Spec, write_model  # noqa: E402
-
 import numpy as np  # noqa: E402
+from synthetic import Spec, write_model  # noqa: E402
 
 from backends.gguf_file import read_gguf  # noqa: E402
 from backends.interface import BenchRequest, Finished, GenerateRequest, LoadRequest, Sampling  # noqa: E402
@@ -152,8 +151,8 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
 def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
     """(Markdown, whether the monitor is within 2 % of nvidia-smi and the plan within 5 %) of the runs on a GPU."""
     lines = [
-        "| model | backend | store | nvidia-smi, device | monitor | off | nvidia-smi, process | monitor | off | planned | off "
-        "| decode, tok/s |",
+        "| model | backend | store | nvidia-smi, device | monitor | off | nvidia-smi, process | monitor | off "
+        "| planned | off | decode, tok/s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     good = True
@@ -164,13 +163,17 @@ def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
         # in a container nvidia-smi knows the process by another number: the only one there, or what the load added
         by_process = [int(p[1]) << 20 for p in row["smi_processes"] if len(p) == 2 and p[1].isdigit()]
         process = by_process[0] if len(by_process) == 1 else row["smi_after"] - row["smi_before"]
-        offs = [device / row["smi_after"] - 1, engine / process - 1 if engine else None, row["vram_planned"] / process - 1]
+        offs = [
+            device / row["smi_after"] - 1,
+            engine / process - 1 if engine else None,
+            row["vram_planned"] / process - 1,
+        ]
         good &= abs(offs[0]) <= 0.02 and (offs[1] is None or abs(offs[1]) <= 0.02) and abs(offs[2]) <= 0.05
         mib = [f"{x / 2**20:.0f}" for x in (row["smi_after"], device, process, engine, row["vram_planned"])]
         shown = [f"{o * 100:+.2f} %" if o is not None else "–" for o in offs]
         lines.append(
-            f"| {row['model']} | {row['backend']} | {row['store'] or '–'} | {mib[0]} | {mib[1]} | {shown[0]} | {mib[2]} | "
-            f"{mib[3] if engine else '–'} | {shown[1]} | {mib[4]} | {shown[2]} | {row['answer_tok_s'] or 0:.1f} |"
+            f"| {row['model']} | {row['backend']} | {row['store'] or '–'} "
+            f"| {mib[0]} | {mib[1]} | {shown[0]} | {mib[2]} | {mib[3] if engine else '–'} | {shown[1]} | {mib[4]} | {shown[2]} | {row['answer_tok_s'] or 0:.1f} |"
         )
     return "\n".join(lines), good
 

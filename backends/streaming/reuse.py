@@ -144,8 +144,8 @@ class ReuseMeter:
         that nothing is known of. Counts are estimates for all experts and fade by half every 1024 tokens.
 
         The first use of an expert is no distance, but it says that the distance is longer than the session so far:
-        a censored observation. Kaplan and Meier's estimator counts it as such (1958); taken for misses at any budget, first
-        uses made large budgets look a fifth worse than they turned out, early in a session.
+        a censored observation. Kaplan and Meier's estimator counts it as such (1958); taken for misses at any budget,
+        first uses made large budgets look a fifth worse than they turned out, early in a session.
         """
         hist = self._hist.copy()
         # SHARDS-adj: hot experts that happen not to be followed (or to be) would bend the curve; their uses are near.

@@ -24,6 +24,8 @@ _STEPS = tuple(
 _KEEP_FREE = 512 * _MIB
 """Memory that no advice touches."""
 _WORTH_SAYING = 1.05
+_FULL = 0.9
+"""A budget that holds less of itself than this, and gave nothing up yet, is still filling."""
 
 
 class Verdict(Struct, kw_only=True, frozen=True):
@@ -135,6 +137,10 @@ def _memory_pressure(frame: Frame, work: Work, info: ModelInfo) -> Verdict | Non
     return None
 
 
+def _share(part: int | None, whole: int | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
 def _step_over(amount: float) -> int:
     return next((step for step in _STEPS if step >= amount), _STEPS[-1])
 
@@ -234,6 +240,17 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
             share=share,
             tok_s=work.tok_s,
             predicted_tok_s=_speed(work, quiet),
+        )
+    filling = frame.budget is not None and frame.resident is not None and frame.resident < _FULL * frame.budget
+    if filling and (work.evictions or 0) == 0:
+        # What is missed now is what was never read: it says nothing of another budget.
+        return Verdict(
+            kind="ssd",
+            headline="bound by the SSD",
+            detail=detail,
+            advice=f"the budget is still filling: {units.percent(_share(frame.resident, frame.budget)).strip()}",
+            share=share,
+            tok_s=work.tok_s,
         )
     advice, predicted, change = _memory_advice(frame, work, info)
     if not advice:
