@@ -171,9 +171,11 @@ def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
         good &= abs(offs[0]) <= 0.02 and (offs[1] is None or abs(offs[1]) <= 0.02) and abs(offs[2]) <= 0.05
         mib = [f"{x / 2**20:.0f}" for x in (row["smi_after"], device, process, engine, row["vram_planned"])]
         shown = [f"{o * 100:+.2f} %" if o is not None else "–" for o in offs]
+        if not engine:
+            mib[3] = "–"
         lines.append(
-            f"| {row['model']} | {row['backend']} | {row['store'] or '–'} "
-            f"| {mib[0]} | {mib[1]} | {shown[0]} | {mib[2]} | {mib[3] if engine else '–'} | {shown[1]} | {mib[4]} | {shown[2]} | {row['answer_tok_s'] or 0:.1f} |"
+            f"| {row['model']} | {row['backend']} | {row['store'] or '–'} | {mib[0]} | {mib[1]} | {shown[0]} "
+            f"| {mib[2]} | {mib[3]} | {shown[1]} | {mib[4]} | {shown[2]} | {row['answer_tok_s'] or 0:.1f} |"
         )
     return "\n".join(lines), good
 

@@ -173,9 +173,8 @@ def advised(said: Verdict) -> float | None:
 
 def compare(runs: list[Run]) -> None:
     """Every run's prediction for every other budget against what that gave."""
-    print(
-        "\n| from, GiB | to | said by the verdict | hit rate: now | predicted | measured | tok/s: now | predicted | measured | off |"
-    )
+    heads = "from, GiB | to | said by the verdict | hit rate: now | predicted | measured"
+    print(f"\n| {heads} | tok/s: now | predicted | measured | off |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for a in runs:
         for b in runs:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the README's pictures: the real app on the guide, asked real questions, as SVG frames.
 
-python docs/pictures.py                                  # docs/{screenshot,experts,models}.svg, and docs/demo.svg in motion
+python docs/pictures.py                                  # docs/{screenshot,experts,models}.svg, docs/demo.svg in motion
 python docs/pictures.py --replay RUN.fmrec docs/gpu.svg  # a recording of the monitor, made anywhere, near its end
 python docs/pictures.py --replay RUN.fmrec OUT.svg --at 0.5 --size 200x60 --map
 """

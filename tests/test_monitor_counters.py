@@ -213,7 +213,8 @@ def test_what_the_pool_holds_is_in_memory_and_nothing_else_is(path: Path) -> Non
     model, pager = load(path, "pool", 0.4)
     store = pager.store
     assert isinstance(store, SlotStore)
-    decode(model, 60)
+    for seed in range(1, 5):
+        decode(model, 60, seed)
     share = shares(pager.snapshot())
     data = path.read_bytes()
     drop_from_cache(path)
