@@ -26,7 +26,8 @@ from backends.engine.client import EngineClient
 from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.live import LiveMonitor
-from flashmoe.monitor.verdict import Verdict, predict_hit_rate, predict_total_s
+from flashmoe.monitor.prediction import predict_hit_rate, predict_total_s
+from flashmoe.monitor.verdict import Verdict
 
 GIB = 1 << 30
 
@@ -161,7 +162,7 @@ def foretold(run: Run, ram: float) -> tuple[float | None, float | None]:
     if frame is None or frame.decode is None or not frame.reuse_hist or not frame.resident:
         return None, None
     change = (ram - run.ram) * GIB
-    total = predict_total_s(frame.decode, frame.reuse_hist, frame.resident, change)
+    total = predict_total_s(frame, frame.decode, run.feed.model, change)
     hit = predict_hit_rate(frame.decode.hit_rate or 0.0, frame.reuse_hist, frame.resident, change)
     return (frame.decode.tokens / total if total else None), hit
 
