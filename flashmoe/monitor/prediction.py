@@ -71,20 +71,33 @@ def saved_s(pace: Pace, misses: float) -> tuple[float, float] | None:
 
 
 class _Times:
-    """Seconds of a layer by its reads: means where many were timed, a line through all where few were."""
+    """Seconds of a layer by its reads: means where many were timed, a line through the neighbours where few were."""
 
     def __init__(self, pace: Pace) -> None:
-        n = sum(layers for layers, _ in pace)
-        x = sum(layers * reads for reads, (layers, _) in enumerate(pace)) / n
-        y = sum(seconds for _, seconds in pace) / n
-        xx = sum(layers * (reads - x) ** 2 for reads, (layers, _) in enumerate(pace))
-        xy = sum((reads - x) * (seconds - layers * y) for reads, (layers, seconds) in enumerate(pace))
-        self.slope = max(0.0, xy / xx) if xx > 1e-9 else 0.0
-        self._start = y - self.slope * x
         self._pace = pace
+        self._numbered = [(reads, entry) for reads, entry in enumerate(pace) if entry[0] > 0]
+        self.slope = self._line(None)[1]
+        self._known: dict[int, float] = {}
+
+    def _line(self, near: int | None) -> tuple[float, float]:
+        """(seconds at `near`, slope) of the line through all numbers of reads, each next one from `near` weighing half
+        as much as the one before (None: all alike, and the mean instead)."""
+        weights = [
+            layers * (1.0 if near is None else 0.5 ** abs(reads - near)) for reads, (layers, _) in self._numbered
+        ]
+        n = sum(weights)
+        x = sum(w * reads for w, (reads, _) in zip(weights, self._numbered, strict=True)) / n
+        means = [seconds / layers for _, (layers, seconds) in self._numbered]
+        y = sum(w * mean for w, mean in zip(weights, means, strict=True)) / n
+        pairs = [(w, reads - x, mean - y) for w, (reads, _), mean in zip(weights, self._numbered, means, strict=True)]
+        xx = sum(w * dx * dx for w, dx, _ in pairs)
+        slope = max(0.0, sum(w * dx * dy for w, dx, dy in pairs) / xx) if xx > 1e-9 else 0.0
+        return y + slope * ((x if near is None else near) - x), slope
 
     def at(self, reads: int) -> float:
         """Seconds with so many reads."""
-        line = max(0.0, self._start + self.slope * reads)
-        layers, seconds = self._pace[reads] if reads < len(self._pace) else (0.0, 0.0)
-        return (seconds + _PRIOR_LAYERS * line) / (layers + _PRIOR_LAYERS)
+        if reads not in self._known:
+            layers, seconds = self._pace[reads] if reads < len(self._pace) else (0.0, 0.0)
+            line = max(0.0, self._line(reads)[0])
+            self._known[reads] = (seconds + _PRIOR_LAYERS * line) / (layers + _PRIOR_LAYERS)
+        return self._known[reads]
