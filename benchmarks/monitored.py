@@ -4,7 +4,7 @@
     python benchmarks/monitored.py MODEL.gguf --backend stream --ram 2 --tokens 64 --record run.fmrec
     python benchmarks/monitored.py MODEL.gguf --ram 1,2,3,4 --follow
 
-Several budgets are run one after the other, and each run's prediction for every other budget is held against what
+Several budgets are run one after the other, and each run's prediction for every larger budget is held against what
 that budget gave; `--follow` also does what each verdict advises. Prompts are random token ids; answers are sampled
 without any cut, so that routing spreads. Speeds are those of the panes: over the last 12 s of decoding.
 """
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from backends.engine.client import EngineClient
 from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
 from flashmoe.monitor.feed import MonitorFeed
+from flashmoe.monitor.frame import PHASE_WINDOW_S
 from flashmoe.monitor.live import LiveMonitor
 from flashmoe.monitor.prediction import predict_hit_rate, predict_total_s
 from flashmoe.monitor.verdict import Verdict
@@ -44,18 +46,20 @@ class Outcome(NamedTuple):
     bytes_per_token: float | None
 
 
-async def answers(client: EngineClient, args: argparse.Namespace, n_vocab: int) -> list[Finished]:
+async def answers(
+    client: EngineClient, args: argparse.Namespace, n_vocab: int, tokens: int, seed: int
+) -> list[Finished]:
     """Draws tokens (temperature 1, nothing cut off) after random prompts until there are enough."""
-    rng = np.random.default_rng(args.seed)
+    rng = np.random.default_rng(seed)
     done: list[Finished] = []
-    left, number = args.tokens, 0
+    left, number = tokens, 0
     while left > 0:
         number += 1
         request = GenerateRequest(
-            id=f"run-{number}",
+            id=f"run-{seed}-{number}",
             tokens=tuple(int(x) for x in rng.integers(0, n_vocab, args.prompt)),
             sampling=Sampling(
-                temperature=args.temperature, top_p=1, top_k=0, min_p=0, seed=args.seed, max_tokens=min(left, 400)
+                temperature=args.temperature, top_p=1, top_k=0, min_p=0, seed=seed, max_tokens=min(left, 400)
             ),
         )
         async for event in client.generate(request):
@@ -99,7 +103,16 @@ async def run(args: argparse.Namespace, ram: float | None) -> tuple[Outcome, Mon
         if args.record:
             live.record(args.record if not ram else args.record.with_stem(f"{args.record.stem}-{ram:g}"))
         await client.watch(0.5, 2.0)
-        done = await answers(client, args, info.n_vocab)
+        for number in range(40 if ram else 0):  # until the budget is full: what is foretold is the steady state
+            await answers(client, args, info.n_vocab, 16, args.seed + 100 + number)
+            told = feed.frame
+            if told is not None and (told.resident or 0) > 0.97 * (told.budget or 0):
+                break
+        # The window that the panes show starts anew when it is full, so that much is run, and then what was asked for.
+        deadline, done = time.monotonic() + PHASE_WINDOW_S, []
+        while time.monotonic() < deadline or sum(f.usage.completion_tokens for f in done) < args.tokens:
+            args.seed += 1
+            done += await answers(client, args, info.n_vocab, min(args.tokens, 64), args.seed)
         await asyncio.sleep(1.2)
     finally:
         await client.stop()
@@ -173,14 +186,14 @@ def advised(said: Verdict) -> float | None:
 
 
 def compare(runs: list[Run]) -> None:
-    """Every run's prediction for every other budget against what that gave."""
+    """Every run's prediction for every larger budget (a verdict never advises a smaller one) against what that gave."""
     heads = "from, GiB | to | said by the verdict | hit rate: now | predicted | measured"
     print(f"\n| {heads} | tok/s: now | predicted | measured | off |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for a in runs:
         for b in runs:
             speed, hit = foretold(a, b.ram)
-            if abs(a.ram - b.ram) < 1e-6 or speed is None or not b.tok_s or not a.tok_s:
+            if b.ram <= a.ram or speed is None or not b.tok_s or not a.tok_s:
                 continue
             said = advised(a.feed.verdict)
             word = a.feed.verdict.advice if said is not None and abs(a.ram + said - b.ram) < 0.01 else ""

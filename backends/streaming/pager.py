@@ -202,10 +202,13 @@ class Pager:
             self._overflow = []
 
     def _fetch(self, row: int, experts: list[int]) -> None:
+        started = time.perf_counter()
         try:
             self.store.fetch(row, experts)
         except OSError as e:
             raise self._failure(row, e) from e
+        finally:
+            self.stall_s += time.perf_counter() - started  # the kernel's work on a request, and fresh memory for it
         self.ledger.loading(row, experts)
         self.pace.reads += len(experts)
 
