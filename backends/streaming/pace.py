@@ -14,14 +14,14 @@ import numpy as np
 
 MOST = 32
 """Layers that read more are counted with these."""
-_FADE_GRAPHS = 8
-_HALF_LIFE_GRAPHS = 64
+_FADE_GRAPHS = 32
+_HALF_LIFE_GRAPHS = 256
 _LONGEST_S = 5.0
 """A longer gap was no layer: the process was stopped, or the disk hung."""
 
 
 class Pace:
-    """Times of layers by their reads, fading by half every 64 graphs. One thread writes, another may read."""
+    """Times of layers by their reads, fading by half every 256 graphs. One thread writes, another may read."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -33,6 +33,11 @@ class Pace:
         self._tokens = 0
         self._counted = False
         self._graphs = 0
+
+    def clear(self) -> None:
+        """Forgets the times so far."""
+        self._seconds[:] = 0.0
+        self._layers[:] = 0.0
 
     def begin(self, tokens: int) -> None:
         """A graph of `tokens` tokens that decode starts, 0 for a prefill's. Graphs of another width than the one before

@@ -47,6 +47,7 @@ class Pager:
         rows = layout.rows
         self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows])
         self.pace = Pace()
+        self._full_once = False
         self._decoding = True
         self.stall_s = 0.0
         self.ahead_bytes = 0
@@ -124,6 +125,9 @@ class Pager:
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
         self._faults = _major_faults()
+        if self.ledger.evictions and not self._full_once:
+            self._full_once = True
+            self.pace.clear()  # fresh memory is slower to read into: what was timed while it filled comes no more
         self.pace.begin(tokens if self._decoding else 0)
         self.ledger.begin(tokens)
 

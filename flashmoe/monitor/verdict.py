@@ -55,6 +55,8 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
         return Verdict(kind="none", headline="no model loaded")
     if frame.phase == "prefill" and frame.prefill is not None and frame.prefill.tokens:
         return _prefill(frame, frame.prefill, info, ceiling)
+    if frame.phase == "prefill":
+        return _prompt_begun(frame, ceiling)
     work = frame.decode
     if work is None or not work.tokens or work.total_s <= 0:
         if frame.prefill is not None and frame.prefill.tokens:
@@ -284,8 +286,9 @@ def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, floa
     if info.store == "pagecache" and info.budget_bytes is None:
         fits = 0  # it already uses all memory that is free: more has to be freed or bought
     missing = max(0, info.expert_bytes - held)
-    steps = [step for step in _STEPS if step < missing and step >= held / 16]
-    if missing:
+    # No further than twice what is held: beyond, the cost of reads was hardly ever seen.
+    steps = [step for step in _STEPS if held / 16 <= step <= held and step < missing]
+    if 0 < missing <= held:
         steps.append(missing)
     options: list[tuple[int, float]] = []
     for step in steps:
@@ -303,6 +306,18 @@ def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, floa
     what = "more budget" if possible else "more RAM"
     words = f"{units.size(step)} {what}: {units.speed(work.tok_s)} → {units.speed(speed)} tok/s"
     return words, speed, step
+
+
+def _prompt_begun(frame: Frame, ceiling: float | None) -> Verdict:
+    """The first batch of a prompt isn't done, which may take minutes: only the disk tells what it waits for."""
+    read = frame.read_s or 0.0
+    reading = ceiling is not None and read > 0.5 * ceiling
+    return Verdict(
+        kind="prefill",
+        headline="reading the prompt, bound by the SSD" if reading else "reading the prompt",
+        detail=f"its first batch reads {units.rate(read)}" if read > _MIB else "its first batch",
+        share=min(1.0, read / ceiling) if reading and ceiling else None,
+    )
 
 
 def _prefill(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Verdict:

@@ -15,7 +15,7 @@ _Section = Callable[[MonitorFeed, int, int], list[Content]]
 
 # (title, its lines, rows at least, rows at most), in the order of the screen
 _SECTIONS: tuple[tuple[str, _Section, int, int], ...] = (
-    ("memory", sections.memory, 3, 6),
+    ("memory", sections.memory, 3, 7),
     ("SSD", sections.disk, 2, 4),
     ("token", sections.token, 2, 3),
     ("verdict", sections.verdict, 2, 5),
@@ -85,7 +85,7 @@ class MonitorColumn(Lines):
             del needs["experts"]
         frame = self.feed.frame
         if frame is not None and len(frame.gpus) > 1:
-            needs["memory"] = (3, 5 + len(frame.gpus))
+            needs["memory"] = (3, 6 + len(frame.gpus))
         return needs
 
     def _right(self, title: str) -> str:

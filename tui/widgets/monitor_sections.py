@@ -50,6 +50,9 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     trouble = _pressure_line(frame)
     if experts is not None:
         lines.append(experts)
+    kv = _kv_line(feed, frame, width)
+    if kv is not None and rows - len(lines) > max(1, len(gpu_lines)):
+        lines.append(kv)
     lines += gpu_lines[: max(1, rows - len(lines))]
     if len(lines) < rows and (trouble is not None or rows - len(lines) >= 1):
         lines.append(trouble if trouble is not None else _note("waits for memory  0 %"))
@@ -76,6 +79,16 @@ def _experts_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None
         share = frame.model_cached / model.file_bytes
     else:
         return None
+    return line(" " * _LABEL, (text, MUTED), meter(share, max(0, width - _LABEL - len(text))))
+
+
+def _kv_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None:
+    """``KV 192 MiB, 12 % in use ▰▱▱▱``: the cache of the context, and how full it is."""
+    model = feed.model
+    if model is None or not model.kv_bytes or not model.n_ctx:
+        return None
+    share = frame.ctx_used / model.n_ctx
+    text = f"KV {units.size(model.kv_bytes)}, {units.percent(share).strip()} used "
     return line(" " * _LABEL, (text, MUTED), meter(share, max(0, width - _LABEL - len(text))))
 
 
