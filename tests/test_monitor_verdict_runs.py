@@ -99,7 +99,9 @@ class Watched:
                 return
 
     def stood_longest(self, phase: str) -> str:
-        return max((n, kind) for (where, kind), n in self.stood.items() if where == phase)[1]
+        """The kind that stood longest, apart from what is said before anything is known."""
+        known = {kind: n for (where, kind), n in self.stood.items() if where == phase and kind not in ("idle", "none")}
+        return max(known, key=lambda kind: known[kind])
 
 
 @pytest.fixture

@@ -61,7 +61,8 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
     if work is None or not work.tokens or work.total_s <= 0:
         if frame.prefill is not None and frame.prefill.tokens:
             return _prefill(frame, frame.prefill, info, ceiling)
-        return Verdict(kind="idle", headline="ready", detail="no token yet")
+        waiting = frame.phase == "decode"
+        return Verdict(kind="idle", headline="the first token is on its way" if waiting else "ready")
     if pressed := _memory_pressure(frame, work, info):
         return pressed
     if work.stall_s is None:
