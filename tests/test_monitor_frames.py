@@ -71,6 +71,7 @@ def test_what_a_long_batch_waited_for_is_booked_when_it_is_done() -> None:
     """Seconds are counted when a batch ends, waits while it runs: a token of 2 s spans four samples and loses none."""
     quiet = {"decode_tokens": 1, "decode_s": 2.0, "n_active": 1}
     frame = frames(
+        Sample(t=-0.5, wall=0.0),  # before the engine told anything
         sample(0.0, stall_s=5.0, read_bytes=0),  # before: an answer that ended
         sample(0.5, stall_s=5.0, read_bytes=0, n_active=1),
         sample(1.0, stall_s=5.45, read_bytes=45, n_active=1),

@@ -167,7 +167,7 @@ class Deriver:
             # A batch counts its seconds when it is done, but its reads and waits while it runs: what happened since the
             # last batch that was done belongs to this one, over as many samples as it takes.
             start = self._start or previous
-            if self._account(start, sample) or now is None or not now.n_active:
+            if self._account(start, sample) or start.telemetry is None or now is None or not now.n_active:
                 start = sample
             self._start = start
         else:
