@@ -372,11 +372,10 @@ class Pager:
         """Per-expert state; may be called from another thread."""
         ledger, rows = self.ledger, self.layout.rows
         share = np.where(ledger.state == RESIDENT, np.uint8(255), np.uint8(0))
-        if self.store.name == "pagecache":
+        if isinstance(self.store, PageCacheStore):
             held = self.store.residency()
             if held is not None:
-                whole = np.maximum(1, np.array(self.store.cost, np.float64))[:, None]
-                share = np.minimum(255, np.round(255 * held / whole)).astype(np.uint8)
+                share = np.minimum(255, np.round(255 * held / self.store.whole)).astype(np.uint8)
         return ExpertMap(
             n_layers=len(rows),
             n_experts=self.layout.n_experts,

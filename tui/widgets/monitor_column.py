@@ -15,7 +15,7 @@ _Section = Callable[[MonitorFeed, int, int], list[Content]]
 
 # (title, its lines, rows at least, rows at most), in the order of the screen
 _SECTIONS: tuple[tuple[str, _Section, int, int], ...] = (
-    ("memory", sections.memory, 3, 7),
+    ("memory", sections.memory, 3, 6),
     ("SSD", sections.disk, 2, 4),
     ("token", sections.token, 2, 3),
     ("verdict", sections.verdict, 2, 5),
@@ -84,8 +84,8 @@ class MonitorColumn(Lines):
         if not self.with_map:
             del needs["experts"]
         frame = self.feed.frame
-        if frame is not None and len(frame.gpus) > 1:
-            needs["memory"] = (3, 6 + len(frame.gpus))
+        if frame is not None and frame.gpus:  # one has a line under its curve, several have one each
+            needs["memory"] = (3, 5 + max(2, len(frame.gpus)))
         return needs
 
     def _right(self, title: str) -> str:

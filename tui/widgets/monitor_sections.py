@@ -39,7 +39,8 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         return [line(("no figures yet", MUTED))]
     total = frame.ram_total
     lines = [_curve(feed, "RAM", "ram", total, _of(frame.ram_used, total), width, COMPUTE)]
-    own = f"engine {_own(frame.engine_own, total)} · " if frame.engine_own is not None else ""
+    name = "engine" if width >= 38 else "own"
+    own = f"{name} {_own(frame.engine_own, total)} · " if frame.engine_own is not None else ""
     limit = "limit" if frame.ram_limited else ""
     cache = f"{own}page cache {units.size(frame.ram_cache, total)}"
     if _LABEL + len(cache) + (len(limit) + 1 if limit else 0) > width:
