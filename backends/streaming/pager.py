@@ -19,7 +19,7 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
 from backends.streaming.pace import Pace
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.reuse import ReuseMeter
+from backends.streaming.reuse import SPEND, ReuseMeter
 from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
 
@@ -45,7 +45,7 @@ class Pager:
         self._slots = store if isinstance(store, SlotStore) else None
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
         rows = layout.rows
-        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows])
+        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows], spend=SPEND)
         self.pace = Pace()
         self._full_once = False
         self._decoding = True
