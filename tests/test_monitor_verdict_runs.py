@@ -85,7 +85,7 @@ class Watched:
         await self.client.watch(0.1)
 
     async def answer(self, prompt: int, tokens: int, seed: int = 1) -> None:
-        ids = tuple((7 + 31 * i * i) % 500 for i in range(prompt))
+        ids = tuple((7 + 31 * i * i + 17 * seed) % 500 for i in range(prompt))
         sampling = Sampling(temperature=1, top_p=1, top_k=0, min_p=0, seed=seed, max_tokens=tokens)
         async for event in self.client.generate(GenerateRequest(id=f"a{seed}", tokens=ids, sampling=sampling)):
             if isinstance(event, Finished):

@@ -15,7 +15,7 @@ _LABEL = 6
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def budget_curve(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
+def budget_curve(feed: MonitorFeed, width: int, rows: int, *, titled: bool = True) -> list[Content]:
     """The chart in at most `rows` lines; [] where there is no curve, or no room for one."""
     frame, model = feed.frame, feed.model
     held = (frame.resident or frame.budget) if frame is not None else None
@@ -27,6 +27,7 @@ def budget_curve(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     from backends.streaming.reuse import hit_rate_at
 
     hist, total = frame.reuse_hist, model.expert_bytes
+    held = min(held, total)  # whole pages can come to more than the experts in them
     here = hit_rate_at(hist, held)
     measured = frame.decode.hit_rate if frame.decode is not None else None
     if here is None:
@@ -36,11 +37,14 @@ def budget_curve(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     rates = []
     for column in range(columns):
         budget = total * (column + 1) / columns
-        rate = predict_hit_rate(measured, hist, held, budget - held)
-        rates.append(min(1.0, max(0.0, rate if rate is not None else hit_rate_at(hist, budget) or 0.0)))
+        rate = predict_hit_rate(measured, hist, held, budget - held) if budget > held else None
+        if rate is None:  # below the budget of now the curve itself, drawn so that it meets what is measured
+            rate = (hit_rate_at(hist, budget) or 0.0) * (measured / here if here > 0 else 1.0)
+        rates.append(min(1.0, max(0.0, rate)))
     at = min(columns - 1, max(0, round(held / total * columns) - 1))
-    high = min(rows, MOST_ROWS) - 3
-    lines = [spread(line(("hit rate by budget", TITLE)), line(("from this session's choices", MUTED)), width)]
+    high = min(rows, MOST_ROWS) - 2 - titled
+    title = spread(line(("hit rate by budget", TITLE)), line(("from this session's choices", MUTED)), width)
+    lines = [title] if titled else []
     for row in range(high, 0, -1):
         label = "100 %" if row == high else "50 %" if row == (high + 1) // 2 else ""
         text = "".join(_BLOCKS[min(8, max(0, round(8 * (rate * high - row + 1))))] for rate in rates)
