@@ -69,15 +69,7 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
         return _unmetered(frame, work, info, ceiling)
     stall, hook, compute = work.stall_s, work.hook_s or 0.0, work.compute_s or 0.0
     if hook > 0.2 * work.total_s and hook >= stall and hook >= 0.5 * compute:
-        return Verdict(
-            kind="hook",
-            headline="bound by the router hook",
-            detail=f"{units.percent(hook / work.total_s).strip()} of each token",
-            advice=_change("without it", work, work.total_s - hook),
-            share=(work.total_s - hook) / work.total_s,
-            tok_s=work.tok_s,
-            predicted_tok_s=_speed(work, work.total_s - hook),
-        )
+        return _hook(frame, work, info, hook)
     if stall > compute:
         return _ssd(frame, work, info, ceiling)
     got = _cpu_got(work, info, frame)
@@ -94,6 +86,27 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
             predicted_tok_s=_speed(work, without),
         )
     return _compute(frame, work, info)
+
+
+def _hook(frame: Frame, work: Work, info: ModelInfo, hook: float) -> Verdict:
+    """What helps is to do without it, where all experts fit into memory; else that fewer of them are missed."""
+    fits = (
+        bool(info.expert_bytes) and info.expert_bytes < (frame.resident or 0) + (frame.ram_available or 0) - _KEEP_FREE
+    )
+    advice, predicted, change = _memory_advice(frame, work, info) if not fits else ("", None, None)
+    if fits:
+        predicted = _speed(work, work.compute_s or 0.0)
+        advice = f"all experts fit into RAM, --backend mmap: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s"
+    return Verdict(
+        kind="hook",
+        headline="bound by the router hook",
+        detail=f"{units.percent(hook / work.total_s).strip()} of each token",
+        advice=advice,
+        share=(work.total_s - hook) / work.total_s,
+        tok_s=work.tok_s,
+        predicted_tok_s=predicted,
+        change_bytes=change,
+    )
 
 
 def _speed(work: Work, total_s: float) -> float | None:
