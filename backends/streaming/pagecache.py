@@ -86,8 +86,8 @@ class PageCacheStore:
         self.cost = [int((r.hi - r.lo).sum(axis=1).max()) for r in self.ranges]
         self.whole = np.ones((len(layout.rows), layout.n_experts), np.float64)
         """Bytes of the pages that each expert touches, rows x experts: what `residency` gives where all is there."""
-        for row, r in enumerate(self.ranges):
-            self.whole[row, : len(r.lo)] = (r.hi - r.lo).sum(axis=1)
+        for index, r in enumerate(self.ranges):
+            self.whole[index, : len(r.lo)] = (r.hi - r.lo).sum(axis=1)
         self.group = [0] * len(layout.rows)
         self.budget = [ram_bytes]
         for row in layout.rows:

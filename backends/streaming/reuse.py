@@ -223,7 +223,8 @@ def kaplan_meier(seen: npt.NDArray[np.float64], censored: npt.NDArray[np.float64
     at_risk = total - np.concatenate(([0.0], np.cumsum(both)[:-1]))
     stay = 1.0 - np.divide(seen, at_risk, out=np.zeros_like(seen), where=at_risk > 1e-9)
     left = np.concatenate(([1.0], np.cumprod(stay.clip(0.0, 1.0))))
-    return np.append(left[:-1] - left[1:], left[-1]) * total
+    counts: npt.NDArray[np.float64] = np.append(left[:-1] - left[1:], left[-1]) * total
+    return counts
 
 
 def hit_rate_at(histogram: Sequence[float], budget_bytes: float) -> float | None:

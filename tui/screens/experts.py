@@ -28,8 +28,10 @@ class ExpertMapView(Lines):
     ExpertMapView { height: 1fr; padding: 0 1; color: $foreground; background: $background; }
     """
 
-    def __init__(self, feed: MonitorFeed) -> None:
+    def __init__(self, feed: MonitorFeed, *, spare_rows: bool = True) -> None:
+        """`spare_rows`: rows that the map leaves over show what each budget would hit."""
         super().__init__(id="expert-map")
+        self._spare_rows = spare_rows
         self.feed = feed
         self.row = 0
         self.column = 0
@@ -107,6 +109,8 @@ class ExpertMapView(Lines):
             lines.append(spread(line(label, body), tail, width))
         lines.append(line(("─" * width, RULE)))
         lines += self._details(arrays, width)
+        if not self._spare_rows:
+            return lines
         curve = budget_curve(self.feed, width, height - len(lines) - 2)  # where the model has few layers
         return [*lines, line(("─" * width, RULE)), *curve] if curve else lines
 
