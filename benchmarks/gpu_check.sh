@@ -4,7 +4,7 @@
 #   benchmarks/gpu_check.sh SDIST.tar.gz [WHEEL ...]
 # Needs nvcc, cmake, ninja, a C++ compiler and a Python of 3.11 or later. WHEELs are what that Python lacks of numpy, msgspec,
 # jinja2, markupsafe, typing_extensions, diskcache and nvidia-ml-py; they are unpacked, nothing is installed. ARCH is the
-# compute capability (default 90), OUT the folder for figures and recordings, BUILD where to build.
+# compute capability (default 90), OUT the folder for figures and recordings, BUILD where to build, SHAPES how many models.
 # About 3 minutes of building on 16 cores, 3 of running.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n 2,9p "$0" >&2; exit 2; }
@@ -31,5 +31,5 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader >"
 status=0
 python3 "$here/benchmarks/gpu_check.py" "$out/gpu_check.json" >"$out/gpu_check.log" 2>&1 || status=1
 tail -3 "$out/gpu_check.log"
-python3 "$here/benchmarks/gpu_vram.py" "$out/gpu_vram.json" --record "$out/recordings" | tee "$out/gpu_vram.log" | cut -c1-400 || status=1
+python3 "$here/benchmarks/gpu_vram.py" "$out/gpu_vram.json" --shapes "${SHAPES:-4}" --record "$out/recordings" | tee "$out/gpu_vram.log" | cut -c1-400 || status=1
 exit $status

@@ -85,7 +85,7 @@ async def answer(engine: MonitoredEngine, n_vocab: int, seconds: float) -> tuple
     for number in itertools.count():
         request = GenerateRequest(
             id=f"answer-{number}", tokens=tuple(int(x) for x in rng.integers(0, n_vocab - 2, 192)),
-            sampling=Sampling(temperature=1, top_p=1, top_k=0, min_p=0, seed=number, max_tokens=300),
+            sampling=Sampling(temperature=1, top_p=1, top_k=0, min_p=0, seed=number, max_tokens=64),
         )  # fmt: skip
         async for event in engine.generate(request):
             if isinstance(event, Finished):
@@ -125,7 +125,8 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
         if probed is not None:
             engine.monitor.probed(probed)
         await engine.bench(BenchRequest(prompt_tokens=256, tokens=8))
-        result = await engine.bench(BenchRequest(prompt_tokens=256, tokens=tokens, seed=2))
+        short = 16 if run.ram_share else tokens  # it reads from the disk all the time
+        result = await engine.bench(BenchRequest(prompt_tokens=256, tokens=short, seed=2))
         done, spent = await answer(engine, info.n_vocab, run.seconds)
         await asyncio.sleep(1.5)  # a sample that holds the last token
         smi_after, processes, pid = used(), smi("--query-compute-apps=pid,used_memory"), engine.pid
@@ -188,8 +189,10 @@ def main() -> int:
     a.add_argument("--tokens", type=int, default=64)
     a.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     a.add_argument("--record", type=Path, help="the folder that gets the recordings")
+    a.add_argument("--shapes", type=int, default=len(SHAPES), help="only the first so many of the models")
     o = a.parse_args()
-    shapes, rows = TINY if o.tiny else SHAPES, []
+    shapes = TINY if o.tiny else dict(itertools.islice(SHAPES.items(), o.shapes))
+    rows: list[dict[str, Any]] = []
     scratch = Path(tempfile.mkdtemp(prefix="gpu-vram-", dir=o.folder))
     os.environ["FLASHMOE_HOME"] = str(scratch / "home")  # what is measured here is nobody's memory
     recordings = o.record or scratch
