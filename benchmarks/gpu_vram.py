@@ -97,9 +97,10 @@ async def answer(engine: MonitoredEngine, n_vocab: int, seconds: float) -> tuple
 
 
 def vram_seen(file: Path) -> dict[str, Any]:
-    """The GPUs as the recording's last sample with an engine has them."""
+    """The GPUs as the recording has them at the end: of its last samples the fullest, since the very last one may be of
+    a process that is ending."""
     samples = [s for s in Recording(file).samples if s.telemetry is not None]
-    last = samples[-1]
+    last = max(samples[-6:], key=lambda s: sum(g.used for g in s.gpus))
     return {
         "samples": len(samples), "meter_note": last.gpu_note,
         "meter": [[g.name, g.total, g.used, g.engine_used] for g in last.gpus],
