@@ -17,14 +17,19 @@ _LEAST_LAYERS = 50.0
 _EXPLAINED = 0.8
 
 
+def curve_at(hist: tuple[int, ...], budget: float) -> float | None:
+    """The share of uses that a least-recently-used budget of so many bytes hits, by the histogram of reuse distances."""
+    from backends.streaming.reuse import hit_rate_at
+
+    return hit_rate_at(hist, budget)
+
+
 def predict_hit_rate(measured: float, hist: tuple[int, ...], held: float, change: float) -> float | None:
     """The hit rate with `change` more bytes than the `held` that gave `measured`; None: no curve.
 
     The curve is that of an LRU cache. The pager's order is a better one, so only the ratio of misses is taken from it.
     """
-    from backends.streaming.reuse import hit_rate_at
-
-    now, then = hit_rate_at(hist, held), hit_rate_at(hist, held + change)
+    now, then = curve_at(hist, held), curve_at(hist, held + change)
     if now is None or then is None or now >= 0.9995:
         return None
     return 1 - (1 - measured) * (1 - then) / (1 - now)

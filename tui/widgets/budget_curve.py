@@ -6,7 +6,7 @@ from textual.content import Content
 
 from flashmoe.monitor import units
 from flashmoe.monitor.feed import MonitorFeed
-from flashmoe.monitor.prediction import predict_hit_rate
+from flashmoe.monitor.prediction import curve_at, predict_hit_rate
 from tui.widgets.monitor_lines import COMPUTE, MUTED, TITLE, line, spread
 
 LEAST_ROWS = 6
@@ -24,11 +24,9 @@ def budget_curve(feed: MonitorFeed, width: int, rows: int, *, titled: bool = Tru
         return []
     if rows < LEAST_ROWS or columns < 30:
         return []
-    from backends.streaming.reuse import hit_rate_at
-
     hist, total = frame.reuse_hist, model.expert_bytes
     held = min(held, total)  # whole pages can come to more than the experts in them
-    here = hit_rate_at(hist, held)
+    here = curve_at(hist, held)
     measured = frame.decode.hit_rate if frame.decode is not None else None
     if here is None:
         return []
@@ -39,7 +37,7 @@ def budget_curve(feed: MonitorFeed, width: int, rows: int, *, titled: bool = Tru
         budget = total * (column + 1) / columns
         rate = predict_hit_rate(measured, hist, held, budget - held) if budget > held else None
         if rate is None:  # below the budget of now the curve itself, drawn so that it meets what is measured
-            rate = (hit_rate_at(hist, budget) or 0.0) * (measured / here if here > 0 else 1.0)
+            rate = (curve_at(hist, budget) or 0.0) * (measured / here if here > 0 else 1.0)
         rates.append(min(1.0, max(0.0, rate)))
     at = min(columns - 1, max(0, round(held / total * columns) - 1))
     high = min(rows, MOST_ROWS) - 2 - titled
