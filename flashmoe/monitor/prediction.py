@@ -18,7 +18,7 @@ _EXPLAINED = 0.8
 
 
 def curve_at(hist: tuple[int, ...], budget: float) -> float | None:
-    """The share of uses that a least-recently-used budget of so many bytes hits, by the histogram of reuse distances."""
+    """The share of uses that a least-recently-used budget of so many bytes hits, by the reuse distances."""
     from backends.streaming.reuse import hit_rate_at
 
     return hit_rate_at(hist, budget)
