@@ -22,6 +22,7 @@ from backends.interface import (
     ChatMessage,
     Delta,
     EngineError,
+    Event,
     ExpertMap,
     Finished,
     GenerateRequest,
@@ -33,7 +34,7 @@ from backends.interface import (
 )
 from flashmoe.hub.inuse import InUse
 from tui import messages
-from tui.answer import Answer
+from tui.answer import Answer, Taken
 
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
@@ -69,6 +70,8 @@ class EngineController:
         self._in_use: InUse | None = None
         self.request: LoadRequest | None = None
         """What was loaded last (or is being loaded): a dead engine loads it again for the next question."""
+        self.loads = 0
+        """How many loads there were: a new one knows nothing of earlier chats."""
         self.telemetry: Telemetry | None = None
         self.expert_map: ExpertMap | None = None
 
@@ -133,6 +136,7 @@ class EngineController:
         if self._in_use is not None:
             self._in_use.release()
         self._in_use = in_use
+        self.loads += 1
         self.telemetry = self.expert_map = None
         self._post(messages.ModelLoaded(info, request))
         with contextlib.suppress(EngineError):
@@ -248,12 +252,23 @@ class EngineController:
                     await self._load(like)
             raise
 
-    async def complete(self, request: GenerateRequest) -> str:
-        """A whole answer at once, for the app's own questions; raises `EngineError`."""
+    async def complete(self, request: GenerateRequest, follow: Callable[[Event], None]) -> str:
+        """A whole answer for the app's own questions; `follow` sees it grow. Raises `EngineError`."""
         await self.ensure_loaded()
-        events = self._client_or_new().generate(request)
-        pieces = [event.text async for event in events if isinstance(event, Delta) and event.kind == "answer"]
+        pieces: list[str] = []
+        async for event in self._client_or_new().generate(request):
+            if isinstance(event, Delta) and event.kind == "answer":
+                pieces.append(event.text)
+            if isinstance(event, Finished) and event.reason == "cancelled":
+                raise EngineError("cancelled", "It was stopped.")
+            follow(event)
         return "".join(pieces).strip()
+
+    async def cancel(self, request_id: str) -> None:
+        """Stops a request of `complete`."""
+        if self._client is not None:
+            with contextlib.suppress(EngineError):
+                await self._client.cancel(request_id)
 
     def _announce(self, answer: Answer) -> None:
         if answer.announced:
@@ -265,7 +280,7 @@ class EngineController:
         else:
             asyncio.get_running_loop().call_later(wait, self._post, messages.AnswerNews(answer.id))
 
-    def take(self, answer_id: str) -> tuple[Answer, list[tuple[str, str]]] | None:
+    def take(self, answer_id: str) -> Taken | None:
         """The answer and the text that has gathered since the last call; None where it is unknown or done with."""
         answer = self._answers.get(answer_id)
         if answer is None:
@@ -273,7 +288,7 @@ class EngineController:
         parts, answer.parts = answer.parts, []
         if answer.ended:
             del self._answers[answer_id]
-        return answer, parts
+        return Taken(answer, parts, answer.ended)
 
     def taken(self, answer: Answer) -> None:
         """Says that what `take` returned is on the screen: the next news may come, a frame from now."""

@@ -11,16 +11,16 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from backends.interface import LoadProgress, ModelInfo
+from backends.interface import LoadProgress, ModelInfo, PrefillProgress
 from flashmoe import paths
 from flashmoe.history import History
 from flashmoe.history.records import Attachment as KeptAttachment
 from flashmoe.text_safety import visible_line
-from tui import messages
+from tui import figures, messages
 from tui.answer import Answer
 from tui.chat_flow import ChatFlow
 from tui.conversation import Turn
-from tui.flow_view import ContextChoice
+from tui.flow_view import ContextChoice, FullContext
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
 from tui.screens.chat_actions import ChatActions
@@ -116,7 +116,7 @@ class ChatScreen(ChatActions):
     async def show_turns(self, turns: list[Turn]) -> None:
         """Shows another path."""
         self._show_transcript(bool(turns))
-        await self.transcript.show(turns)
+        await self.transcript.show(turns, self.flow.conversation.cut)
         self.query_one(TitleBar).show_context(self.flow.ctx_used)
 
     async def add_turn(self, turn: Turn) -> None:
@@ -145,6 +145,8 @@ class ChatScreen(ChatActions):
 
     def busy_changed(self) -> None:
         """An answer began or ended."""
+        if not self.is_mounted or not self.query(KeyBar):  # the app is ending
+            return
         if self.flow.busy:
             self.query_one(KeyBar).show(_BUSY_KEYS)
             if self.flow.answer_id is not None:
@@ -152,33 +154,24 @@ class ChatScreen(ChatActions):
         else:
             self.query_one(KeyBar).show(_IDLE_KEYS)
 
-    async def choose_context(self, count: int, n_ctx: int, can_grow: bool, can_drop: bool) -> ContextChoice:
+    async def choose_context(self, full: FullContext) -> ContextChoice:
         """Asks what goes when the context is full."""
-        choices: list[Choice] = []
-        if can_drop:
-            choices += [
-                Choice(
-                    "drop", "Leave out the oldest messages", "They stay in the chat, marked, but the model forgets them"
-                ),
-                Choice(
-                    "summarise", "Summarise the oldest messages", "The model writes a summary that stands in for them"
-                ),
-            ]
-        if can_grow:
-            choices.append(
-                Choice(
-                    "grow", "A larger context", "Loads the model again; takes more memory and reads the prompt again"
-                )
-            )
-        choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
         answer = await self.main.ask_screen(
             ChoiceDialog(
                 "The context is full",
-                f"The prompt has {count:,} tokens, the context {n_ctx:,}. What may go?",
-                choices,
+                f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}. What may go?",
+                _context_choices(full, self.key("chat.show_all")),
             )
         )
         return answer if answer in ("drop", "summarise", "grow") else "cancel"  # type: ignore[return-value]
+
+    async def cut_changed(self) -> None:
+        """The model is shown more or less of the chat than before."""
+        await self.transcript.show_cut(self.flow.conversation.cut)
+
+    def summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int) -> None:
+        """A summary is being made."""
+        self.activity.show_summarising(n_turns, prefill, tokens, self.key("chat.stop"))
 
     # ---- sending --------------------------------------------------------------------------------------------------
 
@@ -238,13 +231,13 @@ class ChatScreen(ChatActions):
         taken = self.flow.take(event.answer_id)
         if taken is None:
             return
-        answer, parts = taken
+        answer, parts, last = taken
         turn = self.flow.turn
         view = self.transcript.view(turn) if turn is not None else None
         if parts and isinstance(view, AnswerView):
             await view.feed(parts)
         self._show_progress(answer)
-        if answer.ended:
+        if last:  # not `answer.ended`: it may have ended while these parts were drawn, with more text to take
             await self.flow.finish(answer)
             if isinstance(view, AnswerView):
                 await view.end()
@@ -321,6 +314,8 @@ class ChatScreen(ChatActions):
         self.say(" ".join(parts), "warning" if info.lossy else "info")
         self._welcome()
         self.main.monitoring.model_loaded(info, self.main.controller.pid)
+        if not self.flow.busy:  # else the answer that is waiting for this load does it first
+            self.run_worker(self.flow.bring_context(), group="context")
 
     def on_load_failed(self, event: messages.LoadFailed) -> None:
         """One sentence; the model that was loaded before is gone or stays, as the engine says."""
@@ -394,6 +389,23 @@ class ChatScreen(ChatActions):
                 f"{self.key('chat.chats')} earlier chats",
                 guide=False,
             )
+
+
+def _context_choices(full: FullContext, undo_key: str) -> list[Choice]:
+    """What can be done about a full context."""
+    choices: list[Choice] = []
+    if full.oldest:
+        which = f"the oldest {full.oldest} of {full.shown} messages" if full.oldest > 1 else "the oldest message"
+        undo = f"; {undo_key} takes it back" if undo_key else ""
+        choices += [
+            Choice("drop", f"Leave out {which}", f"Kept in the chat, but the model isn't shown them any more{undo}"),
+            Choice("summarise", f"Summarise {which}", f"The model writes a summary that stands in for them{undo}"),
+        ]
+    if full.grow:
+        memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""
+        choices.append(Choice("grow", f"A context of {full.grow:,} tokens", f"Loads the model again{memory}"))
+    choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
+    return choices
 
 
 def _cause(sentence: str) -> str:

@@ -150,6 +150,10 @@ class ChatActions(Screen[None]):
             self.composer.set_text(self._kept_draft)
         self._kept_draft = ""
 
+    def action_show_all(self) -> None:
+        """Shows the model again what was left out of the context last."""
+        self._run(self.flow.show_all())
+
     # ---- other screens --------------------------------------------------------------------------------------------
 
     def action_models(self) -> None:
