@@ -32,9 +32,6 @@ class MessageView(Vertical):
 
     DEFAULT_CSS = """
     MessageView { height: auto; margin: 0 0 1 0; border-left: blank; padding: 0 1; }
-    MessageView.-marked { border-left: outer $accent; background: $surface; }
-    MessageView.-dropped { border-left: blank; background: $background; text-opacity: 70%; }
-    MessageView.-dropped.-marked { border-left: outer $accent; background: $surface; }
     """
 
     def __init__(self, turn: Turn) -> None:
