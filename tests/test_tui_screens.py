@@ -168,17 +168,46 @@ async def test_layouts(size: tuple[int, int]) -> None:
         assert app.chat_screen.query_one("#monitor").display == (size[0] < 100)
 
 
+OTHERS = ("kept", "cover", "F1", "Attach", "Answer again")
+
+
 @pytest.mark.parametrize("size", [(40, 10), (30, 20), (10, 4)])
-async def test_too_small_says_so_and_loses_nothing(size: tuple[int, int]) -> None:
+async def test_too_small_says_so_on_every_screen_and_loses_nothing(size: tuple[int, int]) -> None:
     app = new_app()
-    async with running(app, (80, 24)) as pilot:
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        composer = app.chat_screen.composer
         await pilot.press(*"kept")
-        await pilot.resize_terminal(*size)
-        await until(pilot, lambda: app.chat_screen.query_one("#too-small").display)
+        await until(pilot, lambda: composer.text == "kept")
+        app.notify("A toast that would cover the sentence, since it is as wide as the terminal.", timeout=60)
+        await until(pilot, lambda: "would cover" in shown(app))
+        for screen in ("ChatScreen", "TextDialog", "CommandPalette"):
+            if screen == "TextDialog":
+                await pilot.press("f8")
+            elif screen == "CommandPalette":
+                await pilot.press("escape", "ctrl+p")
+            await until(pilot, lambda name=screen: type(app.screen).__name__ == name)
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda: "terminal" in shown(app) and not any(word in shown(app) for word in OTHERS))
+            await pilot.resize_terminal(80, 24)
+            await until(pilot, lambda: any(word in shown(app) for word in OTHERS))
+            if screen == "ChatScreen":
+                await pilot.press(*"!")  # and the focus is where it was
+                await until(pilot, lambda: composer.text == "kept!")
+                composer.set_text("kept")
+            elif screen == "TextDialog":
+                await pilot.press(*"path")
+                await until(pilot, lambda: app.screen.query_one("Input").value == "path")  # type: ignore[attr-defined]
+        await app.controller.close()
+
+
+async def test_a_terminal_that_begins_too_small() -> None:
+    app = new_app()
+    async with running(app, (30, 8)) as pilot:
+        await until(pilot, lambda: "smaller than" in shown(app))
         await pilot.resize_terminal(80, 24)
-        await until(pilot, lambda: not app.chat_screen.query_one("#too-small").display)
-        assert app.chat_screen.composer.text == "kept"
-        assert "kept" in shown(app)
+        await until(pilot, lambda: "Ask something" in shown(app))
+        await pilot.press(*"typed")
+        await until(pilot, lambda: app.chat_screen.composer.text == "typed")
 
 
 async def test_a_storm_of_resizes() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from textual import events
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
@@ -26,6 +27,7 @@ from tui.downloading import Downloading, DownloadNews
 from tui.engine_controller import EngineController
 from tui.monitoring import Monitoring
 from tui.screens.chat import ChatScreen
+from tui.small import SMALL_CSS, SmallTerminal
 
 T = TypeVar("T")
 
@@ -57,7 +59,9 @@ class FlashmoeApp(App[int]):
     BINDINGS = keys.bindings("app")
     ENABLE_COMMAND_PALETTE = True
     CSS_PATH = "screens/chat.tcss"  # here, since the default screen's own sheet is not loaded
-    CSS = """
+    CSS = (
+        SMALL_CSS
+        + """
     Toast { padding: 0 1; margin: 0 0 1 0; }
     OptionList { scrollbar-size-vertical: 1; }
     OptionList > .option-list--option-highlighted,
@@ -70,6 +74,7 @@ class FlashmoeApp(App[int]):
     CommandPalette > Vertical { width: 84; max-width: 96%; }
     CommandPalette #--input { border: round $primary; }
     """
+    )
 
     def __init__(self, options: AppOptions, loaded: LoadedConfig | None = None, **extra: Any) -> None:
         super().__init__(**extra)
@@ -91,6 +96,7 @@ class FlashmoeApp(App[int]):
         self.monitoring = Monitoring(self)
         self.downloading = Downloading(self)
         self.chat_screen = ChatScreen(self)
+        self._small = SmallTerminal(self)
         self._ending = False
 
     # ---- start ----------------------------------------------------------------------------------------------------
@@ -118,11 +124,17 @@ class FlashmoeApp(App[int]):
                 loop.add_signal_handler(number, self._on_signal, number)
         if not self.is_headless:
             self.set_interval(2.0, self._check_terminal)
+        self.screen_change_signal.subscribe(self, self._small.screen_changed)
+        self._small.resized(self.size)
         # A full collection walks every widget: tens of milliseconds in which no key shows. What is there at the start
         # stays, and what comes later is looked at less often.
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         self.chat_screen.call_after_refresh(self._start_late)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Too small for any screen, or large enough again."""
+        self._small.resized(event.size)
 
     async def _start_late(self) -> None:
         if self.controller.request is not None and self.controller.state == "dead":  # else a question came first

@@ -31,7 +31,8 @@ class ChatFlow(FlowContext):
         self.answer_id: str | None = None
         self._writer: AnswerWriter | None = None
         self._preparing = False
-        self._cancelled = False
+        self.cancelled = False
+        """Whether the user stopped what is being prepared."""
         self._thinking_since: float | None = None
         self._thinking_s: float | None = None
         self._idle = asyncio.Event()
@@ -187,14 +188,16 @@ class ChatFlow(FlowContext):
 
     async def answer(self, going_on: Turn | None = None) -> None:
         """Prepares and starts the answer to the end of the path; its text comes as `AnswerNews`."""
-        self._preparing, self._cancelled = True, False
+        self._preparing, self.cancelled = True, False
         self._changed()
         try:
             await self._controller.ensure_loaded()
             await self.bring_context()
             request = await self._fitter.fit(self, going_on)
-            if request is not None and not self._cancelled:
+            if request is not None and not self.cancelled:
                 await self._start(request, going_on)
+            elif self.cancelled:
+                self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
         except EngineError as error:
             await self._not_asked(error)
         except HistoryError as error:
@@ -202,7 +205,7 @@ class ChatFlow(FlowContext):
         finally:
             self._preparing = False
             self._changed()
-        if self._cancelled and self.answer_id is not None:  # stopped while it began
+        if self.cancelled and self.answer_id is not None:  # stopped while it began
             await self._controller.stop(self.answer_id)
 
     async def _start(self, request: GenerateRequest, going_on: Turn | None) -> None:
@@ -311,7 +314,7 @@ class ChatFlow(FlowContext):
             await self._controller.stop(self.answer_id)
             return True
         if self._preparing:
-            self._cancelled = True
+            self.cancelled = True
             await self._fitter.stop()
             await self._controller.cancel_load()
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ class ContextFitter:
     def __init__(self, view: FlowView, controller: EngineController) -> None:
         self._view = view
         self._controller = controller
-        self._running: str | None = None
+        self._running: asyncio.Task[str] | None = None
         self._shown_at = 0.0
 
     async def fit(self, flow: ChatFlow, going_on: Turn | None) -> GenerateRequest | None:
@@ -66,13 +67,15 @@ class ContextFitter:
                 await flow.bring_context()
                 continue
             summary = await self._summarise(flow, oldest) if choice == "summarise" else ""
+            if flow.cancelled:
+                return None
             await flow.leave_out(oldest, summary, going_on)
         return None
 
     async def stop(self) -> None:
         """Stops a summary that is being written."""
         if self._running is not None:
-            await self._controller.cancel(self._running)
+            self._running.cancel()
 
     async def _summarise(self, flow: ChatFlow, turns: list[Turn]) -> str:
         """Has the model summarise what is to be left out; empty where it can't, and that is said."""
@@ -108,15 +111,15 @@ class ContextFitter:
                 self._shown_at = now
                 self._view.summarising(n_turns, event if isinstance(event, PrefillProgress) else None, tokens)
 
-        self._running = request.id
+        self._running = asyncio.create_task(self._controller.complete(request, follow))
         try:
-            summary = await self._controller.complete(request, follow)
+            summary = await self._running
             if not summary:
                 self._view.say(f"{n_turns} messages were left out without a summary: the model wrote none.", "warning")
             return summary
+        except asyncio.CancelledError:  # by `stop`: the task's, not this coroutine's own
+            raise EngineError("cancelled", "The summary was stopped.") from None
         except EngineError as error:
-            if error.code == "cancelled":
-                raise
             self._view.say(f"{n_turns} messages were left out without a summary: {error.message}", "warning")
             return ""
         finally:

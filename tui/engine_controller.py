@@ -253,22 +253,17 @@ class EngineController:
             raise
 
     async def complete(self, request: GenerateRequest, follow: Callable[[Event], None]) -> str:
-        """A whole answer for the app's own questions; `follow` sees it grow. Raises `EngineError`."""
+        """A whole answer for the app's own questions; `follow` sees it grow. Cancelling it stops the engine, too.
+
+        Raises `EngineError`.
+        """
         await self.ensure_loaded()
         pieces: list[str] = []
         async for event in self._client_or_new().generate(request):
             if isinstance(event, Delta) and event.kind == "answer":
                 pieces.append(event.text)
-            if isinstance(event, Finished) and event.reason == "cancelled":
-                raise EngineError("cancelled", "It was stopped.")
             follow(event)
         return "".join(pieces).strip()
-
-    async def cancel(self, request_id: str) -> None:
-        """Stops a request of `complete`."""
-        if self._client is not None:
-            with contextlib.suppress(EngineError):
-                await self._client.cancel(request_id)
 
     def _announce(self, answer: Answer) -> None:
         if answer.announced:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.content import Content
-from textual.widgets import Static
 
 from backends.interface import LoadProgress, ModelInfo, PrefillProgress
 from flashmoe import paths
@@ -46,13 +44,12 @@ class ChatScreen(ChatActions):
     BINDINGS = bindings("chat")
     AUTO_FOCUS = "#composer"
     HORIZONTAL_BREAKPOINTS = [
-        (0, "-tiny"),
-        (40, "-slim"),
+        (0, "-slim"),
         (80, "-narrow"),
         (100, "-wide"),
         (160, "-huge"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-flat"), (12, "-low"), (24, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-tall")]
 
     def __init__(self, app: FlashmoeApp) -> None:
         super().__init__(id="chat")
@@ -77,14 +74,10 @@ class ChatScreen(ChatActions):
                 yield AttachmentBar()
                 yield Composer(blink=False)
             yield Vertical(id="monitor")
-        yield Static(id="too-small", markup=False)
         yield KeyBar(self.main.keymap, _IDLE_KEYS)
 
     def on_mount(self) -> None:
         """First the screen, then everything that takes time."""
-        self.query_one("#too-small", Static).update(
-            Content("This terminal is smaller than 40 x 12.\nMake it larger to go on; nothing is lost.")
-        )
         self._welcome()
         self.set_class(self.main.config.ui.monitor == "hidden", "-folded")
 
