@@ -143,7 +143,8 @@ async def test_an_end_that_comes_while_text_is_drawn_loses_nothing(tiny: Path, m
 
     async def until_it_ended(view: AnswerView, parts: list[tuple[str, str]]) -> None:
         tasks = [answer.task for answer in app.controller._answers.values() if answer.task is not None]
-        await asyncio.wait(tasks)  # the end has come, and nobody has taken it yet
+        if tasks:  # the end has come, and nobody has taken it yet
+            await asyncio.wait(tasks)
         await feed(view, parts)
 
     def noted(answer: Answer, delta: Delta) -> None:
