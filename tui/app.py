@@ -90,6 +90,9 @@ class FlashmoeApp(App[int]):
         for theme in self.theme_set.themes.values():
             self.register_theme(theme)
         self.theme = self._first_theme()
+        self._painted = False
+        self._first_colours = self.get_css_variables()
+        self.stylesheet.set_variables(self._first_colours)
         self.controller = EngineController(self._to_chat, log_path=paths.log_file("engine.log"), calm=self.calm)
         # Known before it is loaded: a question that is asked at once waits for it.
         self.controller.request = self.with_defaults(str(paths.guide_model())) if options.demo else options.request
@@ -112,6 +115,11 @@ class FlashmoeApp(App[int]):
             return "terminal"
         return themes.DEFAULT_THEME if themes.DEFAULT_THEME in known else next(iter(known), "textual-dark")
 
+    def refresh_css(self, animate: bool = True) -> None:
+        """Not once more before the first paint: the sheets were parsed with this theme's colours to begin with."""
+        if self._painted or self.get_css_variables() != self._first_colours:
+            super().refresh_css(animate)
+
     def get_default_screen(self) -> Screen[Any]:
         """The main screen is there from the start."""
         return self.chat_screen
@@ -130,6 +138,7 @@ class FlashmoeApp(App[int]):
         # stays, and what comes later is looked at less often.
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
+        gc.enable()  # the command switched it off
         self.chat_screen.call_after_refresh(self._start_late)
 
     def on_resize(self, event: events.Resize) -> None:
@@ -137,6 +146,7 @@ class FlashmoeApp(App[int]):
         self._small.resized(event.size)
 
     async def _start_late(self) -> None:
+        self._painted = True
         if self.controller.request is not None and self.controller.state == "dead":  # else a question came first
             self.controller.load(self.controller.request)
         problems = [problem.sentence for problem in self.loaded.problems]
@@ -148,6 +158,7 @@ class FlashmoeApp(App[int]):
             self.notify(problem, severity="warning", timeout=15, markup=False)
         self.chat_screen.run_worker(self._open_history())
         self.chat_screen.run_worker(self.downloading.start())
+        self.chat_screen.run_worker(_warm_up, thread=True, group="warm-up")
         await self.monitoring.start(
             self.chat_screen.query_one("#monitor"),
             self.chat_screen.query_one("#strip"),
@@ -329,6 +340,11 @@ class FlashmoeApp(App[int]):
         with contextlib.suppress(Exception):
             (await screen.history()).close()
         self.exit(code, return_code=code)
+
+
+def _warm_up() -> None:
+    """What the first answer will need and the first paint didn't."""
+    import tui.widgets.safe_markdown  # noqa: F401
 
 
 def _title_and_detail(description: str) -> tuple[str, str]:

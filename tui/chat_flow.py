@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 from backends.interface import EngineError, GenerateRequest
 from flashmoe.config import Config
-from flashmoe.history import AnswerWriter, Attachment, Figures, HistoryError
+from flashmoe.history.records import Attachment, Figures, HistoryError
 from tui.answer import Answer, Taken
 from tui.context_fit import ContextFitter
 from tui.conversation import Conversation, Turn
 from tui.engine_controller import EngineController
 from tui.flow_context import FlowContext
 from tui.flow_view import FlowView
+
+if TYPE_CHECKING:
+    from flashmoe.history import AnswerWriter
 
 
 class ChatFlow(FlowContext):

@@ -32,12 +32,12 @@ from backends.interface import (
     PrefillProgress,
     Telemetry,
 )
-from flashmoe.hub.inuse import InUse
 from tui import messages
 from tui.answer import Answer, Taken
 
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
+    from flashmoe.hub.inuse import InUse
 
 FRAME_S = 1 / 10
 CALM_FRAME_S = 1 / 6
@@ -116,6 +116,8 @@ class EngineController:
         if self._load_task is not None and not self._load_task.done():
             await self.cancel_load()
             await asyncio.wait({self._load_task})
+        from flashmoe.hub.inuse import InUse
+
         previous = self.request
         self.request = request
         in_use = InUse(request.path)  # from now on `rm` and the model screen refuse to delete it

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from backends.interface import Sampling
 from flashmoe.config import Config
-from flashmoe.history import ContextCut, HistoryError, Message
-from flashmoe.presets import Presets, load_presets
+from flashmoe.history.records import ContextCut, HistoryError, Message
 from tui.context_keeper import ContextKeeper
 from tui.conversation import Conversation, Turn
 from tui.engine_controller import EngineController
 from tui.flow_view import FlowView
+
+if TYPE_CHECKING:
+    from flashmoe.presets import Presets
 
 
 class FlowContext:
@@ -36,6 +40,8 @@ class FlowContext:
     def presets(self) -> Presets:
         """The presets in force, read when they are first needed."""
         if self._presets is None:
+            from flashmoe.presets import load_presets
+
             self._presets = load_presets()
         return self._presets
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from backends.interface import PrefillProgress
-from flashmoe.history import History
 from tui.conversation import Turn
+
+if TYPE_CHECKING:
+    from flashmoe.history import History
 
 ContextChoice = Literal["drop", "summarise", "grow", "cancel"]
 

@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
 from backends.interface import LoadProgress, ModelInfo, PrefillProgress
 from flashmoe import paths
-from flashmoe.history import History
 from flashmoe.history.records import Attachment as KeptAttachment
 from flashmoe.text_safety import visible_line
 from tui import figures, messages
@@ -22,7 +22,6 @@ from tui.flow_view import ContextChoice, FullContext
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
 from tui.screens.chat_actions import ChatActions
-from tui.screens.dialogs import Choice, ChoiceDialog
 from tui.widgets.activity_line import ActivityLine
 from tui.widgets.composer import Attachment, AttachmentBar, Composer
 from tui.widgets.key_bar import KeyBar
@@ -32,7 +31,9 @@ from tui.widgets.transcript import Transcript
 from tui.widgets.welcome import Welcome
 
 if TYPE_CHECKING:
+    from flashmoe.history import History
     from tui.app import FlashmoeApp
+    from tui.screens.dialogs import Choice
 
 _IDLE_KEYS = ["chat.models", "chat.new", "chat.chats", "chat.experts", "app.palette", "app.help"]
 _BUSY_KEYS = ["chat.stop", *_IDLE_KEYS]
@@ -56,12 +57,18 @@ class ChatScreen(ChatActions):
         self.main = app
         self.flow = ChatFlow(self, app.controller, app.config)
         self._history: asyncio.Task[History] | None = None
-        self._sending = False
+        self._sending = self._resumed = False
         self._last_load_line = self._figures_at = 0.0
         self._figures_of = ""
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
+        width, height = self.app.size  # known already: else every style is worked out again with the first resize
+        self.add_class(
+            *self._get_breakpoint_classes(width, self.HORIZONTAL_BREAKPOINTS),
+            *self._get_breakpoint_classes(height, self.VERTICAL_BREAKPOINTS),
+            update=False,
+        )
         yield TitleBar()
         yield Vertical(id="strip")
         with Horizontal(id="body"):
@@ -75,6 +82,11 @@ class ChatScreen(ChatActions):
                 yield Composer(blink=False)
             yield Vertical(id="monitor")
         yield KeyBar(self.main.keymap, _IDLE_KEYS)
+
+    def on_screen_resume(self, event: events.ScreenResume) -> None:
+        """At the start every style was worked out a moment ago, when the widgets were mounted."""
+        if not self._resumed:
+            self._resumed, event.refresh_styles = True, False
 
     def on_mount(self) -> None:
         """First the screen, then everything that takes time."""
@@ -103,7 +115,7 @@ class ChatScreen(ChatActions):
     async def history(self) -> History:
         """The history, opened once, in a thread: a large one takes a moment."""
         if self._history is None:
-            self._history = asyncio.create_task(asyncio.to_thread(History))
+            self._history = asyncio.create_task(asyncio.to_thread(_open_history))
         return await asyncio.shield(self._history)
 
     async def show_turns(self, turns: list[Turn]) -> None:
@@ -149,6 +161,8 @@ class ChatScreen(ChatActions):
 
     async def choose_context(self, full: FullContext) -> ContextChoice:
         """Asks what goes when the context is full."""
+        from tui.screens.dialogs import ChoiceDialog
+
         answer = await self.main.ask_screen(
             ChoiceDialog(
                 "The context is full",
@@ -384,8 +398,16 @@ class ChatScreen(ChatActions):
             )
 
 
+def _open_history() -> History:
+    from flashmoe.history import History
+
+    return History()
+
+
 def _context_choices(full: FullContext, undo_key: str) -> list[Choice]:
     """What can be done about a full context."""
+    from tui.screens.dialogs import Choice
+
     choices: list[Choice] = []
     if full.oldest:
         which = f"the oldest {full.oldest} of {full.shown} messages" if full.oldest > 1 else "the oldest message"

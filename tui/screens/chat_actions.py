@@ -17,15 +17,15 @@ from textual.screen import Screen
 
 from backends.interface import ChatMessage, GenerateRequest
 from flashmoe import paths
-from flashmoe.history import History, HistoryError
+from flashmoe.history.records import HistoryError
 from flashmoe.text_safety import encodable, visible_line
 from tui import terminal
 from tui.conversation import Turn
-from tui.screens.dialogs import TextDialog
 from tui.texts import code_blocks, last_command, read_text_file, typed_path, write_new
 from tui.widgets.composer import Attachment, AttachmentBar
 
 if TYPE_CHECKING:
+    from flashmoe.history import History
     from tui.app import FlashmoeApp
     from tui.chat_flow import ChatFlow
     from tui.widgets.activity_line import ActivityLine
@@ -288,6 +288,8 @@ class ChatActions(Screen[None]):
         self._run(self._save_answer())
 
     async def _save_answer(self) -> None:
+        from tui.screens.dialogs import TextDialog
+
         turn = self._wanted()
         if turn is None or not turn.content:
             self.say("There is no answer to save.", "warning")
@@ -314,6 +316,8 @@ class ChatActions(Screen[None]):
         self._run(self._attach_file())
 
     async def _attach_file(self) -> None:
+        from tui.screens.dialogs import TextDialog
+
         name = await self.main.ask_screen(
             TextDialog("Attach a text file", "It goes with the next question, whole.", placeholder="path of a file")
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-from flashmoe.history import ContextCut
+from flashmoe.history.records import ContextCut
 from flashmoe.text_safety import visible, visible_line
 
 

@@ -16,7 +16,7 @@ from textual.layout import DockArrangeResult
 from textual.message import Message
 from textual.widgets import Static
 
-from flashmoe.history import ContextCut
+from flashmoe.history.records import ContextCut
 from tui.conversation import Turn
 from tui.keymap import bindings
 from tui.widgets.cut_line import CutLine
