@@ -79,6 +79,10 @@ class App:
                 FLASHMOE_HOME=str(home), TERM="xterm-256color", COLORTERM="truecolor", PYTHONPATH=str(ROOT)
             )
             os.environ.pop("SSH_CONNECTION", None)
+            # As installed: pip compiles what it installs. Some machines tell Python not to keep bytecode; every start
+            # would then compile the whole program from its source.
+            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+            os.environ["PYTHONPYCACHEPREFIX"] = str(home / "bytecode")
             time.sleep(FORK_PAUSE_S)  # the size below is set first
             os.execv(sys.executable, [sys.executable, "-m", "flashmoe.cli.main", *_arguments(**options)])
         self.pid = pid

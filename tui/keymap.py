@@ -88,6 +88,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chats.delete", "delete,ctrl+d", "delete", "Delete", "delete", True),
     KeySpec("chats.undo", "ctrl+r", "undo", "Undo the last delete", "undo", True),
     KeySpec("chats.export", "ctrl+s", "export", "Export to Markdown or JSON", "export", True),
+    KeySpec("chats.import", "ctrl+o", "import_file", "Import chats from a JSON file", "import", True),
     KeySpec("chats.back", "escape", "back", "Back to the chat", "back", True),
     KeySpec(
         "models.load", "enter", "choose", "Load the model; of one on the hub choose what to download", "load/get", True

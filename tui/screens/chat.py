@@ -166,7 +166,7 @@ class ChatScreen(ChatActions):
         answer = await self.main.ask_screen(
             ChoiceDialog(
                 "The context is full",
-                f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}. What may go?",
+                f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\nWhat may go?",
                 _context_choices(full, self.key("chat.show_all")),
             )
         )
@@ -411,10 +411,10 @@ def _context_choices(full: FullContext, undo_key: str) -> list[Choice]:
     choices: list[Choice] = []
     if full.oldest:
         which = f"the oldest {full.oldest} of {full.shown} messages" if full.oldest > 1 else "the oldest message"
-        undo = f"; {undo_key} takes it back" if undo_key else ""
+        undo = f"; {undo_key} undoes it" if undo_key else ""
         choices += [
-            Choice("drop", f"Leave out {which}", f"Kept in the chat, but the model isn't shown them any more{undo}"),
-            Choice("summarise", f"Summarise {which}", f"The model writes a summary that stands in for them{undo}"),
+            Choice("drop", f"Leave out {which}", f"Still in the chat, not shown to the model{undo}"),
+            Choice("summarise", f"Summarise {which}", f"The model writes one to stand in for them{undo}"),
         ]
     if full.grow:
         memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""

@@ -297,7 +297,9 @@ class ChatActions(Screen[None]):
         words = re.sub(r"[^\w]+", "-", " ".join(self.flow.conversation.title.split()[:6]).lower()).strip("-")
         default = f"{words or 'answer'}-{time.strftime('%Y%m%d-%H%M')}.md"
         name = await self.main.ask_screen(
-            TextDialog("Save to a file", "The answer as Markdown. A file that exists is not overwritten.", default)
+            TextDialog(
+                "Save to a file", "The answer as Markdown. A file that exists is not overwritten.", default, paths=True
+            )
         )
         if name is None or not name.strip():
             return
@@ -319,7 +321,12 @@ class ChatActions(Screen[None]):
         from tui.screens.dialogs import TextDialog
 
         name = await self.main.ask_screen(
-            TextDialog("Attach a text file", "It goes with the next question, whole.", placeholder="path of a file")
+            TextDialog(
+                "Attach a text file",
+                "It goes with the next question, whole.",
+                placeholder="path of a file",
+                paths=True,
+            )
         )
         if not name or not name.strip():
             return
