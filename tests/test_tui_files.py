@@ -1,4 +1,4 @@
-"""Files in and out of the app: names that complete, imports that say what they did, a database that can't be written."""
+"""Files in and out of the app: names complete, imports say what they did, a database may be damaged or full."""
 
 from __future__ import annotations
 

@@ -340,6 +340,20 @@ async def test_copy_says_sent_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -
         assert len(written) == 1
 
 
+async def test_code_blocks_are_copied_from_the_last_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    (chat_id,) = make_chats("Code")
+    app = new_app()
+    written: list[str] = []
+    async with running(app) as pilot:
+        monkeypatch.setattr(app, "write_terminal", written.append)
+        await app.chat_screen.flow.open_chat(chat_id)
+        app.chat_screen.flow.conversation.turns[-1].content = "```\none\n```\ntext\n```\ntwo\n```\n"
+        for text, words in (("two", "2 of 2"), ("one", "1 of 2"), ("two", "2 of 2")):
+            await pilot.press("f7")
+            await until(pilot, lambda wanted=words: wanted in app.chat_screen.activity.text)
+            assert written[-1] == terminal.osc52(text, {})
+
+
 async def test_save_to_a_file_never_overwrites(tmp_path: Path) -> None:
     (chat_id,) = make_chats("Save")
     target = tmp_path / "answer.md"

@@ -170,6 +170,8 @@ class FlashmoeApp(App[int]):
         history = await self.chat_screen.history()
         if history.problem:
             self.notify(history.problem, severity="warning", timeout=15, markup=False)
+        for problem in (await asyncio.to_thread(self.chat_screen.flow.read_presets)).problems:
+            self.notify(problem.sentence, severity="warning", timeout=15, markup=False)
         prompts = await history.in_thread(history.recent_prompts)
         self.chat_screen.composer.remember_all(list(reversed(prompts)))
         if self.options.chat is not None:
@@ -209,7 +211,7 @@ class FlashmoeApp(App[int]):
 
         path = await self.ask_screen(ModelsScreen(self, downloads=downloads))
         if path is not None:
-            await self.chat_screen.flow.stop_and_wait()
+            await self.chat_screen.flow.leave()  # its computed context goes with the model that is loaded now
             self.controller.load(self.with_defaults(path))
 
     def on_download_news(self, news: DownloadNews) -> None:
@@ -328,6 +330,9 @@ class FlashmoeApp(App[int]):
         screen = self.chat_screen
         with contextlib.suppress(Exception):  # whatever fails here must not keep the rest from being saved
             await asyncio.wait_for(screen.flow.keep_draft(screen.composer.text), 5)
+        if screen.flow.worth_keeping():
+            again = self.keymap.display("app.quit")
+            screen.say(f"Keeping this chat's context for the next time. {again} once more ends at once.")
         with contextlib.suppress(Exception):
             await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
         self._ending = True

@@ -139,6 +139,7 @@ class ChatFlow(FlowContext):
                     history.create_chat, model=model.name if model else "", settings=conversation.settings
                 )
                 conversation.id, conversation.uid = chat.id, chat.uid
+                conversation.title = " ".join(text.split())[:60]
             if editing is not None:
                 parent = editing.parent_id
             else:

@@ -39,10 +39,13 @@ class FlowContext:
     @property
     def presets(self) -> Presets:
         """The presets in force, read when they are first needed."""
-        if self._presets is None:
-            from flashmoe.presets import load_presets
+        return self._presets or self.read_presets()
 
-            self._presets = load_presets()
+    def read_presets(self) -> Presets:
+        """Reads them; callable from a thread."""
+        from flashmoe.presets import load_presets
+
+        self._presets = load_presets()
         return self._presets
 
     def sampling(self) -> Sampling:

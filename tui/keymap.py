@@ -58,7 +58,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chat.branch_right", "alt+right", "branch(1)", "The branch after", "", True),
     KeySpec("chat.show_all", "f10", "show_all", "Show the model again what was left out of the context", "", True),
     KeySpec("chat.copy", "ctrl+y", "copy_answer", "Copy the last answer (or the marked message)", "", True),
-    KeySpec("chat.copy_code", "f7", "copy_code", "Copy the last code block", "", True),
+    KeySpec("chat.copy_code", "f7", "copy_code", "Copy the last code block; again: the one before", "", True),
     KeySpec("chat.save", "ctrl+s", "save_answer", "Save the last answer to a file", "", True),
     KeySpec("chat.thinking", "f9", "thinking", "Show or fold what the model thought", "", True),
     KeySpec("chat.attach", "f8", "attach", "Attach a text file", "", True),

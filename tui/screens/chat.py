@@ -60,6 +60,7 @@ class ChatScreen(ChatActions):
         self._sending = self._resumed = False
         self._last_load_line = self._figures_at = 0.0
         self._figures_of = ""
+        self._told_problem: str | None = None
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
@@ -261,11 +262,20 @@ class ChatScreen(ChatActions):
         if self._figures_of == answer.id and now - self._figures_at < 1.0:
             return  # figures that change with every token can't be read, and cost a repaint each
         self._figures_of, self._figures_at = answer.id, now
+        self._tell_problem()
         title = self.query_one(TitleBar)
         title.show_context(self.flow.ctx_used)
         title.show_rate(answer.rate())
         thinking = bool(self.flow.turn is not None and self.flow.turn.thinking and not self.flow.turn.content)
         self.activity.show_answering(answer.n_tokens, now - answer.first_token, stop, thinking)
+
+    def _tell_problem(self) -> None:
+        """Says once that the answer can't be written to the disk, while it can't."""
+        history = self._history.result() if self._history is not None and self._history.done() else None
+        problem = history.problem if history is not None and history.persistent else None
+        if problem and problem != self._told_problem:
+            self.notify(f"{problem} Until then the answer is only in memory.", severity="warning", markup=False)
+        self._told_problem = problem
 
     def _show_end(self, answer: Answer, turn: Turn | None) -> None:
         title = self.query_one(TitleBar)

@@ -40,6 +40,7 @@ class ChatActions(Screen[None]):
     flow: ChatFlow
     _editing: Turn | None = None
     _kept_draft: str = ""
+    _copied_block: tuple[Turn, int] | None = None
 
     @property
     def composer(self) -> Composer:
@@ -258,10 +259,16 @@ class ChatActions(Screen[None]):
         self._copy(turn.content if turn is not None else None, "answer" if turn and turn.role != "user" else "question")
 
     def action_copy_code(self) -> None:
-        """Copies the last code block."""
+        """Copies the last code block; once more, the one before it."""
         turn = self._wanted()
         blocks = code_blocks(turn.content) if turn is not None else []
-        self._copy(blocks[-1][1] if blocks else None, "code block")
+        if turn is None or not blocks:
+            self._copy(None, "code block")
+            return
+        before = self._copied_block
+        index = (before[1] - 1) % len(blocks) if before is not None and before[0] is turn else len(blocks) - 1
+        self._copied_block = (turn, index)
+        self._copy(blocks[index][1], f"code block {index + 1} of {len(blocks)}" if len(blocks) > 1 else "code block")
 
     def action_copy_command(self) -> None:
         """Copies the last shell command."""
