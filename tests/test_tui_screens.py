@@ -59,7 +59,7 @@ def test_remapping_reports_what_it_refuses() -> None:
 
 async def test_a_remapped_key_works_and_is_shown() -> None:
     app = with_ui(keys={"composer.send": "ctrl+s", "chat.save": "f12", "composer.newline": "enter", "app.help": "f11"})
-    async with running(app) as pilot:
+    async with running(app, (120, 36)) as pilot:  # wide enough for the ids in the help
         await pilot.press("a", "enter", "b")
         await until(pilot, lambda: app.chat_screen.composer.text == "a\nb")
         assert "F11 help" in shown(app)

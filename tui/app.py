@@ -21,6 +21,7 @@ from textual.screen import Screen
 from backends.interface import LoadRequest
 from flashmoe import paths
 from flashmoe.config import LoadedConfig, auto_to_none, load_config
+from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui import terminal, themes
 from tui.downloading import Downloading, DownloadNews
@@ -156,7 +157,7 @@ class FlashmoeApp(App[int]):
         ]
         for problem in [*problems, *self.theme_set.problems]:
             self.notify(problem, severity="warning", timeout=15, markup=False)
-        self.chat_screen.run_worker(self._open_history())
+        self.chat_screen.run_worker(self._open_history_or_say())
         self.chat_screen.run_worker(self.downloading.start())
         self.chat_screen.run_worker(_warm_up, thread=True, group="warm-up")
         await self.monitoring.start(
@@ -165,6 +166,13 @@ class FlashmoeApp(App[int]):
             measure=self.options.measure,
             record=self.options.record,
         )
+
+    async def _open_history_or_say(self) -> None:
+        try:
+            await self._open_history()
+        except HistoryError as error:
+            if not self._ending and self.chat_screen.is_mounted:  # an app that ends at once has closed it already
+                self.chat_screen.say(error.message, "error")
 
     async def _open_history(self) -> None:
         history = await self.chat_screen.history()

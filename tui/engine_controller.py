@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from backends.engine.client import EngineClient
     from flashmoe.hub.inuse import InUse
 
-FRAME_S = 1 / 10
+FRAME_S = 1 / 8
 CALM_FRAME_S = 1 / 6
 ENGINE_NICE = 1
 

@@ -71,6 +71,13 @@ class Transcript(VerticalScroll):
         self._taller = result.spatial_map.total_region.bottom > size.height
         return result
 
+    # A chat that grows in a scroll of the same size: Textual would lay out the screen a second time, and send the
+    # whole chat to the terminal again with the next frame. Only where a scrollbar may come or go is there a reason.
+
+    def _size_updated(self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True) -> bool:
+        same = self.show_vertical_scrollbar and virtual_size.height > size.height and size == self._size
+        return super()._size_updated(size, virtual_size, container_size, layout and not same)
+
     @property
     def _anchored(self) -> bool:
         return self._wants_anchor and self._taller
