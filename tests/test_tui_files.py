@@ -10,10 +10,10 @@ import pytest
 from flashmoe import paths
 from flashmoe.history import History
 from flashmoe.history.exchange import to_json_text
-from tests.tui_support import home, keys, new_app, running, shown, until
+from tests.tui_support import ask, home, keys, limit, new_app, ready, running, shown, slow, until
 from tui.screens.dialogs import PathSuggester
 
-__all__ = ["home"]
+__all__ = ["home", "slow"]
 
 
 async def test_paths_complete_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +72,29 @@ async def test_a_damaged_database_is_named_and_the_chat_works_in_memory() -> Non
     paths.chats_db().write_bytes(b"no database at all" * 500)
     app = new_app()
     async with app.run_test(size=(100, 30), notifications=True) as pilot:
-        await until(pilot, lambda: "is damaged" in " ".join(shown(app).split()))  # a toast: it wraps
+        await until(pilot, lambda: any("is damaged" in toast.message for toast in app._notifications))
         history = await app.chat_screen.history()
         assert not history.persistent
         await app.controller.close()
     assert paths.chats_db().read_bytes().startswith(b"no database at all")
+
+
+async def test_a_disk_that_fills_up_in_mid_answer_is_said_and_nothing_is_lost(slow: Path) -> None:
+    app = new_app(slow, n_ctx=16384)
+    async with app.run_test(size=(100, 30), notifications=True) as pilot:
+        await ready(pilot)
+        limit(app, None)
+        await ask(pilot, "Go on for long", wait=False)
+        flow = app.chat_screen.flow
+        await until(pilot, lambda: flow.turn is not None and len(flow.turn.content) > 5)
+        turn, history = flow.turn, await app.chat_screen.history()
+        assert turn is not None
+        (pages,) = history._db.execute("PRAGMA page_count").fetchone()
+        history._db.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite says of a full disk
+        await until(pilot, lambda: any("no room left" in toast.message for toast in app._notifications))
+        history._db.execute("PRAGMA max_page_count = 1000000")
+        await pilot.press("escape")
+        await until(pilot, lambda: not flow.busy)
+        with History() as other:
+            assert other.message(turn.id).content == turn.content
+        await app.controller.close()

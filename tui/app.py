@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 from textual import events
 from textual.app import App, SystemCommand
+from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from backends.interface import LoadRequest
@@ -173,6 +174,8 @@ class FlashmoeApp(App[int]):
         except HistoryError as error:
             if not self._ending and self.chat_screen.is_mounted:  # an app that ends at once has closed it already
                 self.chat_screen.say(error.message, "error")
+        except NoMatches:
+            pass  # the screen went meanwhile
 
     async def _open_history(self) -> None:
         history = await self.chat_screen.history()
