@@ -107,6 +107,7 @@ class Batch:
         self._ctx = per_sequence_ctx
         self._price = price_kwh
         self._active: dict[str, asyncio.Task[None]] = {}
+        self._prefilling: set[str] = set()
         self._deaths: dict[str, int] = {}
         self._tokens = 0
         self._window: deque[tuple[float, int]] = deque()
@@ -158,12 +159,13 @@ class Batch:
         while (self._queue or self._active) and not self._stopping:
             while self._queue and len(self._active) < self._search.width:
                 item = self._queue.popleft()
+                self._prefilling.add(item.id)
                 self._active[item.id] = asyncio.create_task(self._one(item))
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 0.5)
             now = time.monotonic()
-            self._search.observe(self._tokens, len(self._active), now)
+            self._search.observe(self._tokens, len(self._active), len(self._prefilling), now)
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()
@@ -191,6 +193,7 @@ class Batch:
                 if isinstance(event, Delta):
                     text[event.kind].append(event.text)
                     self._tokens += event.n_tokens
+                    self._prefilling.discard(item.id)
                 elif isinstance(event, Finished) and event.reason != "cancelled":
                     self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
         except EngineError as e:
@@ -201,6 +204,7 @@ class Batch:
                 self._queue.appendleft(item)
         finally:
             self._active.pop(item.id, None)
+            self._prefilling.discard(item.id)
             self._wake.set()
 
     # ---- results ------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flashmoe.batch.runner import Progress, Summary
 
 MAX_PARALLEL = 250
-AUTO_PARALLEL = 64
+AUTO_PARALLEL = 128
 
 EPILOG = """\
 Input lines:
