@@ -67,6 +67,8 @@ class Header(Struct, frozen=True):
     name: str
     version: int
     kv: dict[str, Value]
+    kv_spans: dict[str, tuple[int, int]]
+    """First byte of each key-value pair in the file, key included, and the first byte after it."""
     tensors: tuple[RawTensor, ...]
     data_offset: int
     """Where the tensors' data begins: the header's own bytes with their padding."""
@@ -255,11 +257,11 @@ def read_header(source: Source) -> Header:
         if n > limit:
             raise EngineError("bad_model", f"{source.name}: it claims {n:,} {what}, at most {limit:,} make sense.")
         c.check(n * least, f"its list of {n:,} {what}")
-    kv = _read_kv(c, n_kv)
+    kv, spans = _read_kv(c, n_kv)
     alignment = kv.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise EngineError("bad_model", f"{source.name}: its alignment of {alignment} is no power of two up to 1 MiB.")
-    return _read_tensors(c, version, kv, n_tensors, alignment)
+    return _read_tensors(c, version, kv, spans, n_tensors, alignment)
 
 
 def _read_magic(c: _Cursor) -> int:
@@ -296,11 +298,13 @@ def _what_it_is(start: bytes) -> str:
     return next((text for prefix, text in known.items() if start.startswith(prefix)), "")
 
 
-def _read_kv(c: _Cursor, n_kv: int) -> dict[str, Value]:
+def _read_kv(c: _Cursor, n_kv: int) -> tuple[dict[str, Value], dict[str, tuple[int, int]]]:
     name = c.source.name
     kv: dict[str, Value] = {}
+    spans: dict[str, tuple[int, int]] = {}
     strings_left, text_left = MAX_ARRAY_STRINGS, MAX_KEPT_TEXT
     for _ in range(n_kv):
+        start = c.tell()
         key = c.string("a metadata key", MAX_KEY_BYTES)
         if not key or key in kv:
             raise EngineError("bad_model", f"{name}: the metadata key {_shown(key)} is there twice or empty.")
@@ -332,7 +336,8 @@ def _read_kv(c: _Cursor, n_kv: int) -> dict[str, Value]:
             c.pos += _SIZES[kind]
         else:
             raise EngineError("bad_model", f"{name}: {what} has the unknown type {kind}.")
-    return kv
+        spans[key] = start, c.tell()
+    return kv, spans
 
 
 def _read_text(c: _Cursor, what: str) -> str | ArrayInfo:
@@ -355,7 +360,14 @@ def _read_array(c: _Cursor, of: int, n: int, what: str) -> Value:
     return values
 
 
-def _read_tensors(c: _Cursor, version: int, kv: dict[str, Value], n_tensors: int, alignment: int) -> Header:
+def _read_tensors(
+    c: _Cursor,
+    version: int,
+    kv: dict[str, Value],
+    spans: dict[str, tuple[int, int]],
+    n_tensors: int,
+    alignment: int,
+) -> Header:
     name = c.source.name
     seen: set[str] = set()
     found: list[tuple[str, int, tuple[int, ...], int, int]] = []
@@ -397,7 +409,16 @@ def _read_tensors(c: _Cursor, version: int, kv: dict[str, Value], n_tensors: int
             "truncated",
             f"{name} is cut off: it has {c.source.size:,} bytes of at least {last:,}; download the rest.",
         )
-    return Header(name=name, version=version, kv=kv, tensors=tensors, data_offset=data, alignment=alignment, end=last)
+    return Header(
+        name=name,
+        version=version,
+        kv=kv,
+        kv_spans=spans,
+        tensors=tensors,
+        data_offset=data,
+        alignment=alignment,
+        end=last,
+    )
 
 
 def _shown(text: str) -> str:

@@ -61,6 +61,7 @@ class RouterHook:
         self._unslotted: set[int] = set()
         """Rows whose products compute on the mapped file this time: the pool couldn't hold their experts at once."""
         self._error: EngineError | None = None
+        self.watch_every = WATCH_EVERY
         self._resting, self._coast, self._weight = False, 0, 1
         self._stopped = False
         self._tokens = 1
@@ -114,8 +115,8 @@ class RouterHook:
             self._coast = 0
             return
         self._coast += 1
-        if self._coast % WATCH_EVERY == 1:
-            self._weight = WATCH_EVERY if self._coast > 1 else 1
+        if self._coast % self.watch_every == 1:
+            self._weight = self.watch_every if self._coast > 1 else 1
         else:
             self._resting = True
             self._stub.rest(True)

@@ -15,7 +15,6 @@ PROT_NONE, PROT_READ, PROT_RW, PROT_RX = 0, 1, 3, 5
 SHARED, PRIVATE, FIXED, ANON, NORESERVE, POPULATE = 0x1, 0x2, 0x10, 0x20, 0x4000, 0x8000
 MADV_RANDOM, MADV_WILLNEED, MADV_DONTNEED = 1, 3, 4
 MADV_DONTFORK, MADV_HUGEPAGE, MADV_POPULATE_READ = 10, 14, 22
-MADV_COLLAPSE = 25
 FADV_RANDOM, FADV_WILLNEED, FADV_DONTNEED = 1, 3, 4
 
 _libc = C.CDLL(None, use_errno=True)
@@ -176,14 +175,12 @@ def anonymous_ranges(least: int) -> list[tuple[int, int]]:
     return out
 
 
-def collapse(start: int, end: int) -> None:
-    """Gives a range huge pages where the kernel has some (Linux 6.1); the bytes stay what they are."""
-    huge = 2 << 20
-    for at in range(-(-start // huge) * huge, end // huge * huge, 32 * huge):
-        try:
-            madvise(at, min(32 * huge, end // huge * huge - at), MADV_COLLAPSE)
-        except OSError:
-            pass  # no memory in one piece, or no such advice: small pages do
+def prefer_huge(start: int, end: int) -> None:
+    """Asks for huge pages where a range of anonymous memory is touched for the first time."""
+    try:
+        madvise(start, end - start, MADV_HUGEPAGE)
+    except OSError:
+        pass  # a kernel without them: small pages do
 
 
 def direct_io_alignment(fd: int) -> tuple[int, int]:

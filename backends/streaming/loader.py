@@ -58,11 +58,17 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
 
     if not tell(0, virtual.dense_bytes):
         raise EngineError("cancelled", "Loading was cancelled.")
+    before = set(libc.anonymous_ranges(_WORTH_HUGE))
+
+    def allocated() -> None:
+        # dense weights are read for every token: huge pages spare TLB misses then, and page faults now
+        for start, end in set(libc.anonymous_ranges(_WORTH_HUGE)) - before:
+            libc.prefer_huge(start, end)
+
     try:
-        stream = CookieStream(virtual, tell, keep_cached)
+        stream = CookieStream(virtual, tell, allocated, keep_cached)
     except OSError as e:
         raise EngineError("io_error", f"{Path(gguf.path).name} can't be read: {e.strerror or e}.") from e
-    before = set(libc.anonymous_ranges(_WORTH_HUGE))
     dense_started = time.perf_counter()
     try:
         with native.log_tail() as tail:
@@ -88,12 +94,6 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
         layout = ExpertLayout(virtual, buft.tensors)
         _check(layout)
         buft.loaded()
-        fetched = (procfs.read_bytes() or 0) - (read_before or 0)
-        if keep_cached and fetched < virtual.dense_bytes // 8:
-            # dense weights are read for every token: in huge pages with far fewer TLB misses. That takes half a second
-            # per GB, which is spent only where nothing else is waited for: neither disk nor memory is short
-            for start, end in set(libc.anonymous_ranges(_WORTH_HUGE)) - before:
-                libc.collapse(start, end)
     except BaseException:
         if weights.model:
             weights.close()

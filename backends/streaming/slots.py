@@ -37,10 +37,7 @@ class _Group:
         self.bytes = -(-n_slots * stride // _HUGE) * _HUGE
         self.region = libc.reserve(self.bytes + _HUGE)
         self.base = -(-self.region // _HUGE) * _HUGE
-        try:
-            libc.madvise(self.base, self.bytes, libc.MADV_HUGEPAGE)
-        except OSError:
-            pass  # no huge pages on this kernel: slower, otherwise the same
+        libc.prefer_huge(self.base, self.base + self.bytes)
         libc.madvise(self.region, self.bytes + _HUGE, libc.MADV_DONTFORK)
         self.owner: I64 = np.full(n_slots, -1, np.int64)
         """row * width + expert of each slot, -1 where it is free."""

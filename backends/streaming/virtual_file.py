@@ -18,15 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.gguf_header import FileSource, Header, RawTensor, read_header
 from backends.interface import EngineError
-from backends.streaming import abi, libc
+from backends.streaming import libc
 
 EXPERT_NAME = re.compile(r"^blk\.(\d+)\.ffn_(up|down|gate|gate_up)_exps\.weight$")
 EXPERT_PATTERN = r"^blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.weight$"
-_STRING, _ARRAY = 8, 9
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_MAX_TENSORS, _MAX_HEADER = 1 << 17, 1 << 30
 _STDIO_BYTES = 1 << 19
+_RANGE = 16 << 20
+_READ_AHEAD = 64 << 20
+"""Dense bytes asked for beyond the one being read: enough to keep a fast disk's queue full across the experts."""
 
 
 @dataclass(frozen=True)
@@ -44,99 +45,9 @@ class TensorEntry:
     """Bytes from the start of the virtual file."""
 
 
-class _Header:
-    """A part's header: raw key-value pairs and tensor infos. Every read is bounds-checked."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.size = path, path.stat().st_size
-        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            self.raw = raw
-            try:
-                self._read()
-            except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as e:
-                raise self._bad("its header is cut short or damaged") from e
-
-    def _bad(self, why: str) -> EngineError:
-        return EngineError("bad_model", f"{self.path.name} can't be read: {why}. Verify the file or download it again.")
-
-    def _unpack(self, form: str) -> int:
-        value = struct.unpack_from(form, self.raw, self.at)[0]
-        self.at += struct.calcsize(form)
-        if self.at > _MAX_HEADER:
-            raise self._bad("its header is larger than 1 GiB")
-        return int(value)
-
-    def _string(self) -> bytes:
-        n = self._unpack("<Q")
-        if n > self.size - self.at:
-            raise IndexError
-        self.at += n
-        return self.raw[self.at - n : self.at]
-
-    def _skip(self, kind: int, depth: int = 0) -> None:
-        if kind == _STRING:
-            n = self._unpack("<Q")
-            if n > self.size - self.at:
-                raise IndexError
-            self.at += n
-        elif kind == _ARRAY:
-            inner, count = self._unpack("<I"), self._unpack("<Q")
-            if inner in _SIZES:
-                self.at += count * _SIZES[inner]
-            elif depth > 3 or inner not in (_STRING, _ARRAY):
-                raise self._bad("it has a key of an unknown type")
-            else:
-                for _ in range(count):
-                    self._skip(inner, depth + 1)
-        elif kind in _SIZES:
-            self.at += _SIZES[kind]
-        else:
-            raise self._bad("it has a key of an unknown type")
-        if self.at > self.size:
-            raise IndexError
-
-    def _read(self) -> None:
-        self.at = 0
-        if self.size < 24 or self.raw[:4] != b"GGUF":
-            raise EngineError("not_gguf", f"{self.path.name} is not a GGUF file.")
-        self.at = 4
-        version, n_tensors, n_kv = self._unpack("<I"), self._unpack("<Q"), self._unpack("<Q")
-        if version not in (2, 3) or n_tensors > _MAX_TENSORS or n_kv > _MAX_TENSORS:
-            raise self._bad(f"version {version} with {n_tensors} tensors is not supported")
-        self.kvs: list[bytes] = []
-        alignment = 32
-        for _ in range(n_kv):
-            start = self.at
-            key, kind = self._string(), self._unpack("<I")
-            value_at = self.at
-            self._skip(kind)
-            if key == b"general.alignment" and kind == 4:
-                alignment = struct.unpack_from("<I", self.raw, value_at)[0]
-            if not key.startswith(b"split."):
-                self.kvs.append(self.raw[start : self.at])
-        if alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
-            raise self._bad(f"its alignment is {alignment}")
-        self.alignment = alignment
-        self.infos: list[tuple[str, tuple[int, ...], int, int]] = []
-        for _ in range(n_tensors):
-            name, n_dims = self._string().decode(), self._unpack("<I")
-            if not 0 < n_dims <= 4:
-                raise self._bad(f"tensor {name[:64]!r} has {n_dims} dimensions")
-            dims = tuple(self._unpack("<Q") for _ in range(n_dims))
-            kind, offset = self._unpack("<I"), self._unpack("<Q")
-            self.infos.append((name, dims, kind, offset))
-        self.data_start = -(-self.at // alignment) * alignment
-
-
-def _bytes_of(dims: tuple[int, ...], kind: int) -> int:
-    g = abi.ggml()
-    block, size = (int(g.block_size(kind)), int(g.type_size(kind))) if 0 <= kind < 64 else (0, 0)
-    if block <= 0 or size <= 0 or dims[0] % block:
-        raise ValueError(kind)
-    rows = 1
-    for d in dims[1:]:
-        rows *= d
-    return dims[0] // block * size * rows
+def _header(path: Path) -> tuple[Header, int]:
+    with FileSource(path) as source:
+        return read_header(source), source.size or 0
 
 
 class VirtualGguf:
@@ -147,67 +58,57 @@ class VirtualGguf:
         ``truncated``."""
         self.paths = paths
         try:
-            headers = [_Header(p) for p in paths]
+            read = [_header(p) for p in paths]
         except FileNotFoundError as e:
             raise EngineError("not_found", f"{e.filename} does not exist; the model needs all its parts.") from e
-        except (OSError, ValueError) as e:
+        except OSError as e:
             raise EngineError("io_error", f"The model can't be read: {e}.") from e
-        self.part_sizes = [h.size for h in headers]
-        self.tensors: list[TensorEntry] = []
+        self.part_sizes = [size for _, size in read]
+        placed = [(part, t) for part, (header, _) in enumerate(read) for t in header.tensors]
+        if len({t.name for _, t in placed}) < len(placed):
+            raise EngineError(
+                "bad_model", f"{paths[0].name} and its other parts have a tensor twice; download it again."
+            )
         self.header = b""
-        alignment = headers[0].alignment
-        placed: list[tuple[int, int, tuple[str, tuple[int, ...], int, int], int]] = []
-        seen: set[str] = set()
-        for part, h in enumerate(headers):
-            for info in h.infos:
-                name, dims, kind, relative = info
-                try:
-                    n = _bytes_of(dims, kind)
-                except ValueError as e:
-                    raise h._bad(f"tensor {name[:64]!r} has a type or shape that this version does not know") from e
-                if relative % h.alignment or h.data_start + relative + n > h.size:
-                    raise EngineError(
-                        "truncated",
-                        f"{h.path.name} ends before its tensor {name[:64]!r}; download it again.",
-                    )
-                if name in seen:
-                    raise h._bad(f"tensor {name[:64]!r} is there twice")
-                seen.add(name)
-                placed.append((part, h.data_start + relative, info, n))
         if len(paths) == 1:
-            self.size = headers[0].size
-            self.tensors = [TensorEntry(i[0], i[1], i[2], p, off, n, off) for p, off, i, n in placed]
+            self.size = self.part_sizes[0]
+            virtual = [t.offset for _, t in placed]
         else:
-            self._merge(headers[0].kvs, placed, alignment)
+            virtual = self._merge(read[0][0], placed)
+        self.tensors = [
+            TensorEntry(t.name, t.dims, t.type, part, t.offset, t.nbytes, at)
+            for (part, t), at in zip(placed, virtual, strict=True)
+        ]
         self._segments = sorted((t.virtual, t.bytes, t.part, t.offset) for t in self.tensors)
         self._starts = [s[0] for s in self._segments]
         self.holes = sorted((t.virtual, t.virtual + t.bytes) for t in self.tensors if EXPERT_NAME.match(t.name))
         self._hole_starts = [a for a, _ in self.holes]
         self.expert_bytes = sum(b - a for a, b in self.holes)
         self.dense_bytes = sum(t.bytes for t in self.tensors) - self.expert_bytes
+        self.data_start = min((t.virtual for t in self.tensors), default=0)
+        self.dense_ranges = sorted(
+            (t.virtual + at, t.part, t.offset + at, min(_RANGE, t.bytes - at))
+            for t in self.tensors
+            if not EXPERT_NAME.match(t.name)
+            for at in range(0, t.bytes, _RANGE)
+        )
+        """(first byte in the virtual file, part, offset in the part, bytes) of what is not an expert's."""
 
-    def _merge(
-        self,
-        kvs: list[bytes],
-        placed: list[tuple[int, int, tuple[str, tuple[int, ...], int, int], int]],
-        alignment: int,
-    ) -> None:
+    def _merge(self, first: Header, placed: list[tuple[int, RawTensor]]) -> list[int]:
+        """Builds `header` and settles `size`; returns where each tensor begins in the virtual file."""
         infos, at, virtual = [], 0, []
-        for _, _, (name, dims, kind, _), n in placed:
-            raw = name.encode()
-            infos.append(
-                struct.pack("<Q", len(raw)) + raw + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, at)
-            )
+        for _, t in placed:
+            raw, n = t.name.encode(), len(t.dims)
+            infos.append(struct.pack("<Q", len(raw)) + raw + struct.pack(f"<I{n}QIQ", n, *t.dims, t.type, at))
             virtual.append(at)
-            at += -(-n // alignment) * alignment
+            at += -(-t.nbytes // first.alignment) * first.alignment
+        spans = [span for key, span in first.kv_spans.items() if not key.startswith("split.")]
+        with open(self.paths[0], "rb", 0) as f:
+            kvs = [os.pread(f.fileno(), end - start, start) for start, end in spans]
         header = b"GGUF" + struct.pack("<IQQ", 3, len(placed), len(kvs)) + b"".join(kvs) + b"".join(infos)
-        self.header = header + b"\0" * (-len(header) % alignment)
-        base = len(self.header)
-        self.size = base + at
-        self.tensors = [
-            TensorEntry(i[0], i[1], i[2], p, off, n, base + v)
-            for (p, off, i, n), v in zip(placed, virtual, strict=True)
-        ]
+        self.header = header + b"\0" * (-len(header) % first.alignment)
+        self.size = len(self.header) + at
+        return [len(self.header) + v for v in virtual]
 
     def locate(self, at: int, n: int) -> tuple[str, int, int, int]:
         """What up to `n` bytes from `at` are: (kind, part, offset in the part, bytes), kind one of ``expert``,
@@ -235,10 +136,19 @@ class VirtualGguf:
 class CookieStream:
     """A `FILE *` over a `VirtualGguf`. `error` holds what went wrong inside a callback, which must not raise."""
 
-    def __init__(self, virtual: VirtualGguf, progress: Callable[[int, int], bool], keep_cached: bool = True) -> None:
-        """`progress(bytes read, bytes to read)` returning False makes the load fail soon, with `cancelled` set. Unless
-        `keep_cached` the dense ranges are dropped from the page cache: their bytes live in anonymous memory now."""
+    def __init__(
+        self,
+        virtual: VirtualGguf,
+        progress: Callable[[int, int], bool],
+        allocated: Callable[[], None],
+        keep_cached: bool = True,
+    ) -> None:
+        """`progress(bytes read, bytes to read)` returning False makes the load fail soon, with `cancelled` set.
+        `allocated` is called once, when the first weight is about to be read: its memory is there, but untouched.
+        Unless `keep_cached` the dense ranges are dropped from the page cache: their bytes live in anonymous memory now.
+        """
         self.virtual, self._progress, self._keep_cached = virtual, progress, keep_cached
+        self._allocated: Callable[[], None] | None = allocated
         self.error: BaseException | None = None
         self.cancelled = False
         self.read_bytes = 0
@@ -247,7 +157,9 @@ class CookieStream:
         self._fds = [os.open(p, os.O_RDONLY | os.O_CLOEXEC) for p in virtual.paths]
         for fd in self._fds:  # no read-ahead into the experts; dense ranges are advised one by one
             os.posix_fadvise(fd, 0, 0, libc.FADV_RANDOM)
-        self._advised = [0] * len(self._fds)
+        self._starts = [r[0] for r in virtual.dense_ranges]
+        self._asked: set[int] = set()
+        self._asked_bytes = 0
         read = C.CFUNCTYPE(C.c_ssize_t, C.c_void_p, C.c_void_p, C.c_size_t)(self._read)
         seek = C.CFUNCTYPE(C.c_int, C.c_void_p, C.POINTER(C.c_int64), C.c_int)(self._seek)
         self._buffer = mmap.mmap(-1, _STDIO_BYTES)
@@ -286,15 +198,27 @@ class CookieStream:
 
     def _from_file(self, part: int, offset: int, buffer: int, n: int) -> int:
         fd = self._fds[part]
-        if offset + n > self._advised[part] or offset < self._advised[part] - (32 << 20):
-            # read ahead up to 16 MiB of this dense range, and not a byte of the expert after it
-            _, _, start, ahead = self.virtual.locate(self._at, 16 << 20)
-            os.posix_fadvise(fd, start, ahead, libc.FADV_WILLNEED)
-            self._advised[part] = start + ahead
+        if self._at >= self.virtual.data_start:
+            if self._allocated is not None:
+                self._allocated()
+                self._allocated = None
+            self._read_ahead()
         got = os.preadv(fd, [(C.c_char * n).from_address(buffer)], offset)
         if got == 0:
             raise EngineError("truncated", f"{self.virtual.paths[part].name} became shorter while it was loaded.")
         return got
+
+    def _read_ahead(self) -> None:
+        """Asks for the dense bytes that come next, across the experts between them and not a byte of those."""
+        here = max(0, bisect.bisect_right(self._starts, self._at) - 1)
+        for i in range(here, len(self._starts)):
+            if i > here and self._asked_bytes >= self.read_bytes + _READ_AHEAD:
+                break
+            if i not in self._asked:
+                _, part, offset, size = self.virtual.dense_ranges[i]
+                os.posix_fadvise(self._fds[part], offset, size, libc.FADV_WILLNEED)
+                self._asked.add(i)
+                self._asked_bytes += size
 
     def _seek(self, _: object, offset: C._Pointer[C.c_int64], whence: int) -> int:
         try:
