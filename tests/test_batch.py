@@ -174,8 +174,11 @@ def kill_campaign(model: Path, tmp_path: Path, n: int, kills: int, seed: int) ->
             whole = out.read_bytes()
             for line in whole[: whole.rfind(b"\n") + 1].splitlines():
                 json.loads(line)
-    last = subprocess.run(command(model, source, out), capture_output=True, text=True, timeout=600)
+    before = len(out.read_bytes().splitlines()) if out.exists() else 0
+    last = subprocess.run(command(model, source, out, "--json"), capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stderr
+    summary = json.loads(last.stdout)
+    assert (summary["skipped"], summary["done"]) == (before, n - before)  # what was done is not computed again
     assert set(results(out)) == {f"p{i}" for i in range(n)}
 
 

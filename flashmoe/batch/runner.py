@@ -50,6 +50,8 @@ class Summary(Struct, kw_only=True):
     bad_lines: int = 0
     remaining: int = 0
     width: int = 1
+    measured_tok_s: dict[int, float] = msgspec.field(default_factory=dict)
+    """Tokens per second at each number of sequences that `auto` tried."""
     seconds: float = 0.0
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -289,6 +291,7 @@ class Batch:
         s = self.summary
         s.stopped = self._stopping
         s.width = self._search.width
+        s.measured_tok_s = {w: round(r, 2) for w, r in sorted(self._search.rates.items())}
         s.remaining = self._total - self._skipped - s.done - s.failed
         s.hit_rate, s.read_bytes_per_token = self._rates()
         if s.seconds and s.tokens:
