@@ -242,6 +242,9 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
     """Recent decode uses per bin of reuse distance (`backends.streaming.reuse.ReuseMeter.histogram`)."""
     next_token_reuse: float | None = None
     """The share of a token's experts that the token before it used too."""
+    layer_pace: tuple[tuple[float, float], ...] | None = None
+    """(layers, seconds they took together) of recent decoding, by how many experts were read meanwhile, from 0
+    (`backends.streaming.pace.Pace`). The last layer of each token is left out: its time holds the output as well."""
 
 
 class ExpertMap(Struct, kw_only=True, frozen=True, tag=True):

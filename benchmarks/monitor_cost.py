@@ -30,6 +30,7 @@ from backends.engine.protocol import encoder, event_decoder
 from backends.streaming.reuse import ReuseMeter
 from flashmoe.monitor.collector import Collector
 from flashmoe.monitor.feed import MonitorFeed
+from tui.screens.experts import ExpertMapView
 from tui.widgets.monitor_column import MonitorColumn
 
 
@@ -42,22 +43,24 @@ def cpu_ms(work: Callable[[], object], repeat: int) -> float:
     return (time.thread_time() - started) / repeat * 1e3
 
 
-class _App(App[None]):
-    CSS = "MonitorColumn { width: 40; } Static { width: 1fr; }"
+class PaneApp(App[None]):
+    """The panes beside an empty chat, or beside the expert map."""
 
-    def __init__(self, feed: MonitorFeed) -> None:
+    CSS = "MonitorColumn { width: 40; } Static, ExpertMapView { width: 1fr; }"
+
+    def __init__(self, feed: MonitorFeed, *, with_map: bool = False) -> None:
         super().__init__()
-        self.feed = feed
+        self.feed, self.with_map = feed, with_map
 
     def compose(self) -> ComposeResult:
         with Horizontal():
-            yield Static("")
+            yield ExpertMapView(self.feed) if self.with_map else Static("")
             yield MonitorColumn(self.feed)
 
 
 async def painted(engine: DemoEngine, feed: MonitorFeed, samples: list[object]) -> float:
     """Milliseconds of CPU for one sample to be pushed, laid out and painted."""
-    app = _App(feed)
+    app = PaneApp(feed)
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.pause()
         column = app.query_one(MonitorColumn)

@@ -2,9 +2,11 @@
 """Runs a model under the monitor: what do the panes and the verdict say, and does its prediction come true?
 
     python benchmarks/monitored.py MODEL.gguf --backend stream --ram 2 --tokens 64 --record run.fmrec
-    python benchmarks/monitored.py MODEL.gguf --ram 2 --then-ram 4      (the prediction for 4, and what 4 gives)
+    python benchmarks/monitored.py MODEL.gguf --ram 1,2,3,4 --follow
 
-Prompts are random token ids; answers are sampled without any cut, so that routing spreads.
+Several budgets are run one after the other, and each run's prediction for every larger budget is held against what
+that budget gave; `--follow` also does what each verdict advises. Prompts are random token ids; answers are sampled
+without any cut, so that routing spreads. Speeds are those of the panes: over the last 12 s of decoding.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from backends.engine.client import EngineClient
 from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
 from flashmoe.monitor.feed import MonitorFeed
+from flashmoe.monitor.frame import PHASE_WINDOW_S
 from flashmoe.monitor.live import LiveMonitor
-from flashmoe.monitor.verdict import predict_hit_rate, predict_total_s
+from flashmoe.monitor.prediction import predict_hit_rate, predict_total_s
+from flashmoe.monitor.verdict import Verdict
 
 GIB = 1 << 30
 
@@ -41,18 +46,20 @@ class Outcome(NamedTuple):
     bytes_per_token: float | None
 
 
-async def answers(client: EngineClient, args: argparse.Namespace, n_vocab: int) -> list[Finished]:
+async def answers(
+    client: EngineClient, args: argparse.Namespace, n_vocab: int, tokens: int, seed: int
+) -> list[Finished]:
     """Draws tokens (temperature 1, nothing cut off) after random prompts until there are enough."""
-    rng = np.random.default_rng(args.seed)
+    rng = np.random.default_rng(seed)
     done: list[Finished] = []
-    left, number = args.tokens, 0
+    left, number = tokens, 0
     while left > 0:
         number += 1
         request = GenerateRequest(
-            id=f"run-{number}",
+            id=f"run-{seed}-{number}",
             tokens=tuple(int(x) for x in rng.integers(0, n_vocab, args.prompt)),
             sampling=Sampling(
-                temperature=args.temperature, top_p=1, top_k=0, min_p=0, seed=args.seed, max_tokens=min(left, 400)
+                temperature=args.temperature, top_p=1, top_k=0, min_p=0, seed=seed, max_tokens=min(left, 400)
             ),
         )
         async for event in client.generate(request):
@@ -93,10 +100,19 @@ async def run(args: argparse.Namespace, ram: float | None) -> tuple[Outcome, Mon
         if probed := await asyncio.to_thread(live.probe_disk):
             live.probed(probed)
         feed.set_model(live.model)
-        if args.record and ram == args.ram:
-            live.record(args.record)
+        if args.record:
+            live.record(args.record if not ram else args.record.with_stem(f"{args.record.stem}-{ram:g}"))
         await client.watch(0.5, 2.0)
-        done = await answers(client, args, info.n_vocab)
+        for number in range(40 if ram else 0):  # until the budget is full: what is foretold is the steady state
+            await answers(client, args, info.n_vocab, 16, args.seed + 100 + number)
+            told = feed.frame
+            if told is not None and (told.resident or 0) > 0.97 * (told.budget or 0):
+                break
+        # The window that the panes show starts anew when it is full, so that much is run, and then what was asked for.
+        deadline, done = time.monotonic() + PHASE_WINDOW_S, []
+        while time.monotonic() < deadline or sum(f.usage.completion_tokens for f in done) < args.tokens:
+            args.seed += 1
+            done += await answers(client, args, info.n_vocab, min(args.tokens, 64), args.seed)
         await asyncio.sleep(1.2)
     finally:
         await client.stop()
@@ -133,22 +149,78 @@ def report(outcome: Outcome, feed: MonitorFeed) -> None:
             print(f"  {name}: {work.tok_s} tok/s, hit {work.hit_rate}, {work.bytes_per_token} bytes a token, {work}")
 
 
+class Run(NamedTuple):
+    """A budget in GiB, what the engine said, and the feed at the end."""
+
+    ram: float
+    outcome: Outcome
+    feed: MonitorFeed
+
+    @property
+    def tok_s(self) -> float | None:
+        """As the panes show it."""
+        work = self.feed.frame.decode if self.feed.frame is not None else None
+        return work.tok_s if work is not None else None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Of the same stretch."""
+        work = self.feed.frame.decode if self.feed.frame is not None else None
+        return work.hit_rate if work is not None else None
+
+
+def foretold(run: Run, ram: float) -> tuple[float | None, float | None]:
+    """(tok/s, hit rate) that a run predicts for another budget."""
+    frame = run.feed.frame
+    if frame is None or frame.decode is None or not frame.reuse_hist or not frame.resident:
+        return None, None
+    change = (ram - run.ram) * GIB
+    total = predict_total_s(frame, frame.decode, run.feed.model, change)
+    hit = predict_hit_rate(frame.decode.hit_rate or 0.0, frame.reuse_hist, frame.resident, change)
+    return (frame.decode.tokens / total if total else None), hit
+
+
+def advised(said: Verdict) -> float | None:
+    """GiB that the verdict would have more of."""
+    return said.change_bytes / GIB if said.change_bytes is not None and said.change_bytes > 0 else None
+
+
+def compare(runs: list[Run]) -> None:
+    """Every run's prediction for every larger budget (a verdict never advises a smaller one) against what that gave."""
+    heads = "from, GiB | to | said by the verdict | hit rate: now | predicted | measured"
+    print(f"\n| {heads} | tok/s: now | predicted | measured | off |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for a in runs:
+        for b in runs:
+            speed, hit = foretold(a, b.ram)
+            if b.ram <= a.ram or speed is None or not b.tok_s or not a.tok_s:
+                continue
+            said = advised(a.feed.verdict)
+            word = a.feed.verdict.advice if said is not None and abs(a.ram + said - b.ram) < 0.01 else ""
+            print(
+                f"| {a.ram:g} | {b.ram:g} | {word} | {a.hit_rate or 0:.3f} | {hit or 0:.3f} | {b.hit_rate or 0:.3f} "
+                f"| {a.tok_s:.2f} | {speed:.2f} | {b.tok_s:.2f} | {(speed / b.tok_s - 1) * 100:+.0f} % |"
+            )
+
+
 async def main_async(args: argparse.Namespace) -> None:
-    """Runs once, or twice to hold the prediction against what happens."""
-    first, feed = await run(args, args.ram)
-    report(first, feed)
-    frame = feed.frame
-    if not (args.then_ram and frame is not None and frame.decode is not None and frame.reuse_hist and frame.resident):
-        return
-    change = (args.then_ram - args.ram) * GIB
-    total = predict_total_s(frame.decode, frame.reuse_hist, frame.resident, change)
-    predicted = frame.decode.tokens / total if total else None
-    hit = predict_hit_rate(first.hit_rate or 0.0, frame.reuse_hist, frame.resident, change)
-    second, feed = await run(args, args.then_ram)
-    report(second, feed)
-    after = feed.frame.decode.tok_s if feed.frame is not None and feed.frame.decode is not None else None
-    print(f"predicted for {args.then_ram} GiB: {predicted} tok/s; measured over the last tokens {after}")
-    print(f"hit rate: {first.hit_rate} now, predicted {hit}, measured {second.hit_rate}")
+    """Runs every budget, and holds the predictions against what happened."""
+    todo: list[float | None] = [float(x) for x in args.ram.split(",")] if args.ram else [None]
+    runs: list[Run] = []
+    while todo:
+        ram = todo.pop(0)
+        outcome, feed = await run(args, ram)
+        print(f"\n== {ram:g} GiB" if ram else "\n== no limit", flush=True)
+        report(outcome, feed)
+        if ram is None:
+            continue
+        runs.append(Run(ram, outcome, feed))
+        more = advised(feed.verdict)
+        known = [r.ram for r in runs] + [x for x in todo if x]
+        if args.follow and more and all(abs(ram + more - x) > 0.01 for x in known):
+            todo.append(ram + more)
+    if len(runs) > 1:
+        compare(runs)
 
 
 def main() -> None:
@@ -157,8 +229,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--store", default="auto", choices=("auto", "pagecache", "pool"))
-    parser.add_argument("--ram", type=float, help="GiB that experts may hold")
-    parser.add_argument("--then-ram", type=float, help="run again with this and compare with the prediction")
+    parser.add_argument("--ram", help="GiB that experts may hold; several with commas: one run each, then compared")
+    parser.add_argument("--follow", action="store_true", help="run each verdict's advice, too")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--ctx", type=int, default=1024)
     parser.add_argument("--prompt", type=int, default=16)

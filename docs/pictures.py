@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Makes the README's pictures: the real app on the guide, asked real questions, as SVG frames.
 
-python docs/pictures.py            # writes docs/{screenshot,experts,models}.svg and the recording docs/demo.svg
+python docs/pictures.py                                  # docs/{screenshot,experts,models}.svg, docs/demo.svg in motion
+python docs/pictures.py --replay RUN.fmrec docs/gpu.svg  # a recording of the monitor, made anywhere, near its end
+python docs/pictures.py --replay RUN.fmrec OUT.svg --at 0.5 --size 200x60 --map
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -58,6 +61,24 @@ async def main() -> None:
     (HERE / "demo.svg").write_text(animated(frames, seconds=1.4))
 
 
+async def replayed(recording: Path, out: Path, at: float, size: tuple[int, int], full_map: bool) -> None:
+    """A picture of `flashmoe-tui replay`, paused where `at` of the recording (0 to 1) was played."""
+    from flashmoe.monitor.recording import Recording
+    from tui.screens.replay import ReplayApp
+
+    app = ReplayApp(Recording(recording))
+    app.player.paused = True
+    app.player.seek(app.player.duration * at)
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        if full_map:
+            await pilot.press("e", "h")
+        await pilot.pause(0.8)
+        app.look()
+        await pilot.pause()
+        app.save_screenshot(out.name, path=str(out.parent))
+
+
 def animated(frames: list[str], seconds: float) -> str:
     """One SVG that shows the frames in turn, over and over; the last one stays four times as long."""
     view = re.search(r'viewBox="([^"]+)"', frames[0])
@@ -81,4 +102,14 @@ if __name__ == "__main__":
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as home:
         os.environ["FLASHMOE_HOME"] = home
-        asyncio.run(main())
+        a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        a.add_argument("--replay", nargs=2, type=Path, metavar=("RECORDING", "OUT.svg"))
+        a.add_argument("--at", type=float, default=0.9, help="which share of the recording was played, 0 to 1")
+        a.add_argument("--size", default="120x36", help="columns x rows")
+        a.add_argument("--map", action="store_true", help="the expert map on the whole screen")
+        o = a.parse_args()
+        columns, _, rows = o.size.partition("x")
+        if o.replay:
+            asyncio.run(replayed(*o.replay, o.at, (int(columns), int(rows)), o.map))
+        else:
+            asyncio.run(main())

@@ -24,16 +24,16 @@ def trace(n_rows: int, n_experts: int, used: int, tokens: int, skew: float, seed
     return out
 
 
-def lru_hit_rate(graphs: list[list[np.ndarray]], sizes: list[int], budget: int) -> float:
+def lru_hit_rate(graphs: list[list[np.ndarray]], sizes: list[int], budget: int, *, warm_up: int = 0) -> float:
     cache: OrderedDict[tuple[int, int], int] = OrderedDict()
     held = hits = uses = 0
-    for graph in graphs:
+    for token, graph in enumerate(graphs):
         for row, experts in enumerate(graph):
             for expert in experts:
                 key = (row, int(expert))
-                uses += 1
+                uses += token >= warm_up
                 if key in cache:
-                    hits += 1
+                    hits += token >= warm_up
                     cache.move_to_end(key)
                     continue
                 cache[key] = sizes[row]
@@ -43,10 +43,10 @@ def lru_hit_rate(graphs: list[list[np.ndarray]], sizes: list[int], budget: int) 
     return hits / uses
 
 
-def feed(meter: ReuseMeter, graphs: list[list[np.ndarray]]) -> ReuseMeter:
-    for graph in graphs:
+def feed(meter: ReuseMeter, graphs: list[list[np.ndarray]], *, warm_up: int = 0) -> ReuseMeter:
+    for token, graph in enumerate(graphs):
         for row, experts in enumerate(graph):
-            meter.observe(row, experts)
+            meter.observe(row, experts, decode=token >= warm_up)
     meter.flush()
     return meter
 
@@ -54,12 +54,15 @@ def feed(meter: ReuseMeter, graphs: list[list[np.ndarray]]) -> ReuseMeter:
 @pytest.mark.parametrize("skew", [0.0, 1.0])
 def test_exact_where_every_expert_is_followed(skew: float) -> None:
     sizes = [40_000, 56_000, 40_000, 90_000]
-    graphs = trace(4, 16, 3, 60, skew)  # fewer tokens than the fade, so that counts are whole
-    meter = feed(ReuseMeter(4, 16, sizes), graphs)
+    everything = [np.arange(16)] * 4  # so that no first use is counted
+    graphs = [everything, *trace(4, 16, 3, 60, skew)]  # fewer tokens than the fade, so that counts are whole
+    warm_up = 1
+    meter = feed(ReuseMeter(4, 16, sizes), graphs, warm_up=warm_up)
     assert meter.rate == 1.0
     assert sum(meter.histogram()) == 60 * 4 * 3
     for budget in (2**19, 2**20, 2**21):  # bin edges: no interpolation
-        assert meter.hit_rate_at(budget) == pytest.approx(lru_hit_rate(graphs, sizes, budget), abs=1e-9)
+        expected = lru_hit_rate(graphs, sizes, budget, warm_up=warm_up)
+        assert meter.hit_rate_at(budget) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("skew", [0.3, 0.8, 1.2])
@@ -69,10 +72,22 @@ def test_sampled_curve_stays_near_the_real_cache(skew: float) -> None:
     meter = feed(ReuseMeter(24, 128, sizes, max_sampled=768), graphs)
     assert meter.rate < 0.3
     for budget in (2**29, 2**30, 3 * 2**30):
-        assert meter.hit_rate_at(budget) == pytest.approx(lru_hit_rate(graphs, sizes, budget), abs=0.05)
+        assert meter.hit_rate_at(budget) == pytest.approx(lru_hit_rate(graphs, sizes, budget, warm_up=150), abs=0.05)
 
 
-def test_first_uses_are_misses_at_any_budget() -> None:
+@pytest.mark.parametrize("skew", [0.0, 0.8])
+def test_a_short_session_foretells_a_long_one(skew: float) -> None:
+    """After 80 tokens a third of the uses are first ones, which say little: the curve must be that of 600 tokens."""
+    sizes = [1_500_000] * 24
+    graphs = trace(24, 128, 8, 600, skew)
+    meter = feed(ReuseMeter(24, 128, sizes), graphs[:80])
+    for share in (0.25, 0.5, 0.75):
+        budget = int(share * 128 * sum(sizes))
+        missed = 1 - lru_hit_rate(graphs, sizes, budget, warm_up=300)
+        assert 1 - (meter.hit_rate_at(budget) or 0.0) == pytest.approx(missed, rel=0.15)
+
+
+def test_first_uses_alone_say_nothing_of_any_budget() -> None:
     meter = ReuseMeter(1, 8, [100])
     for expert in range(8):
         meter.observe(0, [expert])

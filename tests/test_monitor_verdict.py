@@ -9,7 +9,8 @@ import pytest
 
 from backends.interface import ModelInfo
 from flashmoe.monitor.frame import Frame, Work
-from flashmoe.monitor.verdict import judge, predict_total_s
+from flashmoe.monitor.prediction import predict_total_s
+from flashmoe.monitor.verdict import judge
 from tests.monitor_demo import DemoEngine, feed_of, shared_feed
 
 GIB = 1 << 30
@@ -157,7 +158,7 @@ def test_the_prediction_is_within_a_fifth_of_what_happens(now: float, then: floa
     assert feed.frame.decode is not None
     assert feed.frame.reuse_hist is not None
     done = feed.frame.decode
-    total = predict_total_s(done, feed.frame.reuse_hist, engine.budget, after.budget - engine.budget)
+    total = predict_total_s(feed.frame, done, engine.info, after.budget - engine.budget)
     assert total is not None
     assert feed_after.frame is not None
     assert feed_after.frame.decode is not None

@@ -56,6 +56,7 @@ class Counters(msgspec.Struct, kw_only=True):
     budget_bytes: int | None = None
     reuse_bytes_hist: tuple[int, ...] | None = None
     next_token_reuse: float | None = None
+    layer_pace: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass
@@ -269,6 +270,7 @@ class LlamaModel:
             n_waiting=len(s.waiting),
             reuse_bytes_hist=c.reuse_bytes_hist,
             next_token_reuse=c.next_token_reuse,
+            layer_pace=c.layer_pace,
         )
 
     def expert_map(self) -> ExpertMap | None:

@@ -95,6 +95,7 @@ class StreamBackend:
                 budget_bytes=budget,
                 reuse_bytes_hist=pager.meter.histogram(),
                 next_token_reuse=pager.meter.next_token_reuse(),
+                layer_pace=pager.pace.table(),
             )
 
         def info(known: ModelInfo) -> ModelInfo:

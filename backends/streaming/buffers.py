@@ -1,19 +1,15 @@
-"""A ggml buffer type whose tensors have addresses of ours: scratch while llama.cpp loads, the residency store after.
+"""A ggml buffer type whose tensors have no bytes: llama.cpp allocates them, and a residency store places them later.
 
-llama.cpp "reads" every expert tensor during loading (see `virtual_file`); the bytes land on the same 2 MiB mapped again
-and again over the whole range, which costs neither page faults nor memory. Afterwards `Tensor.data` is pointed at where
-the store keeps that tensor.
+llama.cpp fills every tensor while it loads, through a buffer of glibc's, byte for byte. An expert tensor counts as
+empty from its allocation to the end of the load (no expert along its third axis), so there is nothing to fill.
+Afterwards `Tensor.data` is pointed at where the store keeps that tensor.
 """
 
 from __future__ import annotations
 
 import ctypes as C
-import os
 
 from backends.streaming import abi, libc
-
-_CHUNK = 1 << 21
-
 
 _NAME = C.create_string_buffer(b"Streamed")
 
@@ -26,8 +22,9 @@ class ExpertBufferType:
         self.tensors: dict[str, int] = {}
         """Name to ``ggml_tensor *``, filled while the model loads."""
         self.error: BaseException | None = None
-        self._largest = 0
-        self._scratch: list[tuple[int, int]] = []
+        self._experts: dict[int, int] = {}
+        """``ggml_tensor *`` to the number of experts that it really has."""
+        self._reserved: list[tuple[int, int]] = []
         functions = (
             C.CFUNCTYPE(C.c_void_p, C.c_void_p)(lambda _: C.addressof(_NAME)),  # a char * that stays
             C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_size_t)(self._alloc),
@@ -48,37 +45,31 @@ class ExpertBufferType:
     def _alloc_size(self, _: object, tensor: int) -> int:
         try:
             self.tensors[abi.Tensor.from_address(tensor).name.decode()] = tensor
-            self._largest = max(self._largest, int(self._ggml.nbytes(tensor)))
         except BaseException as e:
             self.error = e
         return libc.PAGE  # the true size is the store's business
 
     def _alloc(self, _: object, size: int) -> int | None:
         try:
-            # llama.cpp writes a tensor of at most the largest size somewhere in here
-            total = -(-(size + self._largest + _CHUNK) // _CHUNK) * _CHUNK
-            fd = os.memfd_create("load-scratch", os.MFD_CLOEXEC)
-            try:
-                os.ftruncate(fd, _CHUNK)
-                at = libc.mmap(None, total, libc.PROT_NONE, libc.PRIVATE | libc.ANON | libc.NORESERVE)
-                self._scratch.append((at, total))
-                for offset in range(0, total, _CHUNK):
-                    libc.mmap(at + offset, _CHUNK, libc.PROT_RW, libc.SHARED | libc.FIXED, fd, 0)
-            finally:
-                os.close(fd)
+            at = libc.mmap(None, size, libc.PROT_NONE, libc.PRIVATE | libc.ANON | libc.NORESERVE)
+            self._reserved.append((at, size))
             buffer = int(self._ggml.buffer_from_ptr(at, size))
             abi.Buffer.from_address(buffer).buft = self.pointer
+            for pointer in self.tensors.values():
+                ne = abi.Tensor.from_address(pointer).ne
+                self._experts.setdefault(pointer, int(ne[2]))
+                ne[2] = 0
             return buffer
         except BaseException as e:
             self.error = e
             return None
 
     def loaded(self) -> None:
-        """Gives the scratch memory back; the address ranges stay reserved, since ggml knows them."""
-        for at, total in self._scratch:
-            libc.mmap(at, total, libc.PROT_NONE, libc.PRIVATE | libc.ANON | libc.NORESERVE | libc.FIXED)
+        """Gives the tensors their experts back: llama.cpp has filled all others."""
+        for pointer, n in self._experts.items():
+            abi.Tensor.from_address(pointer).ne[2] = n
 
     def close(self) -> None:
         """Unmaps everything; only after the model was freed."""
-        while self._scratch:
-            libc.munmap(*self._scratch.pop())
+        while self._reserved:
+            libc.munmap(*self._reserved.pop())

@@ -91,9 +91,9 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
             raise EngineError("internal", f"Loading failed ({type(error).__name__}: {error}); see the log.")
         if not model:
             raise load_error(gguf.path, tail)
+        buft.loaded()
         layout = ExpertLayout(virtual, buft.tensors)
         _check(layout)
-        buft.loaded()
     except BaseException:
         if weights.model:
             weights.close()

@@ -17,6 +17,7 @@ from backends.interface import EngineError, ExpertMap
 from backends.streaming import libc
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
+from backends.streaming.pace import Pace
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.reuse import ReuseMeter
 from backends.streaming.slots import SlotStore
@@ -49,6 +50,7 @@ class Pager:
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
         rows = layout.rows
         self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows])
+        self.pace = Pace()
         self._decoding = True
         self.stall_s = 0.0
         self.ahead_bytes = 0
@@ -126,6 +128,7 @@ class Pager:
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
         self._faults = _major_faults()
+        self.pace.begin(tokens if self._decoding else 0)
         self.ledger.begin(tokens)
 
     def end(self) -> None:
@@ -155,6 +158,7 @@ class Pager:
         self._in_use = {row: ids}
         self._clear_overflow()
         absent = self.ledger.missing(row, ids, counts)
+        self.pace.chosen(row)
         if absent:
             self._quiet = 0
             if not self._start(row, absent, ids):
@@ -202,11 +206,15 @@ class Pager:
             self._overflow = []
 
     def _fetch(self, row: int, experts: list[int]) -> None:
+        started = time.perf_counter()
         try:
             self.store.fetch(row, experts)
         except OSError as e:
             raise self._failure(row, e) from e
+        finally:
+            self.stall_s += time.perf_counter() - started  # the kernel's work on a request, and fresh memory for it
         self.ledger.loading(row, experts)
+        self.pace.reads += len(experts)
 
     def _wait(self, row: int, experts: Sequence[int], down: bool) -> None:
         started = time.perf_counter()

@@ -139,6 +139,7 @@ class Frame(Struct, kw_only=True, frozen=True):
     n_waiting: int = 0
     next_token_reuse: float | None = None
     reuse_hist: tuple[int, ...] | None = None
+    layer_pace: tuple[tuple[float, float], ...] | None = None
 
 
 class Deriver:
@@ -275,6 +276,7 @@ class Deriver:
             n_waiting=tel.n_waiting if tel else 0,
             next_token_reuse=tel.next_token_reuse if tel else None,
             reuse_hist=tel.reuse_bytes_hist if tel else None,
+            layer_pace=tel.layer_pace if tel else None,
         )
 
     def _now(self, a: Sample, b: Sample) -> Phase:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from backends.interface import ModelInfo
 from flashmoe.monitor import units
 from flashmoe.monitor.frame import Frame, Work
+from flashmoe.monitor.prediction import predict_total_s
 
 Bound = Literal["none", "idle", "ssd", "cpu", "gpu", "memory", "faults", "hook", "prefill"]
 
@@ -24,6 +25,8 @@ _STEPS = tuple(
 _KEEP_FREE = 512 * _MIB
 """Memory that no advice touches."""
 _WORTH_SAYING = 1.05
+_FULL = 0.9
+"""A budget that holds less of itself than this, and gave nothing up yet, is still filling."""
 
 
 class Verdict(Struct, kw_only=True, frozen=True):
@@ -135,6 +138,16 @@ def _memory_pressure(frame: Frame, work: Work, info: ModelInfo) -> Verdict | Non
     return None
 
 
+def _filling(frame: Frame, work: Work) -> bool:
+    """The budget isn't full yet: what is missed now was never read, which says nothing of another budget."""
+    short = frame.budget is not None and frame.resident is not None and frame.resident < _FULL * frame.budget
+    return short and not work.evictions
+
+
+def _still_filling(frame: Frame) -> str:
+    return f"the budget is still filling: {units.size(frame.resident)} of {units.size(frame.budget)}"
+
+
 def _step_over(amount: float) -> int:
     return next((step for step in _STEPS if step >= amount), _STEPS[-1])
 
@@ -182,7 +195,7 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
     compute = work.compute_s if work.compute_s is not None else work.total_s
     share = compute / work.total_s if work.stall_s is not None else None
     detail = f"computing {units.percent(share).strip()} of each token" if share is not None else ""
-    headline, advice, predicted = f"bound by the {name}", "", None
+    headline, advice, predicted, change = f"bound by the {name}", "", None, None
     waits = work.total_s - compute
     threads, cpus = info.n_threads, frame.cpus
     got = None if on_gpu else _cpu_got(work, info, frame)
@@ -196,11 +209,12 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
         fewer = waits + compute * threads / cpus
         predicted = _speed(work, fewer)
         advice = f"--threads {cpus}: up to {units.speed(predicted)} tok/s"
-    elif waits > 0.05 * work.total_s:
-        advice = _change("all experts in RAM", work, compute)
-        predicted = _speed(work, compute)
-    elif work.stall_s is not None:
-        advice = "more memory would not help"
+    elif work.misses and _filling(frame, work):
+        advice = _still_filling(frame)
+    elif work.misses:
+        advice, predicted, change = _memory_advice(frame, work, info)
+    if not advice and work.stall_s is not None:
+        advice = "more memory would hardly help" if work.misses else "more memory would not help"
     if not detail and got is not None:
         detail = f"{got[0]:.1f} of {got[1]} CPUs busy"
     return Verdict(
@@ -211,6 +225,7 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
         share=share,
         tok_s=work.tok_s,
         predicted_tok_s=predicted,
+        change_bytes=change,
     )
 
 
@@ -235,6 +250,15 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
             tok_s=work.tok_s,
             predicted_tok_s=_speed(work, quiet),
         )
+    if _filling(frame, work):
+        return Verdict(
+            kind="ssd",
+            headline="bound by the SSD",
+            detail=detail,
+            advice=_still_filling(frame),
+            share=share,
+            tok_s=work.tok_s,
+        )
     advice, predicted, change = _memory_advice(frame, work, info)
     if not advice:
         predicted = _speed(work, work.total_s - stall / 2)
@@ -251,25 +275,6 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
     )
 
 
-def predict_hit_rate(measured: float, hist: tuple[int, ...], held: float, change: float) -> float | None:
-    """The hit rate with `change` more bytes than the `held` that gave `measured`; None: no curve.
-
-    The curve is that of an LRU cache. The pager's order is a better one, so only the ratio of misses is taken from it.
-    """
-    from backends.streaming.reuse import hit_rate_at
-
-    now, then = hit_rate_at(hist, held), hit_rate_at(hist, held + change)
-    if now is None or then is None or now >= 0.9995:
-        return None
-    return 1 - (1 - measured) * (1 - then) / (1 - now)
-
-
-def predict_total_s(work: Work, hist: tuple[int, ...], held: float, change: float) -> float | None:
-    """Seconds that `work` would have taken with `change` more bytes for experts than the `held`; None: no curve."""
-    hit = predict_hit_rate(0.0, hist, held, change)  # of what is missed now, the share that would hit
-    return None if hit is None or work.stall_s is None else work.total_s - work.stall_s * hit
-
-
 def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, float | None, int | None]:
     """(words, predicted tok/s, bytes): the smallest step that brings most of what more memory can bring."""
     held = frame.resident or frame.budget
@@ -284,7 +289,7 @@ def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, floa
         steps.append(missing)
     options: list[tuple[int, float]] = []
     for step in steps:
-        total = predict_total_s(work, frame.reuse_hist, held, step)
+        total = predict_total_s(frame, work, info, step)
         if total is not None and total > 0 and (speed := _speed(work, total)):
             options.append((step, speed))
     possible = [option for option in options if option[0] <= fits]

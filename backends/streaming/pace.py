@@ -1,0 +1,70 @@
+"""How long a layer takes, by how many experts were read meanwhile: what a read really costs here and now.
+
+Waiting is only part of that cost. Reads that overlap with computing slow it (interrupts, memory, caches), requests take
+time to be submitted, and the first read of a layer may cost nothing where down is read while gate and up compute. All
+of it is in the time from one router's choice to the next layer's, and every token gives one such time per layer, with
+anything from no read to as many as experts are used: so the effect of fewer misses is measured, not modelled.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+MOST = 32
+"""Layers that read more are counted with these."""
+_FADE_GRAPHS = 8
+_HALF_LIFE_GRAPHS = 64
+_LONGEST_S = 5.0
+"""A longer gap was no layer: the process was stopped, or the disk hung."""
+
+
+class Pace:
+    """Times of layers by their reads, fading by half every 64 graphs. One thread writes, another may read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        """Experts whose reads were started since the last `chosen`; whoever starts reads adds to it."""
+        self._seconds = np.zeros(MOST + 1, np.float64)
+        self._layers = np.zeros(MOST + 1, np.float64)
+        self._row = -1
+        self._since = 0.0
+        self._tokens = 0
+        self._counted = False
+        self._graphs = 0
+
+    def begin(self, tokens: int) -> None:
+        """A graph of `tokens` tokens that decode starts, 0 for a prefill's. Graphs of another width than the one before
+        aren't counted: they are the last piece of a prompt, or the first step of a wider batch."""
+        self._row, self._counted = -1, 0 < tokens == self._tokens
+        self._tokens = tokens
+        if self._counted:
+            self._graphs += 1
+            if self._graphs % _FADE_GRAPHS == 0:
+                keep = 0.5 ** (_FADE_GRAPHS / _HALF_LIFE_GRAPHS)
+                self._seconds *= keep
+                self._layers *= keep
+
+    def chosen(self, row: int) -> None:
+        """The router of `row` chose, and nothing was read for it yet but what was guessed; rows come in order."""
+        if not self._counted:
+            return
+        now = time.perf_counter()
+        took = now - self._since
+        if 0 <= self._row == row - 1 and took < _LONGEST_S:
+            reads = min(self.reads, MOST)
+            self._seconds[reads] += took
+            self._layers[reads] += 1
+        self.reads = 0
+        self._row, self._since = row, now
+
+    def table(self) -> tuple[tuple[float, float], ...] | None:
+        """(layers, seconds they took together) by the number of experts read, from 0; None before any."""
+        layers, seconds = self._layers.copy(), self._seconds.copy()
+        known = np.flatnonzero(layers > 1e-6)
+        if not len(known):
+            return None
+        last = int(known[-1]) + 1
+        pairs = zip(layers[:last].tolist(), seconds[:last].tolist(), strict=True)
+        return tuple((round(n, 3), round(s, 6)) for n, s in pairs)

@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""Decoding with the monitor on against decoding with it off, in one run: stretches in turn, so that noise cancels.
+
+    python benchmarks/monitor_interleaved.py MODEL.gguf [--ram GIB] [--stretch TOKENS] [--pairs N]
+
+Two comparisons. *Panes*: telemetry, expert maps, the kernel's counters and the painting of all panes and the map at
+120x36 (no terminal is written to), against none of it, through the engine's child. *Always on*: the reuse distances
+and the times of layers that the hook keeps, against a hook without them, in this process. Each pair of stretches gives
+one ratio; the median is printed with the range that holds the true one with 95 % (from the binomial distribution).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from math import comb
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from monitor_cost import PaneApp
+from textual.pilot import Pilot
+
+from backends.engine.client import EngineClient
+from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
+from flashmoe.monitor.collector import Sampler
+from flashmoe.monitor.feed import MonitorFeed
+from flashmoe.monitor.live import LiveMonitor
+from flashmoe.monitor.sample import Sample
+from tui.screens.experts import ExpertMapView
+from tui.widgets.monitor_column import MonitorColumn
+
+GIB = 1 << 30
+
+
+def request(number: int, tokens: int) -> GenerateRequest:
+    """An answer whose tokens are drawn from all of the vocabulary, so that routing spreads."""
+    sampling = Sampling(temperature=1, top_p=1, top_k=0, min_p=0, seed=number, max_tokens=tokens)
+    return GenerateRequest(id=f"stretch-{number}", tokens=(number % 200 + 5,) * 2, sampling=sampling)
+
+
+def report(name: str, ratios: list[float]) -> None:
+    """Prints the median ratio and its range."""
+    ordered = sorted(ratios)
+    n, skip = len(ordered), 0
+    while sum(comb(n, i) for i in range(skip + 1)) / 2**n < 0.025:
+        skip += 1
+    low, high = ordered[max(0, skip - 1)], ordered[n - max(1, skip)]
+    print(f"{name}: {statistics.median(ordered):.4f}x of the speed without ({low:.4f} to {high:.4f}, {n} pairs)")
+
+
+async def panes(args: argparse.Namespace) -> list[float]:
+    """Ratios of speed with all panes to speed without."""
+    feed = MonitorFeed()
+    app = PaneApp(feed, with_map=True)
+    views: list[Any] = []
+
+    def arrived(sample: Sample) -> None:
+        feed.push(sample)
+        for view in views:
+            view.update_view()
+
+    live = LiveMonitor(arrived, watchable=False)
+
+    def event(news: object) -> None:
+        if isinstance(news, Telemetry):
+            live.telemetry(news)
+        elif isinstance(news, ExpertMap):
+            feed.push_map(news)
+            live.expert_map(news)
+
+    client = EngineClient(log_path=Path(tempfile.gettempdir()) / "interleaved-engine.log", on_event=event)
+    sampler: Sampler | None = None
+
+    async def switch(on: bool) -> None:
+        nonlocal sampler
+        await client.watch(0.5 if on else 0.0, 2.0 if on else 0.0)
+        if sampler is not None:
+            await asyncio.to_thread(sampler.stop)
+            sampler = None
+        if on:
+            sampler = Sampler(live._collector, live._from_thread, 0.5)
+            sampler.start()
+
+    async def stretch(number: int) -> float:
+        async for news in client.generate(request(number, args.stretch)):
+            if isinstance(news, Finished):
+                return news.usage.completion_tokens / news.usage.decode_s
+        raise AssertionError
+
+    async def run(pilot: Pilot[None]) -> list[float]:
+        views.extend([pilot.app.query_one(MonitorColumn), pilot.app.query_one(ExpertMapView)])
+        await client.start()
+        info = await client.load(load_request(args))
+        live._loop = asyncio.get_running_loop()
+        live.engine_started(client.pid)
+        live.model_loaded(info)
+        feed.set_model(live.model)
+        for number in range(args.warm):
+            await stretch(1000 + number)
+        ratios = []
+        for pair in range(args.pairs):
+            speed: dict[bool, float] = {}
+            for on in (True, False) if pair % 2 else (False, True):
+                await switch(on)
+                speed[on] = await stretch(pair * 2 + on)
+            ratios.append(speed[True] / speed[False])
+        await switch(False)
+        print(f"with all panes {speed[True]:.2f} tok/s in the last pair, {speed[False]:.2f} without")
+        return ratios
+
+    try:
+        async with app.run_test(size=(120, 36)) as pilot:
+            return await run(pilot)
+    finally:
+        await client.stop()
+        live._collector.close()
+
+
+def load_request(args: argparse.Namespace) -> LoadRequest:
+    """What both comparisons load."""
+    ram = int(args.ram * GIB) if args.ram else None
+    return LoadRequest(path=str(args.model), backend="stream", ram_bytes=ram, n_ctx=1024, n_threads=args.threads)
+
+
+def always_on(args: argparse.Namespace) -> list[float]:
+    """Ratios of speed with what the hook keeps for the monitor to speed without."""
+    from backends.streaming.backend import StreamBackend
+
+    model = StreamBackend().load(load_request(args), lambda _: True)
+    pager: Any = model.pager  # type: ignore[attr-defined]
+    kept: dict[str, Callable[..., Any]] = {
+        "observe": pager.meter.observe, "begin": pager.pace.begin, "chosen": pager.pace.chosen,
+    }  # fmt: skip
+
+    def nothing(*_: object, **__: object) -> None:
+        return None
+
+    def switch(on: bool) -> None:
+        pager.meter.observe = kept["observe"] if on else nothing
+        pager.pace.begin, pager.pace.chosen = (kept["begin"], kept["chosen"]) if on else (nothing, nothing)
+
+    def stretch(number: int) -> float:
+        model.submit(request(number, args.stretch))
+        usage = None
+        while model.busy():
+            for news in model.step():
+                usage = news.usage if isinstance(news, Finished) else usage
+        assert usage is not None
+        return usage.completion_tokens / usage.decode_s
+
+    try:
+        for number in range(args.warm):
+            stretch(1000 + number)
+        ratios = []
+        for pair in range(args.pairs):
+            speed: dict[bool, float] = {}
+            for on in (True, False) if pair % 2 else (False, True):
+                switch(on)
+                speed[on] = stretch(pair * 2 + on)
+            ratios.append(speed[True] / speed[False])
+        return ratios
+    finally:
+        with contextlib.suppress(Exception):
+            model.close()
+
+
+def main() -> None:
+    """Parses the flags and runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--ram", type=float, help="GiB that experts may hold")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--stretch", type=int, default=32, help="tokens of a stretch")
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--warm", type=int, default=4, help="stretches before the first that counts")
+    parser.add_argument("--only", choices=("panes", "always"))
+    args = parser.parse_args()
+    if args.only != "always":
+        report("panes", asyncio.run(panes(args)))
+    if args.only != "panes":
+        report("always on", always_on(args))
+
+
+if __name__ == "__main__":
+    main()
