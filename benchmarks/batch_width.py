@@ -5,8 +5,8 @@
 
 Run it under the RAM cap: every width is a `bench` of its own in a fresh engine. Beside each figure stands what the
 union of the sequences' experts predicts where routing is uniform: N sequences need E (1 - (1 - k/E)^N) experts of a
-layer, of which the resident share (the pool's budget over all experts) needn't be read. `--skew` draws the token ids by a
-Zipf law: sequences then often share tokens, and no formula is given.
+layer, of which the resident share (the pool's budget over all experts) needn't be read. `--skew` draws the token ids by
+a Zipf law: sequences then often share tokens, and no formula is given.
 """
 
 from __future__ import annotations

@@ -116,6 +116,7 @@ class Batch:
         self._first_telemetry: Telemetry | None = None
         self._telemetry: Telemetry | None = None
         self._stopping: str | None = None
+        self._started: float | None = None
         self._wake = asyncio.Event()
         self._energy = EnergyMeter()
         self.summary = Summary(skipped=self._skipped)
@@ -157,7 +158,7 @@ class Batch:
             self._telemetry = event
 
     async def _pump(self) -> None:
-        started = time.monotonic()
+        self._started = time.monotonic()
         while (self._queue or self._active) and not self._stopping:
             while self._queue and len(self._active) < self._search.width:
                 item = self._queue.popleft()
@@ -171,7 +172,6 @@ class Batch:
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()
-        self.summary.seconds = time.monotonic() - started
 
     async def _revive(self) -> None:
         """Starts the engine again; what was in flight has gone back to the queue by itself."""
@@ -290,6 +290,8 @@ class Batch:
     def _finish_summary(self) -> Summary:
         s = self.summary
         s.stopped = self._stopping
+        if self._started is not None:
+            s.seconds = time.monotonic() - self._started
         s.width = self._search.width
         s.measured_tok_s = {w: round(r, 2) for w, r in sorted(self._search.rates.items())}
         s.remaining = self._total - self._skipped - s.done - s.failed

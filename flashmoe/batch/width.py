@@ -23,7 +23,7 @@ class _Trial(Struct):
 class WidthSearch:
     """Feed it the tokens generated; read `width`. `limit` is the engine's number of sequences."""
 
-    def __init__(self, limit: int, *, start: int = START, window_s: float = 6.0, min_tokens_each: int = 8) -> None:
+    def __init__(self, limit: int, *, start: int = START, window_s: float = 6.0, min_tokens_each: int = 5) -> None:
         self.limit = limit
         self.width = self._start = min(start, limit)
         self.rates: dict[int, float] = {}
@@ -42,7 +42,8 @@ class WidthSearch:
             self._trial = None
             return
         if self._trial is None:
-            if prefilling * 4 <= self.width:  # many prompts at once are a beginning, not what the width always costs
+            # many prompts at once are a beginning, not what the width always costs; and the first experts all miss
+            if prefilling * 4 <= self.width and (self.rates or tokens >= self._min_tokens_each * self.width):
                 self._trial = _Trial(self.width, tokens, now)
             return
         seconds, made = now - self._trial.started, tokens - self._trial.tokens

@@ -38,9 +38,10 @@ DESCRIPTION = """\
 Answers every line of a JSONL file. Several prompts are decoded together, so that one read of an expert from the SSD
 serves all of them: that is many times faster than one after the other where the model is larger than memory.
 
-Each answer is a line of OUT.jsonl, on the disk as soon as it is done, in the order of their ends. Whatever stops a batch
-(Ctrl-C, kill -9, a power cut), the same command goes on: what is in OUT.jsonl is not computed again, what was under way
-is. Lines that can't be run are named with their number, and the rest runs. A progress line is shown on a terminal."""
+Each answer is a line of OUT.jsonl, on the disk as soon as it is done, in the order of their ends. Whatever stops a
+batch (Ctrl-C, kill -9, a power cut), the same command goes on: what is in OUT.jsonl is not computed again, what was
+under way is. Lines that can't be run are named with their number, and the rest runs. A progress line is shown on a
+terminal."""
 
 EPILOG = """\
 input, one JSON object a line; settings are those of OpenAI's API, and unknown ones are refused:
@@ -53,14 +54,14 @@ output:
   {"id", "answer", "thinking", "finish_reason", "model", "usage"}, or {"id", "error": {"code", "message"}};
   lines in OpenAI's form are answered in the form of OpenAI's batch output
 
---parallel auto starts with 8 sequences, doubles them while that makes the batch's own tokens come at least 5 % faster,
-halves them where 8 are too many, and stays at the best width that it measured; no work is done twice for it. It never
-takes more sequences than a quarter of the free RAM has room for in the KV cache. Answers are admitted with room for 256
-tokens; where many grow longer than that at once, the last ones wait and their prompts are read again.
+--parallel auto starts with 8 sequences, doubles them (up to 128) while that makes the batch's own tokens come at least
+5 % faster, halves them where 8 are too many, and stays at the best width that it measured; no work is done twice for
+it. It never takes more sequences than a quarter of the free RAM has room for in the KV cache. Answers are admitted with
+room for 256 tokens; where many grow longer than that at once, the last ones wait and are computed again up to there.
 
-At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding: at another batch width its
-kernels add up in another order (matrix products in F32, F16 and Q8_0; flash attention that splits the KV cache), so that
-a near tie between two tokens may break the other way.
+At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding: at another batch width
+its kernels add up in another order (matrix products in F32, F16 and Q8_0; flash attention that splits the KV cache), so
+that a near tie between two tokens may break the other way.
 
 The report at the end: answers, tokens an hour, bytes of experts read per token, hit rate, and energy of the processor
 packages where RAPL can be read (root, or a readable /sys/class/powercap); with --price-kwh what a million tokens cost.
@@ -106,7 +107,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "model", metavar="MODEL", help="a GGUF file, a name in the library, a server's address, or demo"
     )
-    parser.add_argument("input", metavar="IN.jsonl", type=Path, help="the prompts, a line each")
+    parser.add_argument("input", metavar="IN.jsonl", type=Path, help="the prompts, a line each; - is stdin")
     parser.add_argument(
         "-o", "--output", metavar="OUT.jsonl", type=Path, required=True,
         help="where the answers go; made, or gone on with",
@@ -138,6 +139,8 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.batch.runner import Batch
     from flashmoe.batch.sizing import choose
 
+    if str(args.input) == "-":
+        args.input = Path("/dev/stdin")
     items: list[Item] = []
     problems: list[Problem] = []
     try:

@@ -68,7 +68,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
     )
     parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
-    parser.add_argument("--prompt-tokens", metavar="N", type=positive_int, default=16, help="tokens of each prompt (default 16)")
+    parser.add_argument(
+        "--prompt-tokens", metavar="N", type=positive_int, default=16, help="tokens of each prompt (default 16)"
+    )
     parser.add_argument("--tokens", metavar="N", type=positive_int, default=32, help="steps of decode (default 32)")
     parser.add_argument("--seed", metavar="N", type=_seed, default=1, help="seed of the random ids (default 1)")
     parser.add_argument(
