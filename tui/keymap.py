@@ -56,8 +56,9 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chat.edit", "f4", "edit_question", "Edit the last question (or the marked one): a new branch", "", True),
     KeySpec("chat.branch_left", "alt+left", "branch(-1)", "The branch before", "", True),
     KeySpec("chat.branch_right", "alt+right", "branch(1)", "The branch after", "", True),
+    KeySpec("chat.show_all", "f10", "show_all", "Show the model again what was left out of the context", "", True),
     KeySpec("chat.copy", "ctrl+y", "copy_answer", "Copy the last answer (or the marked message)", "", True),
-    KeySpec("chat.copy_code", "f7", "copy_code", "Copy the last code block", "", True),
+    KeySpec("chat.copy_code", "f7", "copy_code", "Copy the last code block; again: the one before", "", True),
     KeySpec("chat.save", "ctrl+s", "save_answer", "Save the last answer to a file", "", True),
     KeySpec("chat.thinking", "f9", "thinking", "Show or fold what the model thought", "", True),
     KeySpec("chat.attach", "f8", "attach", "Attach a text file", "", True),
@@ -77,6 +78,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("transcript.edit", "e", "screen.edit_question", "Edit the marked question"),
     KeySpec("transcript.copy", "y,c", "screen.copy_answer", "Copy the marked message"),
     KeySpec("transcript.fold", "enter,space", "toggle_thinking", "Show or fold what the model thought there"),
+    KeySpec("transcript.summary", "s", "toggle_summary", "Show or fold the summary of what was left out"),
     KeySpec("transcript.left", "h,left", "screen.branch(-1)", "The branch before, at the marked message"),
     KeySpec("transcript.right", "l,right", "screen.branch(1)", "The branch after, at the marked message"),
     KeySpec("transcript.back", "i", "screen.focus_composer", "Back to the composer"),
@@ -86,6 +88,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chats.delete", "delete,ctrl+d", "delete", "Delete", "delete", True),
     KeySpec("chats.undo", "ctrl+r", "undo", "Undo the last delete", "undo", True),
     KeySpec("chats.export", "ctrl+s", "export", "Export to Markdown or JSON", "export", True),
+    KeySpec("chats.import", "ctrl+o", "import_file", "Import chats from a JSON file", "import", True),
     KeySpec("chats.back", "escape", "back", "Back to the chat", "back", True),
     KeySpec(
         "models.load", "enter", "choose", "Load the model; of one on the hub choose what to download", "load/get", True

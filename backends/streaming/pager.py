@@ -29,6 +29,10 @@ DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
 
 
+AHEAD_SHARE = 0.08
+"""Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
+LEAST_AHEAD = 16
+
 COAST_BYTES = 512 << 20
 """Smaller models are watched always: they are fast, and exact counts are worth more there."""
 
@@ -332,12 +336,23 @@ class Pager:
         fresh = [e for e in experts if state[e] == ABSENT]
         if not fresh:
             return
-        ids = np.array(experts, np.int64)
-        self._in_use[row] = ids  # what is there already must stay, too
-        if self._make_room(row, len(fresh), len(experts), guess=True):
-            self._fetch(row, fresh)
-            self._guessed.setdefault(row, []).extend(fresh)
-            self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
+        self._in_use[row] = np.array(experts, np.int64)  # what is there already must stay, too
+        fresh = fresh[: self._most_ahead(row)]
+        while fresh:
+            if self._make_room(row, len(fresh), len(experts), guess=True):
+                self._fetch(row, fresh)
+                self._guessed.setdefault(row, []).extend(fresh)
+                self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
+                return
+            fresh = fresh[: len(fresh) // 2]
+
+    def _most_ahead(self, row: int) -> int:
+        """How many experts may be read ahead: what waits for the next layer is lost to the hits of all others."""
+        ledger = self.ledger
+        budget = ledger.budget[ledger.group[row]]
+        if budget is None:
+            return int(self.layout.n_experts)
+        return max(LEAST_AHEAD, int(AHEAD_SHARE * budget / ledger.cost[row]))
 
     def _collect_guesses(self) -> None:
         """Marks what was read ahead for nothing as resident (and cold)."""
