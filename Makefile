@@ -14,6 +14,7 @@ $(VENV)/.app: requirements.txt pyproject.toml
 	@echo "Setting up $(VENV) (the first time compiles llama.cpp: some minutes)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m compileall -q backends flashmoe tui  # the first start is as quick as the later ones
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.app

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import select
@@ -38,16 +37,6 @@ MESSAGE = "\n\n".join(
 FORK_PAUSE_S = 0.05
 """Between fork and exec, not part of any figure."""
 
-RUN = """
-import json, sys
-from pathlib import Path
-from backends.interface import LoadRequest
-from tui.app import AppOptions, run_app
-o = json.loads(sys.argv[1])
-request = LoadRequest(path=o["model"], n_ctx=o.get("ctx", 8192)) if o.get("model") else None
-sys.exit(run_app(AppOptions(request=request, chat=o.get("chat"), calm=o.get("calm"))))
-"""
-
 
 def make_home(folder: Path, *, messages: int = 0, chats: int = 0) -> int | None:
     """A data folder with one chat of `messages` messages of 2 kB and `chats` small ones; returns the long chat's id."""
@@ -70,6 +59,15 @@ def make_home(folder: Path, *, messages: int = 0, chats: int = 0) -> int | None:
     return chat_id
 
 
+def _arguments(
+    model: str | None = None, chat: int | None = None, ctx: int | None = None, calm: bool | None = None
+) -> list[str]:
+    """The command line, as a user would write it."""
+    named = [("--chat", chat), ("--ctx", ctx if model else None)]
+    values = [str(part) for name, value in named if value is not None for part in (name, value)]
+    return [*([model] if model else []), *values, *(["--calm"] if calm else [])]
+
+
 class App:
     """The app in a pseudo-terminal of `columns` x `rows`; reads what it writes."""
 
@@ -81,8 +79,12 @@ class App:
                 FLASHMOE_HOME=str(home), TERM="xterm-256color", COLORTERM="truecolor", PYTHONPATH=str(ROOT)
             )
             os.environ.pop("SSH_CONNECTION", None)
+            # As installed: pip compiles what it installs. Some machines tell Python not to keep bytecode; every start
+            # would then compile the whole program from its source.
+            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+            os.environ["PYTHONPYCACHEPREFIX"] = str(home / "bytecode")
             time.sleep(FORK_PAUSE_S)  # the size below is set first
-            os.execv(sys.executable, [sys.executable, "-c", RUN, json.dumps(options)])
+            os.execv(sys.executable, [sys.executable, "-m", "flashmoe.cli.main", *_arguments(**options)])
         self.pid = pid
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.n_bytes = 0

@@ -49,6 +49,27 @@ def test_json_brings_back_every_branch(tmp_path: Path) -> None:
         assert len(two.search("second ans")) == 1
 
 
+def test_what_the_model_is_no_longer_shown_goes_along(tmp_path: Path) -> None:
+    with filled(tmp_path / "a.db") as one, History(tmp_path / "b.db") as two:
+        path = one.path(1)
+        one.cut_context(path[1].id, path[0].id, summary="line\nline", model="qwen")
+        text = to_json_text(one, [1])
+        (chat,) = import_json(two, text)
+        cut = two.context_cut(chat.leaf)
+        assert cut is not None
+        assert cut.upto_id == two.path(chat.id)[0].id
+        assert (cut.summary, cut.model) == ("line\nline", "qwen")
+        markdown = to_markdown(two, chat.id)
+        assert "shown this summary of the messages above" in markdown
+        assert "> line\n> line" in markdown
+        for message, upto in ((0, 1), (2, 1), (1, 7), (-1, -1)):  # not on the way; no such message
+            data = json.loads(text)
+            data["chats"][0]["uid"] = "other"
+            data["chats"][0]["cuts"][0] |= {"message": message, "upto": upto}
+            with pytest.raises(HistoryError, match="leaves out messages"):
+                import_json(two, json.dumps(data))
+
+
 def test_markdown_shows_the_branch_with_its_figures(tmp_path: Path) -> None:
     with filled(tmp_path / "a.db") as history:
         text = to_markdown(history, 1)

@@ -227,7 +227,7 @@ async def test_a_larger_context_loads_the_model_again(tiny: Path) -> None:
         flow = app.chat_screen.flow
         await send(pilot, "xyz" * 150)
         await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
-        assert "A larger context" in shown(app)
+        assert "A context of" in shown(app)
         await pilot.press("enter")
         await until(pilot, lambda: not flow.busy and len(flow.conversation.turns) == 2)
         assert app.controller.model is not None

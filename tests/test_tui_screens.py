@@ -59,7 +59,7 @@ def test_remapping_reports_what_it_refuses() -> None:
 
 async def test_a_remapped_key_works_and_is_shown() -> None:
     app = with_ui(keys={"composer.send": "ctrl+s", "chat.save": "f12", "composer.newline": "enter", "app.help": "f11"})
-    async with running(app) as pilot:
+    async with running(app, (120, 36)) as pilot:  # wide enough for the ids in the help
         await pilot.press("a", "enter", "b")
         await until(pilot, lambda: app.chat_screen.composer.text == "a\nb")
         assert "F11 help" in shown(app)
@@ -168,17 +168,46 @@ async def test_layouts(size: tuple[int, int]) -> None:
         assert app.chat_screen.query_one("#monitor").display == (size[0] < 100)
 
 
+OTHERS = ("kept", "cover", "F1", "Attach", "Answer again")
+
+
 @pytest.mark.parametrize("size", [(40, 10), (30, 20), (10, 4)])
-async def test_too_small_says_so_and_loses_nothing(size: tuple[int, int]) -> None:
+async def test_too_small_says_so_on_every_screen_and_loses_nothing(size: tuple[int, int]) -> None:
     app = new_app()
-    async with running(app, (80, 24)) as pilot:
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        composer = app.chat_screen.composer
         await pilot.press(*"kept")
-        await pilot.resize_terminal(*size)
-        await until(pilot, lambda: app.chat_screen.query_one("#too-small").display)
+        await until(pilot, lambda: composer.text == "kept")
+        app.notify("A toast that would cover the sentence, since it is as wide as the terminal.", timeout=60)
+        await until(pilot, lambda: "would cover" in shown(app))
+        for screen in ("ChatScreen", "TextDialog", "CommandPalette"):
+            if screen == "TextDialog":
+                await pilot.press("f8")
+            elif screen == "CommandPalette":
+                await pilot.press("escape", "ctrl+p")
+            await until(pilot, lambda name=screen: type(app.screen).__name__ == name)
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda: "terminal" in shown(app) and not any(word in shown(app) for word in OTHERS))
+            await pilot.resize_terminal(80, 24)
+            await until(pilot, lambda: any(word in shown(app) for word in OTHERS))
+            if screen == "ChatScreen":
+                await pilot.press(*"!")  # and the focus is where it was
+                await until(pilot, lambda: composer.text == "kept!")
+                composer.set_text("kept")
+            elif screen == "TextDialog":
+                await pilot.press(*"path")
+                await until(pilot, lambda: app.screen.query_one("Input").value == "path")  # type: ignore[attr-defined]
+        await app.controller.close()
+
+
+async def test_a_terminal_that_begins_too_small() -> None:
+    app = new_app()
+    async with running(app, (30, 8)) as pilot:
+        await until(pilot, lambda: "smaller than" in shown(app))
         await pilot.resize_terminal(80, 24)
-        await until(pilot, lambda: not app.chat_screen.query_one("#too-small").display)
-        assert app.chat_screen.composer.text == "kept"
-        assert "kept" in shown(app)
+        await until(pilot, lambda: "Ask something" in shown(app))
+        await pilot.press(*"typed")
+        await until(pilot, lambda: app.chat_screen.composer.text == "typed")
 
 
 async def test_a_storm_of_resizes() -> None:
@@ -309,6 +338,20 @@ async def test_copy_says_sent_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -
         await pilot.press("ctrl+y")
         await until(pilot, lambda: "too large" in app.chat_screen.activity.text)
         assert len(written) == 1
+
+
+async def test_code_blocks_are_copied_from_the_last_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    (chat_id,) = make_chats("Code")
+    app = new_app()
+    written: list[str] = []
+    async with running(app) as pilot:
+        monkeypatch.setattr(app, "write_terminal", written.append)
+        await app.chat_screen.flow.open_chat(chat_id)
+        app.chat_screen.flow.conversation.turns[-1].content = "```\none\n```\ntext\n```\ntwo\n```\n"
+        for text, words in (("two", "2 of 2"), ("one", "1 of 2"), ("two", "2 of 2")):
+            await pilot.press("f7")
+            await until(pilot, lambda wanted=words: wanted in app.chat_screen.activity.text)
+            assert written[-1] == terminal.osc52(text, {})
 
 
 async def test_save_to_a_file_never_overwrites(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NamedTuple
 
 from backends.interface import Delta, EngineError, Finished, PrefillProgress
 
@@ -52,3 +53,14 @@ class Answer:
             return None
         (first, n_first), (last, n_last) = self.recent[0], self.recent[-1]
         return (n_last - n_first) / (last - first) if last > first else None
+
+
+class Taken(NamedTuple):
+    """What was taken of an answer at one moment."""
+
+    answer: Answer
+    parts: list[tuple[str, str]]
+    """(kind, text) since the time before."""
+    last: bool
+    """Whether that was all of it. `Answer.ended` may become true while these parts are still being shown; text that
+    came along with that end is then handed over by the next take, not by this one."""

@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from textual import events
 from textual.app import App, SystemCommand
+from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from backends.interface import LoadRequest
 from flashmoe import paths
 from flashmoe.config import LoadedConfig, auto_to_none, load_config
+from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui import terminal, themes
 from tui.downloading import Downloading, DownloadNews
 from tui.engine_controller import EngineController
 from tui.monitoring import Monitoring
 from tui.screens.chat import ChatScreen
+from tui.small import SMALL_CSS, SmallTerminal
 
 T = TypeVar("T")
 
@@ -57,7 +61,9 @@ class FlashmoeApp(App[int]):
     BINDINGS = keys.bindings("app")
     ENABLE_COMMAND_PALETTE = True
     CSS_PATH = "screens/chat.tcss"  # here, since the default screen's own sheet is not loaded
-    CSS = """
+    CSS = (
+        SMALL_CSS
+        + """
     Toast { padding: 0 1; margin: 0 0 1 0; }
     OptionList { scrollbar-size-vertical: 1; }
     OptionList > .option-list--option-highlighted,
@@ -70,6 +76,7 @@ class FlashmoeApp(App[int]):
     CommandPalette > Vertical { width: 84; max-width: 96%; }
     CommandPalette #--input { border: round $primary; }
     """
+    )
 
     def __init__(self, options: AppOptions, loaded: LoadedConfig | None = None, **extra: Any) -> None:
         super().__init__(**extra)
@@ -85,12 +92,16 @@ class FlashmoeApp(App[int]):
         for theme in self.theme_set.themes.values():
             self.register_theme(theme)
         self.theme = self._first_theme()
+        self._painted = False
+        self._first_colours = self.get_css_variables()
+        self.stylesheet.set_variables(self._first_colours)
         self.controller = EngineController(self._to_chat, log_path=paths.log_file("engine.log"), calm=self.calm)
         # Known before it is loaded: a question that is asked at once waits for it.
         self.controller.request = self.with_defaults(str(paths.guide_model())) if options.demo else options.request
         self.monitoring = Monitoring(self)
         self.downloading = Downloading(self)
         self.chat_screen = ChatScreen(self)
+        self._small = SmallTerminal(self)
         self._ending = False
 
     # ---- start ----------------------------------------------------------------------------------------------------
@@ -106,6 +117,11 @@ class FlashmoeApp(App[int]):
             return "terminal"
         return themes.DEFAULT_THEME if themes.DEFAULT_THEME in known else next(iter(known), "textual-dark")
 
+    def refresh_css(self, animate: bool = True) -> None:
+        """Not once more before the first paint: the sheets were parsed with this theme's colours to begin with."""
+        if self._painted or self.get_css_variables() != self._first_colours:
+            super().refresh_css(animate)
+
     def get_default_screen(self) -> Screen[Any]:
         """The main screen is there from the start."""
         return self.chat_screen
@@ -118,13 +134,21 @@ class FlashmoeApp(App[int]):
                 loop.add_signal_handler(number, self._on_signal, number)
         if not self.is_headless:
             self.set_interval(2.0, self._check_terminal)
+        self.screen_change_signal.subscribe(self, self._small.screen_changed)
+        self._small.resized(self.size)
         # A full collection walks every widget: tens of milliseconds in which no key shows. What is there at the start
         # stays, and what comes later is looked at less often.
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
+        gc.enable()  # the command switched it off
         self.chat_screen.call_after_refresh(self._start_late)
 
+    def on_resize(self, event: events.Resize) -> None:
+        """Too small for any screen, or large enough again."""
+        self._small.resized(event.size)
+
     async def _start_late(self) -> None:
+        self._painted = True
         if self.controller.request is not None and self.controller.state == "dead":  # else a question came first
             self.controller.load(self.controller.request)
         problems = [problem.sentence for problem in self.loaded.problems]
@@ -134,8 +158,9 @@ class FlashmoeApp(App[int]):
         ]
         for problem in [*problems, *self.theme_set.problems]:
             self.notify(problem, severity="warning", timeout=15, markup=False)
-        self.chat_screen.run_worker(self._open_history())
+        self.chat_screen.run_worker(self._open_history_or_say())
         self.chat_screen.run_worker(self.downloading.start())
+        self.chat_screen.run_worker(_warm_up, thread=True, group="warm-up")
         await self.monitoring.start(
             self.chat_screen.query_one("#monitor"),
             self.chat_screen.query_one("#strip"),
@@ -143,10 +168,21 @@ class FlashmoeApp(App[int]):
             record=self.options.record,
         )
 
+    async def _open_history_or_say(self) -> None:
+        try:
+            await self._open_history()
+        except HistoryError as error:
+            if not self._ending and self.chat_screen.is_mounted:  # an app that ends at once has closed it already
+                self.chat_screen.say(error.message, "error")
+        except NoMatches:
+            pass  # the screen went meanwhile
+
     async def _open_history(self) -> None:
         history = await self.chat_screen.history()
         if history.problem:
             self.notify(history.problem, severity="warning", timeout=15, markup=False)
+        for problem in (await asyncio.to_thread(self.chat_screen.flow.read_presets)).problems:
+            self.notify(problem.sentence, severity="warning", timeout=15, markup=False)
         prompts = await history.in_thread(history.recent_prompts)
         self.chat_screen.composer.remember_all(list(reversed(prompts)))
         if self.options.chat is not None:
@@ -186,7 +222,7 @@ class FlashmoeApp(App[int]):
 
         path = await self.ask_screen(ModelsScreen(self, downloads=downloads))
         if path is not None:
-            await self.chat_screen.flow.stop_and_wait()
+            await self.chat_screen.flow.leave()  # its computed context goes with the model that is loaded now
             self.controller.load(self.with_defaults(path))
 
     def on_download_news(self, news: DownloadNews) -> None:
@@ -305,6 +341,9 @@ class FlashmoeApp(App[int]):
         screen = self.chat_screen
         with contextlib.suppress(Exception):  # whatever fails here must not keep the rest from being saved
             await asyncio.wait_for(screen.flow.keep_draft(screen.composer.text), 5)
+        if screen.flow.worth_keeping():
+            again = self.keymap.display("app.quit")
+            screen.say(f"Keeping this chat's context for the next time. {again} once more ends at once.")
         with contextlib.suppress(Exception):
             await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
         self._ending = True
@@ -317,6 +356,11 @@ class FlashmoeApp(App[int]):
         with contextlib.suppress(Exception):
             (await screen.history()).close()
         self.exit(code, return_code=code)
+
+
+def _warm_up() -> None:
+    """What the first answer will need and the first paint didn't."""
+    import tui.widgets.safe_markdown  # noqa: F401
 
 
 def _title_and_detail(description: str) -> tuple[str, str]:

@@ -9,41 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
-from backends.interface import EngineError, GenerateRequest, Sampling
+from backends.interface import EngineError, GenerateRequest
 from flashmoe.config import Config
-from flashmoe.history import AnswerWriter, Attachment, Figures, HistoryError
-from flashmoe.presets import Presets, load_presets
-from tui import kv_store
-from tui.answer import Answer
+from flashmoe.history.records import Attachment, Figures, HistoryError
+from tui.answer import Answer, Taken
 from tui.context_fit import ContextFitter
 from tui.conversation import Conversation, Turn
 from tui.engine_controller import EngineController
+from tui.flow_context import FlowContext
 from tui.flow_view import FlowView
 
+if TYPE_CHECKING:
+    from flashmoe.history import AnswerWriter
 
-class ChatFlow:
+
+class ChatFlow(FlowContext):
     """One conversation at a time."""
 
     def __init__(self, view: FlowView, controller: EngineController, config: Config) -> None:
-        self._view = view
-        self._controller = controller
-        self._config = config
-        self.conversation = self._fresh()
+        super().__init__(view, controller, config)
         self.turn: Turn | None = None
         """The answer that is being written."""
         self.answer_id: str | None = None
         self._writer: AnswerWriter | None = None
         self._preparing = False
-        self._cancelled = False
+        self.cancelled = False
+        """Whether the user stopped what is being prepared."""
         self._thinking_since: float | None = None
         self._thinking_s: float | None = None
-        self._presets: Presets | None = None
-        self._saved_tokens = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._fitter = ContextFitter(view, controller)
-        self.ctx_used = 0
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -52,46 +50,13 @@ class ChatFlow:
         """Whether an answer is being prepared or written."""
         return self._preparing or self.answer_id is not None
 
-    @property
-    def presets(self) -> Presets:
-        """The presets in force, read when they are first needed."""
-        if self._presets is None:
-            self._presets = load_presets()
-        return self._presets
-
-    def sampling(self) -> Sampling:
-        """The sampler settings in force for this chat."""
-        settings = self.conversation.settings
-        if settings.sampling is not None:
-            return settings.sampling
-        name = self._controller.model.name if self._controller.model is not None else ""
-        try:
-            return self.presets.pick(settings.preset, name).sampling
-        except KeyError:
-            return self.presets.pick("auto", name).sampling
-
-    def thinking(self) -> bool | None:
-        """Whether the template's thinking is switched on or off; None leaves it."""
-        if self.conversation.settings.thinking is not None:
-            return self.conversation.settings.thinking
-        return {"on": True, "off": False}.get(self._config.chat.thinking)
-
-    def system_prompt(self) -> str:
-        """The chat's own system prompt, else the configured one."""
-        return self.conversation.settings.system_prompt or self._config.chat.system_prompt
-
-    def _fresh(self) -> Conversation:
-        conversation = Conversation()
-        conversation.settings = type(conversation.settings)(preset=self._config.chat.preset)
-        return conversation
-
     # ---- chats ----------------------------------------------------------------------------------------------------
 
     async def new_chat(self) -> None:
         """Starts an empty chat; it is kept with its first question."""
-        await self.leave()
+        await self._leave_for(None)
         self.conversation = self._fresh()
-        self.ctx_used = self._saved_tokens = 0
+        self.ctx_used = 0
         await self._view.show_turns([])
 
     async def open_chat(self, chat_id: int, message_id: int | None = None) -> str:
@@ -102,9 +67,9 @@ class ChatFlow:
             messages = await history.in_thread(history.show, message_id)
         else:
             messages = await history.in_thread(history.path, chat_id)
-        await self.leave()
+        await self._leave_for(chat.uid)
         self.conversation = Conversation(chat.id, chat.uid, chat.title, chat.settings)
-        self.conversation.replace_path(messages)
+        await self._take_path(messages)
         self.ctx_used = next(
             (
                 (turn.figures.prompt_tokens or 0) + (turn.figures.completion_tokens or 0)
@@ -113,19 +78,22 @@ class ChatFlow:
             ),
             0,
         )
-        self._saved_tokens = self.ctx_used
+        self._keeper.opened(chat.uid, self.ctx_used)
         await self._view.show_turns(self.conversation.turns)
-        restored = await kv_store.restore(self._controller, chat.uid)
-        if restored:
-            self._view.say(f"Back in this chat: {restored:,} tokens need not be read again.")
+        self._keeper.start(self.bring_context())
         return chat.draft
 
     async def leave(self) -> None:
         """Stops what runs and keeps what is worth keeping of the chat that is shown."""
         await self.stop_and_wait()
-        if self.conversation.id is not None and self.ctx_used != self._saved_tokens:
-            self._saved_tokens = self.ctx_used
-            await kv_store.save(self._controller, self.conversation.uid, self.ctx_used, self._config.kv_cache)
+        await self._keeper.settled()
+        await self.keep_context()
+
+    async def _leave_for(self, uid: str | None) -> None:
+        """As `leave`, but the next chat is shown while the context of this one is still being written."""
+        await self.stop_and_wait()
+        if self.conversation.id is not None and uid != self.conversation.uid:
+            self._keeper.save_soon(self.conversation.uid, self.ctx_used)
 
     async def keep_draft(self, text: str) -> None:
         """Keeps what stands in the composer with its chat."""
@@ -171,6 +139,7 @@ class ChatFlow:
                     history.create_chat, model=model.name if model else "", settings=conversation.settings
                 )
                 conversation.id, conversation.uid = chat.id, chat.uid
+                conversation.title = " ".join(text.split())[:60]
             if editing is not None:
                 parent = editing.parent_id
             else:
@@ -181,15 +150,15 @@ class ChatFlow:
         except HistoryError as error:
             self._view.say(error.message, "error")
             return False
+        self._preparing = True
         if editing is not None:
-            conversation.replace_path(await history.in_thread(history.path, conversation.id))
+            await self._take_path(await history.in_thread(history.path, conversation.id))
             await self._view.show_turns(conversation.turns)
         else:
             turn = Turn.of(message)
             turn.ending = ""
             conversation.turns.append(turn)
             await self._view.add_turn(turn)
-        self._preparing = True
         self._changed()
         return True
 
@@ -206,9 +175,7 @@ class ChatFlow:
         history = await self._view.history()
         assert self.conversation.id is not None
         if question is not self.conversation.turns[-1]:
-            await history.in_thread(history.rewind, question.id, self.conversation.id)
-            index = self.conversation.turns.index(question)
-            self.conversation.turns = self.conversation.turns[: index + 1]
+            await self._take_path(await history.in_thread(history.rewind, question.id, self.conversation.id))
             await self._view.show_turns(self.conversation.turns)
         question.error = ""
         await self.answer()
@@ -226,13 +193,16 @@ class ChatFlow:
 
     async def answer(self, going_on: Turn | None = None) -> None:
         """Prepares and starts the answer to the end of the path; its text comes as `AnswerNews`."""
-        self._preparing, self._cancelled = True, False
+        self._preparing, self.cancelled = True, False
         self._changed()
         try:
             await self._controller.ensure_loaded()
+            await self.bring_context()
             request = await self._fitter.fit(self, going_on)
-            if request is not None and not self._cancelled:
+            if request is not None and not self.cancelled:
                 await self._start(request, going_on)
+            elif self.cancelled:
+                self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
         except EngineError as error:
             await self._not_asked(error)
         except HistoryError as error:
@@ -240,7 +210,7 @@ class ChatFlow:
         finally:
             self._preparing = False
             self._changed()
-        if self._cancelled and self.answer_id is not None:  # stopped while it began
+        if self.cancelled and self.answer_id is not None:  # stopped while it began
             await self._controller.stop(self.answer_id)
 
     async def _start(self, request: GenerateRequest, going_on: Turn | None) -> None:
@@ -277,13 +247,13 @@ class ChatFlow:
 
     # ---- while it answers -----------------------------------------------------------------------------------------
 
-    def take(self, answer_id: str) -> tuple[Answer, list[tuple[str, str]]] | None:
+    def take(self, answer_id: str) -> Taken | None:
         """What has come of the answer since the last call, noted in the turn and on its way to the disk."""
         taken = self._controller.take(answer_id)
         if taken is None or answer_id != self.answer_id or self.turn is None:
             return None
-        answer, parts = taken
-        for kind, text in parts:
+        answer = taken.answer
+        for kind, text in taken.parts:
             thinking = kind == "thinking"
             if thinking:
                 self.turn.thinking += text
@@ -295,7 +265,7 @@ class ChatFlow:
                 self._writer.add(text, thinking=thinking)
         if answer.prefill is not None:
             self.ctx_used = answer.prefill.total + answer.n_tokens
-        return answer, parts
+        return taken
 
     def _end_thinking(self) -> None:
         if self._thinking_since is not None:
@@ -349,7 +319,8 @@ class ChatFlow:
             await self._controller.stop(self.answer_id)
             return True
         if self._preparing:
-            self._cancelled = True
+            self.cancelled = True
+            await self._fitter.stop()
             await self._controller.cancel_load()
             return True
         return False
@@ -378,5 +349,5 @@ class ChatFlow:
             self._view.say(f"This is the {'first' if step < 0 else 'last'} of {target.variants} branches.")
             return
         history = await self._view.history()
-        self.conversation.replace_path(await history.in_thread(history.step_variant, target.id, step))
+        await self._take_path(await history.in_thread(history.step_variant, target.id, step))
         await self._view.show_turns(self.conversation.turns)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from typing import TYPE_CHECKING
 
-from backends.interface import ChatMessage, EngineError, GenerateRequest, LoadRequest, Sampling
+from backends.interface import Delta, EngineError, Event, GenerateRequest, LoadRequest, PrefillProgress, Sampling
 from tui.conversation import Turn
 from tui.engine_controller import EngineController
-from tui.flow_view import FlowView
+from tui.flow_view import FlowView, FullContext
 
 if TYPE_CHECKING:
     from tui.chat_flow import ChatFlow
 
-_SUMMARISE = "Summarise this conversation in at most 150 words. Keep names, numbers, decisions and open points."
+_SUMMARISE = (
+    "Summarise our conversation so far in at most 150 words, for somebody who goes on with it and can't see it. "
+    "Keep names, numbers, decisions and open points. Answer with the summary only."
+)
+_SHOW_S = 0.25
 
 
 class ContextFitter:
@@ -22,11 +28,13 @@ class ContextFitter:
     def __init__(self, view: FlowView, controller: EngineController) -> None:
         self._view = view
         self._controller = controller
+        self._running: asyncio.Task[str] | None = None
+        self._shown_at = 0.0
 
     async def fit(self, flow: ChatFlow, going_on: Turn | None) -> GenerateRequest | None:
         """The request, once its prompt leaves room for an answer; None where the user chose not to ask.
 
-        Raises `EngineError` where the larger context that was chosen can't be had.
+        Raises `EngineError` where the larger context that was chosen can't be had, ``cancelled`` where a summary was.
         """
         conversation = flow.conversation
         for _ in range(6):
@@ -39,10 +47,12 @@ class ContextFitter:
             if count + room <= model.n_ctx:
                 flow.ctx_used = count
                 return request
-            kept = [turn for turn in conversation.turns if not turn.dropped]
-            can_drop = bool(kept) and kept[0] is not conversation.last_of("user")
-            can_grow = model.n_ctx < model.n_ctx_train
-            choice = await self._view.choose_context(count, model.n_ctx, can_grow, can_drop)
+            oldest = conversation.oldest(model.n_ctx // 2, count)
+            kept = len(conversation.turns) - len(conversation.dropped)
+            larger = min(model.n_ctx_train, max(model.n_ctx * 2, count + 2 * room))
+            grow = larger if larger > model.n_ctx else 0
+            kv_bytes = model.kv_bytes * (grow - model.n_ctx) // model.n_ctx if grow and model.kv_bytes else None
+            choice = await self._view.choose_context(FullContext(count, model.n_ctx, len(oldest), kept, grow, kv_bytes))
             if choice == "cancel":
                 edit = self._view.key("chat.edit")
                 self._view.say(
@@ -52,42 +62,68 @@ class ContextFitter:
                 return None
             if choice == "grow":
                 old = self._controller.request or LoadRequest(path=model.path)
-                n_ctx = min(model.n_ctx_train, max(model.n_ctx * 2, count + 2 * room))
-                await self._controller.reload(n_ctx=n_ctx, like=old)
+                await flow.keep_context()
+                await self._controller.reload(n_ctx=grow, like=old)
+                await flow.bring_context()
                 continue
-            dropped = conversation.drop_oldest(model.n_ctx // 2, count)
-            for turn in dropped:
-                self._view.turn_changed(turn)
-            if choice == "summarise":
-                await self._summarise(flow, dropped)
+            summary = await self._summarise(flow, oldest) if choice == "summarise" else ""
+            if flow.cancelled:
+                return None
+            await flow.leave_out(oldest, summary, going_on)
         return None
 
-    async def _summarise(self, flow: ChatFlow, turns: list[Turn]) -> None:
-        """Has the model summarise what was left out; where that fails it is left out without, and that is said."""
+    async def stop(self) -> None:
+        """Stops a summary that is being written."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _summarise(self, flow: ChatFlow, turns: list[Turn]) -> str:
+        """Has the model summarise what is to be left out; empty where it can't, and that is said."""
         model = self._controller.model
         n_ctx = model.n_ctx if model is not None else 4096
-        text = "\n\n".join(f"{turn.role}: {turn.prompt_text}" for turn in turns)
-        if flow.conversation.summary:
-            text = f"earlier: {flow.conversation.summary}\n\n{text}"
-        self._view.say(f"Summarising {len(turns)} messages…")
         longest = min(300, n_ctx // 6)
-        limit = n_ctx * 2  # characters: at least two a token in nearly every language
         while True:
             request = GenerateRequest(
                 id=uuid.uuid4().hex,
-                messages=(ChatMessage("user", f"{_SUMMARISE}\n\n{text[-limit:]}"),),
+                messages=flow.conversation.to_summarise(turns, _SUMMARISE, system_prompt=flow.system_prompt()),
                 sampling=Sampling(temperature=0.0, max_tokens=longest),
                 enable_thinking=False,
             )
             count = await self._controller.count_tokens(request)
-            if count is None or count + longest < n_ctx or limit < 200:
+            if count is None or count + longest < n_ctx:
                 break
-            limit //= 2
+            if len(turns) == 1:
+                text = turns[0].prompt_text
+                if len(text) < 200:
+                    break
+                turns = [Turn(turns[0].role, text[len(text) // 2 :])]
+            else:  # more than a context holds: the oldest of them can't be read any more
+                turns = turns[len(turns) // 4 or 1 :]
+        n_turns, tokens, started = len(turns), 0, time.monotonic()
+        self._view.summarising(n_turns, None, 0)
+
+        def follow(event: Event) -> None:
+            nonlocal tokens
+            if isinstance(event, Delta):
+                tokens += event.n_tokens
+            now = time.monotonic()
+            if now - max(self._shown_at, started) >= _SHOW_S:
+                self._shown_at = now
+                self._view.summarising(n_turns, event if isinstance(event, PrefillProgress) else None, tokens)
+
+        self._running = asyncio.create_task(self._controller.complete(request, follow))
         try:
-            flow.conversation.summary = await self._controller.complete(request)
-            self._view.say(f"{len(turns)} messages are summarised in the context; they stay in the chat.")
+            summary = await self._running
+            if not summary:
+                self._view.say(f"{n_turns} messages were left out without a summary: the model wrote none.", "warning")
+            return summary
+        except asyncio.CancelledError:  # by `stop`: the task's, not this coroutine's own
+            raise EngineError("cancelled", "The summary was stopped.") from None
         except EngineError as error:
-            self._view.say(f"{len(turns)} messages were left out without a summary: {error.message}", "warning")
+            self._view.say(f"{n_turns} messages were left out without a summary: {error.message}", "warning")
+            return ""
+        finally:
+            self._running = None
 
 
 def _request(flow: ChatFlow, going_on: Turn | None) -> GenerateRequest:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backends.interface import ChatMessage
-from flashmoe.history.records import Attachment, ChatSettings, Figures, Message
+from flashmoe.history.records import Attachment, ChatSettings, ContextCut, Figures, Message
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class Turn:
     variant: int = 1
     variants: int = 1
     dropped: bool = False
-    """Left out of the context by the user's choice; still shown and kept."""
+    """Left out of the context by the user's choice (`Conversation.cut`); still shown and kept."""
 
     @classmethod
     def of(cls, message: Message) -> Turn:
@@ -85,8 +85,18 @@ class Conversation:
     title: str = ""
     settings: ChatSettings = field(default_factory=ChatSettings)
     turns: list[Turn] = field(default_factory=list)
-    summary: str = ""
-    """Stands in for turns that were left out of the context, where the user chose a summary."""
+    cut: ContextCut | None = None
+    """What the model isn't shown of this path, as the history has it; see `take_cut`."""
+
+    @property
+    def summary(self) -> str:
+        """Stands in for turns that were left out of the context, where the user chose a summary."""
+        return self.cut.summary if self.cut is not None else ""
+
+    @property
+    def dropped(self) -> list[Turn]:
+        """The turns that the model isn't shown, oldest first."""
+        return [turn for turn in self.turns if turn.dropped]
 
     def last_of(self, role: str) -> Turn | None:
         """The last turn of a role."""
@@ -114,40 +124,68 @@ class Conversation:
             turns.append(turn)
         self.turns = turns
 
+    def take_cut(self, cut: ContextCut | None) -> None:
+        """Puts a cut in force on the shown path; None shows the model everything."""
+        upto = next((i for i, turn in enumerate(self.turns) if cut is not None and turn.id == cut.upto_id), -1)
+        self.cut = cut if upto >= 0 else None
+        for index, turn in enumerate(self.turns):
+            turn.dropped = index <= upto
+
     # ---- what the engine gets -------------------------------------------------------------------------------------
 
     def messages(self, upto: Turn | None = None, *, system_prompt: str = "") -> tuple[ChatMessage, ...]:
         """The prompt: system prompt, summary, then the path up to and with `upto`, less what was left out."""
+        system = self._system(system_prompt)
+        return self._messages([turn for turn in self.turns if not turn.dropped], upto, system)
+
+    def to_summarise(self, turns: list[Turn], instruction: str, *, system_prompt: str = "") -> tuple[ChatMessage, ...]:
+        """A prompt for a summary of `turns`. It begins as the chat's own prompt does, so that what the engine has
+        computed of the chat needn't be computed again."""
+        asked = Turn("user", instruction)
+        return self._messages([*turns, asked], None, self._system(system_prompt))
+
+    def _system(self, system_prompt: str) -> str:
         system = system_prompt.strip()
         if self.summary:
             system = f"{system}\n\nSummary of the conversation so far: {self.summary}".strip()
+        return system
+
+    @staticmethod
+    def _messages(turns: list[Turn], upto: Turn | None, system: str) -> tuple[ChatMessage, ...]:
         result = [ChatMessage("system", system)] if system else []
-        for turn in self.turns:
-            if not turn.dropped and (turn.role == "user" or turn.content or (turn is upto and turn.thinking)):
+        for turn in turns:
+            if turn.role == "user" or turn.content or (turn is upto and turn.thinking):
                 result.append(ChatMessage(turn.role, turn.prompt_text, turn.thinking if turn is upto else ""))
             if turn is upto:
                 break
         return tuple(_merged(result))
 
-    def drop_oldest(self, keep_tokens: int, count: int) -> list[Turn]:
-        """Leaves out the oldest exchanges until about `keep_tokens` of `count` prompt tokens remain.
+    def oldest(self, keep_tokens: int, count: int) -> list[Turn]:
+        """The oldest turns that must go until about `keep_tokens` of `count` prompt tokens remain; none is changed.
 
         The last question always stays; a turn's tokens are estimated from its share of the characters.
         """
         kept = [turn for turn in self.turns if not turn.dropped]
         per_char = count / (sum(len(turn.prompt_text) for turn in kept) or 1)
-        dropped: list[Turn] = []
+        leaving: list[Turn] = []
         left = float(count)
         last_question = self.last_of("user")
         while left > keep_tokens and kept and kept[0] is not last_question:
             turn = kept.pop(0)
-            turn.dropped = True
-            dropped.append(turn)
+            leaving.append(turn)
             left -= len(turn.prompt_text) * per_char
         while kept and kept[0].role == "assistant":  # a context may not begin with half an exchange
-            kept[0].dropped = True
-            dropped.append(kept.pop(0))
-        return dropped
+            leaving.append(kept.pop(0))
+        return leaving
+
+    def cut_place(self, going_on: Turn | None) -> Turn | None:
+        """Where a cut made now belongs: the last turn before the last question, so that asking that question in other
+        words needs no new choice. For an answer that goes on it is that answer."""
+        if going_on is not None:
+            return going_on
+        question = self.last_of("user")
+        index = self.turns.index(question) if question is not None else 0
+        return self.turns[index - 1] if index else None
 
 
 def _merged(messages: list[ChatMessage]) -> Iterator[ChatMessage]:

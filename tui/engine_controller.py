@@ -22,6 +22,7 @@ from backends.interface import (
     ChatMessage,
     Delta,
     EngineError,
+    Event,
     ExpertMap,
     Finished,
     GenerateRequest,
@@ -31,14 +32,14 @@ from backends.interface import (
     PrefillProgress,
     Telemetry,
 )
-from flashmoe.hub.inuse import InUse
 from tui import messages
-from tui.answer import Answer
+from tui.answer import Answer, Taken
 
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
+    from flashmoe.hub.inuse import InUse
 
-FRAME_S = 1 / 10
+FRAME_S = 1 / 8
 CALM_FRAME_S = 1 / 6
 ENGINE_NICE = 1
 
@@ -69,6 +70,8 @@ class EngineController:
         self._in_use: InUse | None = None
         self.request: LoadRequest | None = None
         """What was loaded last (or is being loaded): a dead engine loads it again for the next question."""
+        self.loads = 0
+        """How many loads there were: a new one knows nothing of earlier chats."""
         self.telemetry: Telemetry | None = None
         self.expert_map: ExpertMap | None = None
 
@@ -113,6 +116,8 @@ class EngineController:
         if self._load_task is not None and not self._load_task.done():
             await self.cancel_load()
             await asyncio.wait({self._load_task})
+        from flashmoe.hub.inuse import InUse
+
         previous = self.request
         self.request = request
         in_use = InUse(request.path)  # from now on `rm` and the model screen refuse to delete it
@@ -133,6 +138,7 @@ class EngineController:
         if self._in_use is not None:
             self._in_use.release()
         self._in_use = in_use
+        self.loads += 1
         self.telemetry = self.expert_map = None
         self._post(messages.ModelLoaded(info, request))
         with contextlib.suppress(EngineError):
@@ -248,11 +254,17 @@ class EngineController:
                     await self._load(like)
             raise
 
-    async def complete(self, request: GenerateRequest) -> str:
-        """A whole answer at once, for the app's own questions; raises `EngineError`."""
+    async def complete(self, request: GenerateRequest, follow: Callable[[Event], None]) -> str:
+        """A whole answer for the app's own questions; `follow` sees it grow. Cancelling it stops the engine, too.
+
+        Raises `EngineError`.
+        """
         await self.ensure_loaded()
-        events = self._client_or_new().generate(request)
-        pieces = [event.text async for event in events if isinstance(event, Delta) and event.kind == "answer"]
+        pieces: list[str] = []
+        async for event in self._client_or_new().generate(request):
+            if isinstance(event, Delta) and event.kind == "answer":
+                pieces.append(event.text)
+            follow(event)
         return "".join(pieces).strip()
 
     def _announce(self, answer: Answer) -> None:
@@ -265,7 +277,7 @@ class EngineController:
         else:
             asyncio.get_running_loop().call_later(wait, self._post, messages.AnswerNews(answer.id))
 
-    def take(self, answer_id: str) -> tuple[Answer, list[tuple[str, str]]] | None:
+    def take(self, answer_id: str) -> Taken | None:
         """The answer and the text that has gathered since the last call; None where it is unknown or done with."""
         answer = self._answers.get(answer_id)
         if answer is None:
@@ -273,7 +285,7 @@ class EngineController:
         parts, answer.parts = answer.parts, []
         if answer.ended:
             del self._answers[answer_id]
-        return answer, parts
+        return Taken(answer, parts, answer.ended)
 
     def taken(self, answer: Answer) -> None:
         """Says that what `take` returned is on the screen: the next news may come, a frame from now."""

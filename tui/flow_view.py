@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from flashmoe.history import History
+from backends.interface import PrefillProgress
 from tui.conversation import Turn
 
+if TYPE_CHECKING:
+    from flashmoe.history import History
+
 ContextChoice = Literal["drop", "summarise", "grow", "cancel"]
+
+
+class FullContext(NamedTuple):
+    """A prompt that doesn't fit, and what could be done about it."""
+
+    tokens: int
+    """Tokens of the prompt."""
+    n_ctx: int
+    oldest: int
+    """Messages that could be left out; 0: there are none before the question."""
+    shown: int
+    """Messages that the model is shown now."""
+    grow: int
+    """Tokens of a larger context, 0 where the model can't have one."""
+    grow_bytes: int | None
+    """Memory that the larger one takes in addition, where known."""
 
 
 class FlowView(Protocol):
@@ -41,8 +60,16 @@ class FlowView(Protocol):
         """An answer began or ended."""
         ...
 
-    async def choose_context(self, count: int, n_ctx: int, can_grow: bool, can_drop: bool) -> ContextChoice:
+    async def choose_context(self, full: FullContext) -> ContextChoice:
         """Asks what goes when the context is full."""
+        ...
+
+    async def cut_changed(self) -> None:
+        """The model is shown more or less of the chat than before."""
+        ...
+
+    def summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int) -> None:
+        """A summary of so many messages is being made."""
         ...
 
     def key(self, binding_id: str) -> str:

@@ -19,7 +19,7 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
 from backends.streaming.pace import Pace
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.reuse import ReuseMeter
+from backends.streaming.reuse import SPEND, ReuseMeter
 from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
 
@@ -49,8 +49,9 @@ class Pager:
         self._slots = store if isinstance(store, SlotStore) else None
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
         rows = layout.rows
-        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows])
+        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows], spend=SPEND)
         self.pace = Pace()
+        self._full_once = False
         self._decoding = True
         self.stall_s = 0.0
         self.ahead_bytes = 0
@@ -128,6 +129,9 @@ class Pager:
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
         self._faults = _major_faults()
+        if self.ledger.evictions and not self._full_once:
+            self._full_once = True
+            self.pace.clear()  # fresh memory is slower to read into: what was timed while it filled comes no more
         self.pace.begin(tokens if self._decoding else 0)
         self.ledger.begin(tokens)
 
@@ -383,11 +387,10 @@ class Pager:
         """Per-expert state; may be called from another thread."""
         ledger, rows = self.ledger, self.layout.rows
         share = np.where(ledger.state == RESIDENT, np.uint8(255), np.uint8(0))
-        if self.store.name == "pagecache":
+        if isinstance(self.store, PageCacheStore):
             held = self.store.residency()
             if held is not None:
-                whole = np.maximum(1, np.array(self.store.cost, np.float64))[:, None]
-                share = np.minimum(255, np.round(255 * held / whole)).astype(np.uint8)
+                share = np.minimum(255, np.round(255 * held / self.store.whole)).astype(np.uint8)
         return ExpertMap(
             n_layers=len(rows),
             n_experts=self.layout.n_experts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def open_app(args: argparse.Namespace) -> int:
         raise UsageError("the app needs a terminal; for pipes there is: flashmoe-tui run MODEL PROMPT.")
     if args.chat is not None:
         _check_chat(args.chat)
+    gc.disable()  # nothing is garbage before the first paint; the app switches it on
     # Without MODEL the load flags still count, for whatever is loaded in the app.
     request = load_request(args, path or "", quiet=True)
     from tui.app import AppOptions, run_app

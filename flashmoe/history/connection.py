@@ -67,7 +67,7 @@ def _in_memory(copy_of: Path | None) -> sqlite3.Connection:
             try:
                 source = _open(f"{copy_of.absolute().as_uri()}?{mode}", uri=True)
                 try:
-                    if source.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+                    if 0 < source.execute("PRAGMA user_version").fetchone()[0] <= len(MIGRATIONS):
                         source.backup(db)
                         if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                             raise sqlite3.DatabaseError("malformed")

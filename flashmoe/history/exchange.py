@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from flashmoe.history.base import to_json
-from flashmoe.history.records import Attachment, Chat, ChatSettings, Figures, HistoryError, Message
+from flashmoe.history.records import Attachment, Chat, ChatSettings, ContextCut, Figures, HistoryError, Message
 from flashmoe.history.store import History
 from flashmoe.text_safety import encodable, visible_line
 
@@ -37,6 +37,15 @@ class _ExportedMessage(Struct, kw_only=True, omit_defaults=True):
     attachments: tuple[Attachment, ...] = ()
 
 
+class _ExportedCut(Struct, kw_only=True, omit_defaults=True):
+    """A `ContextCut`; `message` and `upto` are indexes of messages of the same chat."""
+
+    message: int
+    upto: int
+    summary: str = ""
+    model: str = ""
+
+
 class _ExportedChat(Struct, kw_only=True, omit_defaults=True):
     title: str = ""
     uid: str = ""
@@ -47,6 +56,7 @@ class _ExportedChat(Struct, kw_only=True, omit_defaults=True):
     settings: ChatSettings = ChatSettings()
     leaf: int | None = None
     messages: list[_ExportedMessage] = field(default_factory=list)
+    cuts: Annotated[list[_ExportedCut], Meta(max_length=1000)] = field(default_factory=list)
 
 
 class _File(Struct, kw_only=True):
@@ -68,8 +78,11 @@ def to_markdown(history: History, chat_id: int, *, thinking: bool = True) -> str
     lines += [", ".join(about) + ".", ""]
     if chat.settings.system_prompt:
         lines += ["## System prompt", "", chat.settings.system_prompt, ""]
+    cut = history.context_cut(chat.leaf)
     for message in history.path(chat_id):
         lines += _message_lines(message, thinking)
+        if cut is not None and message.id == cut.upto_id:
+            lines += _cut_lines(cut)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -105,6 +118,15 @@ def _message_lines(message: Message, thinking: bool) -> Iterator[str]:
         yield ""
 
 
+def _cut_lines(cut: ContextCut) -> Iterator[str]:
+    yield from ("---", "")
+    if not cut.summary:
+        yield from ("*The context was full: below this line the model was not shown the messages above it.*", "")
+        return
+    yield from ("*The context was full: below this line the model was shown this summary of the messages above:*", "")
+    yield from ("\n".join(f"> {line}".rstrip() for line in cut.summary.strip().split("\n")), "")
+
+
 def _fence(text: str) -> str:
     """A code fence longer than any in the text."""
     fence = "```"
@@ -138,6 +160,10 @@ def _exported(history: History, chat: Chat) -> _ExportedChat:
                 model=m.model, figures=m.figures, attachments=m.attachments,
             )
             for m in messages
+        ],
+        cuts=[
+            _ExportedCut(message=index[cut.message_id], upto=index[cut.upto_id], summary=cut.summary, model=cut.model)
+            for cut in history.cuts_of(chat.id)
         ],
     )  # fmt: skip
 
@@ -186,7 +212,19 @@ def _decode(text: str | bytes) -> list[_ExportedChat]:
                 raise HistoryError(f"The export is damaged: message {i} of {chat.title[:40]!r} has no valid parent.")
         if chat.leaf is not None and not 0 <= chat.leaf < len(chat.messages):
             raise HistoryError(f"The export is damaged: {chat.title[:40]!r} has no valid last message.")
+        if not all(_is_cut(cut, chat.messages) for cut in chat.cuts):
+            raise HistoryError(f"The export is damaged: {chat.title[:40]!r} leaves out messages that it doesn't have.")
     return chats
+
+
+def _is_cut(cut: _ExportedCut, messages: list[_ExportedMessage]) -> bool:
+    """Whether `upto` lies on the way from the top to `message`. Parents come before their children here."""
+    if not 0 <= cut.upto <= cut.message < len(messages):
+        return False
+    at: int | None = cut.message
+    while at is not None and at > cut.upto:
+        at = messages[at].parent
+    return at == cut.upto
 
 
 def _chained(messages: list[Any]) -> list[Any]:
@@ -216,6 +254,8 @@ def _insert(history: History, chat: _ExportedChat) -> int:
                  to_json(m.attachments)),
             )  # fmt: skip
             ids.append(cursor.lastrowid or 0)
+        for cut in chat.cuts:
+            history.cut_context(ids[cut.message], ids[cut.upto], summary=cut.summary, model=cut.model)
         leaf = ids[chat.leaf] if chat.leaf is not None else (ids[-1] if ids else None)
         db.execute(
             "UPDATE chats SET uid = ?, created = ?, updated = ?, pinned = ?, leaf = ? WHERE id = ?",

@@ -135,6 +135,21 @@ class Message(Struct, kw_only=True, frozen=True):
         return ChatMessage(self.role, self.prompt_text, self.thinking)
 
 
+class ContextCut(Struct, frozen=True):
+    """What the model isn't shown any more: the messages from the top of a path to `upto_id`."""
+
+    id: int
+    message_id: int
+    """It holds for the paths that go through this message."""
+    upto_id: int
+    """The last message that is left out: `message_id` or one of its ancestors."""
+    summary: str = ""
+    """Stands in for what is left out; empty where nothing does."""
+    model: str = ""
+    """The model that wrote the summary."""
+    created: float = 0.0
+
+
 class Hit(Struct, frozen=True, kw_only=True):
     """A chat that matches a search."""
 

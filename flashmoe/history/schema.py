@@ -85,7 +85,21 @@ CREATE TRIGGER chats_changed AFTER UPDATE OF title ON chats BEGIN
 END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+# What a branch's context no longer holds (`flashmoe.history.cuts`).
+_VERSION_2 = """
+CREATE TABLE context_cuts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    upto_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    summary TEXT NOT NULL DEFAULT '',
+    model TEXT NOT NULL DEFAULT '',
+    created REAL NOT NULL
+);
+CREATE INDEX context_cuts_of_message ON context_cuts (message_id);
+CREATE INDEX context_cuts_upto ON context_cuts (upto_id);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 """Entry N brings version N to N + 1. Never change one that was released: add another."""
 
 

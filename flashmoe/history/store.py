@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flashmoe.history.base import Default, HistoryBase, now, to_json
+from flashmoe.history.cuts import CutsMixin
 from flashmoe.history.records import Attachment, Chat, ChatSettings, HistoryError, Message
 from flashmoe.history.search import SearchMixin
 from flashmoe.history.tree import TreeMixin
@@ -20,7 +21,7 @@ AT_LEAF: int = -1
 DAY_S = 86400.0
 
 
-class History(TreeMixin, SearchMixin, HistoryBase):
+class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
     """Every chat. Methods are synchronous, safe from any thread, and raise `HistoryError`; `in_thread` is for asyncio.
 
     An answer is written through `start_answer`, whose `AnswerWriter.add` may be called from the event loop.

@@ -34,6 +34,8 @@ class AnswerWriter:
         self._thinking = [message.thinking]
         self._dirty = False
         self._done = False
+        self._end: tuple[str, Figures | None] | None = None
+        """How the answer ended, where that could not be written yet."""
 
     @property
     def content(self) -> str:
@@ -54,7 +56,11 @@ class AnswerWriter:
             self._dirty = True
 
     def flush(self) -> None:
-        """Writes what came since the last flush. Raises `HistoryError`; then the text stays here for the next one."""
+        """Writes what came since the last flush, and an end that could not be written. Raises `HistoryError`; then all
+        stays here for the next one."""
+        if self._end is not None and not self._done:
+            self.finish(*self._end)
+            return
         with self._writing:
             with self._lock:
                 if not self._dirty or self._done:
@@ -75,12 +81,15 @@ class AnswerWriter:
     def finish(self, reason: str, figures: Figures | None = None) -> Message:
         """Ends the answer: `reason` as in `Finished`, or ``died``. Those but ``stop`` and ``length`` are partial.
 
-        Raises `HistoryError` where the rest can't be written; it may then be called again.
+        Raises `HistoryError` where the rest can't be written; it is then tried again with every flush, and the first
+        end counts.
         """
-        if figures is not None and self._before.figures is not None:
-            figures = self._before.figures.plus(figures)
+        if self._end is None:
+            if figures is not None and self._before.figures is not None:
+                figures = self._before.figures.plus(figures)
+            self._end = (reason, figures)
         with self._writing:
-            self._finish(reason, figures)
+            self._finish(*self._end)
         self._history._forget_writer(self)
         return self._history.message(self.message_id)
 

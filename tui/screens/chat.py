@@ -6,25 +6,22 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.content import Content
-from textual.widgets import Static
 
-from backends.interface import LoadProgress, ModelInfo
+from backends.interface import LoadProgress, ModelInfo, PrefillProgress
 from flashmoe import paths
-from flashmoe.history import History
 from flashmoe.history.records import Attachment as KeptAttachment
 from flashmoe.text_safety import visible_line
-from tui import messages
+from tui import figures, messages
 from tui.answer import Answer
 from tui.chat_flow import ChatFlow
 from tui.conversation import Turn
-from tui.flow_view import ContextChoice
+from tui.flow_view import ContextChoice, FullContext
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
 from tui.screens.chat_actions import ChatActions
-from tui.screens.dialogs import Choice, ChoiceDialog
 from tui.widgets.activity_line import ActivityLine
 from tui.widgets.composer import Attachment, AttachmentBar, Composer
 from tui.widgets.key_bar import KeyBar
@@ -34,7 +31,9 @@ from tui.widgets.transcript import Transcript
 from tui.widgets.welcome import Welcome
 
 if TYPE_CHECKING:
+    from flashmoe.history import History
     from tui.app import FlashmoeApp
+    from tui.screens.dialogs import Choice
 
 _IDLE_KEYS = ["chat.models", "chat.new", "chat.chats", "chat.experts", "app.palette", "app.help"]
 _BUSY_KEYS = ["chat.stop", *_IDLE_KEYS]
@@ -46,25 +45,31 @@ class ChatScreen(ChatActions):
     BINDINGS = bindings("chat")
     AUTO_FOCUS = "#composer"
     HORIZONTAL_BREAKPOINTS = [
-        (0, "-tiny"),
-        (40, "-slim"),
+        (0, "-slim"),
         (80, "-narrow"),
         (100, "-wide"),
         (160, "-huge"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-flat"), (12, "-low"), (24, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-tall")]
 
     def __init__(self, app: FlashmoeApp) -> None:
         super().__init__(id="chat")
         self.main = app
         self.flow = ChatFlow(self, app.controller, app.config)
         self._history: asyncio.Task[History] | None = None
-        self._sending = False
+        self._sending = self._resumed = False
         self._last_load_line = self._figures_at = 0.0
         self._figures_of = ""
+        self._told_problem: str | None = None
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
+        width, height = self.app.size  # known already: else every style is worked out again with the first resize
+        self.add_class(
+            *self._get_breakpoint_classes(width, self.HORIZONTAL_BREAKPOINTS),
+            *self._get_breakpoint_classes(height, self.VERTICAL_BREAKPOINTS),
+            update=False,
+        )
         yield TitleBar()
         yield Vertical(id="strip")
         with Horizontal(id="body"):
@@ -77,14 +82,15 @@ class ChatScreen(ChatActions):
                 yield AttachmentBar()
                 yield Composer(blink=False)
             yield Vertical(id="monitor")
-        yield Static(id="too-small", markup=False)
         yield KeyBar(self.main.keymap, _IDLE_KEYS)
+
+    def on_screen_resume(self, event: events.ScreenResume) -> None:
+        """At the start every style was worked out a moment ago, when the widgets were mounted."""
+        if not self._resumed:
+            self._resumed, event.refresh_styles = True, False
 
     def on_mount(self) -> None:
         """First the screen, then everything that takes time."""
-        self.query_one("#too-small", Static).update(
-            Content("This terminal is smaller than 40 x 12.\nMake it larger to go on; nothing is lost.")
-        )
         self._welcome()
         self.set_class(self.main.config.ui.monitor == "hidden", "-folded")
 
@@ -110,13 +116,13 @@ class ChatScreen(ChatActions):
     async def history(self) -> History:
         """The history, opened once, in a thread: a large one takes a moment."""
         if self._history is None:
-            self._history = asyncio.create_task(asyncio.to_thread(History))
+            self._history = asyncio.create_task(asyncio.to_thread(_open_history))
         return await asyncio.shield(self._history)
 
     async def show_turns(self, turns: list[Turn]) -> None:
         """Shows another path."""
         self._show_transcript(bool(turns))
-        await self.transcript.show(turns)
+        await self.transcript.show(turns, self.flow.conversation.cut)
         self.query_one(TitleBar).show_context(self.flow.ctx_used)
 
     async def add_turn(self, turn: Turn) -> None:
@@ -145,6 +151,8 @@ class ChatScreen(ChatActions):
 
     def busy_changed(self) -> None:
         """An answer began or ended."""
+        if not self.is_mounted or not self.query(KeyBar):  # the app is ending
+            return
         if self.flow.busy:
             self.query_one(KeyBar).show(_BUSY_KEYS)
             if self.flow.answer_id is not None:
@@ -152,33 +160,26 @@ class ChatScreen(ChatActions):
         else:
             self.query_one(KeyBar).show(_IDLE_KEYS)
 
-    async def choose_context(self, count: int, n_ctx: int, can_grow: bool, can_drop: bool) -> ContextChoice:
+    async def choose_context(self, full: FullContext) -> ContextChoice:
         """Asks what goes when the context is full."""
-        choices: list[Choice] = []
-        if can_drop:
-            choices += [
-                Choice(
-                    "drop", "Leave out the oldest messages", "They stay in the chat, marked, but the model forgets them"
-                ),
-                Choice(
-                    "summarise", "Summarise the oldest messages", "The model writes a summary that stands in for them"
-                ),
-            ]
-        if can_grow:
-            choices.append(
-                Choice(
-                    "grow", "A larger context", "Loads the model again; takes more memory and reads the prompt again"
-                )
-            )
-        choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
+        from tui.screens.dialogs import ChoiceDialog
+
         answer = await self.main.ask_screen(
             ChoiceDialog(
                 "The context is full",
-                f"The prompt has {count:,} tokens, the context {n_ctx:,}. What may go?",
-                choices,
+                f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\nWhat may go?",
+                _context_choices(full, self.key("chat.show_all")),
             )
         )
         return answer if answer in ("drop", "summarise", "grow") else "cancel"  # type: ignore[return-value]
+
+    async def cut_changed(self) -> None:
+        """The model is shown more or less of the chat than before."""
+        await self.transcript.show_cut(self.flow.conversation.cut)
+
+    def summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int) -> None:
+        """A summary is being made."""
+        self.activity.show_summarising(n_turns, prefill, tokens, self.key("chat.stop"))
 
     # ---- sending --------------------------------------------------------------------------------------------------
 
@@ -238,13 +239,13 @@ class ChatScreen(ChatActions):
         taken = self.flow.take(event.answer_id)
         if taken is None:
             return
-        answer, parts = taken
+        answer, parts, last = taken
         turn = self.flow.turn
         view = self.transcript.view(turn) if turn is not None else None
         if parts and isinstance(view, AnswerView):
             await view.feed(parts)
         self._show_progress(answer)
-        if answer.ended:
+        if last:  # not `answer.ended`: it may have ended while these parts were drawn, with more text to take
             await self.flow.finish(answer)
             if isinstance(view, AnswerView):
                 await view.end()
@@ -261,11 +262,20 @@ class ChatScreen(ChatActions):
         if self._figures_of == answer.id and now - self._figures_at < 1.0:
             return  # figures that change with every token can't be read, and cost a repaint each
         self._figures_of, self._figures_at = answer.id, now
+        self._tell_problem()
         title = self.query_one(TitleBar)
         title.show_context(self.flow.ctx_used)
         title.show_rate(answer.rate())
         thinking = bool(self.flow.turn is not None and self.flow.turn.thinking and not self.flow.turn.content)
         self.activity.show_answering(answer.n_tokens, now - answer.first_token, stop, thinking)
+
+    def _tell_problem(self) -> None:
+        """Says once that the answer can't be written to the disk, while it can't."""
+        history = self._history.result() if self._history is not None and self._history.done() else None
+        problem = history.problem if history is not None and history.persistent else None
+        if problem and problem != self._told_problem:
+            self.notify(f"{problem} Until then the answer is only in memory.", severity="warning", markup=False)
+        self._told_problem = problem
 
     def _show_end(self, answer: Answer, turn: Turn | None) -> None:
         title = self.query_one(TitleBar)
@@ -321,6 +331,8 @@ class ChatScreen(ChatActions):
         self.say(" ".join(parts), "warning" if info.lossy else "info")
         self._welcome()
         self.main.monitoring.model_loaded(info, self.main.controller.pid)
+        if not self.flow.busy:  # else the answer that is waiting for this load does it first
+            self.run_worker(self.flow.bring_context(), group="context")
 
     def on_load_failed(self, event: messages.LoadFailed) -> None:
         """One sentence; the model that was loaded before is gone or stays, as the engine says."""
@@ -394,6 +406,31 @@ class ChatScreen(ChatActions):
                 f"{self.key('chat.chats')} earlier chats",
                 guide=False,
             )
+
+
+def _open_history() -> History:
+    from flashmoe.history import History
+
+    return History()
+
+
+def _context_choices(full: FullContext, undo_key: str) -> list[Choice]:
+    """What can be done about a full context."""
+    from tui.screens.dialogs import Choice
+
+    choices: list[Choice] = []
+    if full.oldest:
+        which = f"the oldest {full.oldest} of {full.shown} messages" if full.oldest > 1 else "the oldest message"
+        undo = f"; {undo_key} undoes it" if undo_key else ""
+        choices += [
+            Choice("drop", f"Leave out {which}", f"Still in the chat, not shown to the model{undo}"),
+            Choice("summarise", f"Summarise {which}", f"The model writes one to stand in for them{undo}"),
+        ]
+    if full.grow:
+        memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""
+        choices.append(Choice("grow", f"A context of {full.grow:,} tokens", f"Loads the model again{memory}"))
+    choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
+    return choices
 
 
 def _cause(sentence: str) -> str:

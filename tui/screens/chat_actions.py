@@ -17,15 +17,15 @@ from textual.screen import Screen
 
 from backends.interface import ChatMessage, GenerateRequest
 from flashmoe import paths
-from flashmoe.history import History, HistoryError
+from flashmoe.history.records import HistoryError
 from flashmoe.text_safety import encodable, visible_line
 from tui import terminal
 from tui.conversation import Turn
-from tui.screens.dialogs import TextDialog
 from tui.texts import code_blocks, last_command, read_text_file, typed_path, write_new
 from tui.widgets.composer import Attachment, AttachmentBar
 
 if TYPE_CHECKING:
+    from flashmoe.history import History
     from tui.app import FlashmoeApp
     from tui.chat_flow import ChatFlow
     from tui.widgets.activity_line import ActivityLine
@@ -40,6 +40,7 @@ class ChatActions(Screen[None]):
     flow: ChatFlow
     _editing: Turn | None = None
     _kept_draft: str = ""
+    _copied_block: tuple[Turn, int] | None = None
 
     @property
     def composer(self) -> Composer:
@@ -150,6 +151,10 @@ class ChatActions(Screen[None]):
             self.composer.set_text(self._kept_draft)
         self._kept_draft = ""
 
+    def action_show_all(self) -> None:
+        """Shows the model again what was left out of the context last."""
+        self._run(self.flow.show_all())
+
     # ---- other screens --------------------------------------------------------------------------------------------
 
     def action_models(self) -> None:
@@ -254,10 +259,16 @@ class ChatActions(Screen[None]):
         self._copy(turn.content if turn is not None else None, "answer" if turn and turn.role != "user" else "question")
 
     def action_copy_code(self) -> None:
-        """Copies the last code block."""
+        """Copies the last code block; once more, the one before it."""
         turn = self._wanted()
         blocks = code_blocks(turn.content) if turn is not None else []
-        self._copy(blocks[-1][1] if blocks else None, "code block")
+        if turn is None or not blocks:
+            self._copy(None, "code block")
+            return
+        before = self._copied_block
+        index = (before[1] - 1) % len(blocks) if before is not None and before[0] is turn else len(blocks) - 1
+        self._copied_block = (turn, index)
+        self._copy(blocks[index][1], f"code block {index + 1} of {len(blocks)}" if len(blocks) > 1 else "code block")
 
     def action_copy_command(self) -> None:
         """Copies the last shell command."""
@@ -284,6 +295,8 @@ class ChatActions(Screen[None]):
         self._run(self._save_answer())
 
     async def _save_answer(self) -> None:
+        from tui.screens.dialogs import TextDialog
+
         turn = self._wanted()
         if turn is None or not turn.content:
             self.say("There is no answer to save.", "warning")
@@ -291,7 +304,9 @@ class ChatActions(Screen[None]):
         words = re.sub(r"[^\w]+", "-", " ".join(self.flow.conversation.title.split()[:6]).lower()).strip("-")
         default = f"{words or 'answer'}-{time.strftime('%Y%m%d-%H%M')}.md"
         name = await self.main.ask_screen(
-            TextDialog("Save to a file", "The answer as Markdown. A file that exists is not overwritten.", default)
+            TextDialog(
+                "Save to a file", "The answer as Markdown. A file that exists is not overwritten.", default, paths=True
+            )
         )
         if name is None or not name.strip():
             return
@@ -310,8 +325,15 @@ class ChatActions(Screen[None]):
         self._run(self._attach_file())
 
     async def _attach_file(self) -> None:
+        from tui.screens.dialogs import TextDialog
+
         name = await self.main.ask_screen(
-            TextDialog("Attach a text file", "It goes with the next question, whole.", placeholder="path of a file")
+            TextDialog(
+                "Attach a text file",
+                "It goes with the next question, whole.",
+                placeholder="path of a file",
+                paths=True,
+            )
         )
         if not name or not name.strip():
             return

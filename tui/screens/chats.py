@@ -83,7 +83,16 @@ class ChatsScreen(ModalScreen[Opened | None]):
             yield Static(id="state", markup=False)
             yield KeyBar(
                 app.keymap,
-                ["chats.open", "chats.rename", "chats.pin", "chats.delete", "chats.undo", "chats.export", "chats.back"],
+                [
+                    "chats.open",
+                    "chats.rename",
+                    "chats.pin",
+                    "chats.delete",
+                    "chats.undo",
+                    "chats.export",
+                    "chats.import",
+                    "chats.back",
+                ],
             )
 
     async def on_mount(self) -> None:
@@ -129,7 +138,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             self._say(more if chats else "There are no chats yet.")
         if self._rows:
             ids = [row.chat_id for row in self._rows]
-            wanted = keep if keep in ids else self._current
+            wanted = keep if keep in ids else self._current if chats is not None else None  # of hits: the best
             options.highlighted = ids.index(wanted) if wanted in ids and wanted is not None else 0
 
     def _row(self, chat: Chat, now: float) -> Content:
@@ -150,11 +159,12 @@ class ChatsScreen(ModalScreen[Opened | None]):
         if not hit.snippet:
             return head
         snippet = Content(hit.snippet)
+        room = min(self.size.width, 96) - 14
         for start, end in hit.spans:
             snippet = snippet.stylize("bold $text-accent", start, end)
         if visible_line(hit.snippet) != hit.snippet:  # something unprintable: shown, without the marks
             snippet = Content(visible_line(hit.snippet))
-        return Content.assemble(head, "\n      ", snippet)
+        return Content.assemble(head, "\n      ", snippet.truncate(max(20, room), ellipsis=True))
 
     def _say(self, sentence: str) -> None:
         self.query_one("#state", Static).update(Content(sentence))
@@ -255,7 +265,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
 
         self.app.push_screen(
             TextDialog("Export", ".md writes the shown branch as Markdown, .json everything, to import it again.",
-                       f"{name}.md"),
+                       f"{name}.md", paths=True),
             named,
         )  # fmt: skip
 
@@ -275,6 +285,42 @@ class ChatsScreen(ModalScreen[Opened | None]):
             self._say(f"{paths.display(path)} was not written: {error.strerror or error}.")
         else:
             self._say(f"Exported to {paths.display(path)}.")
+
+    def action_import_file(self) -> None:
+        """Asks for a JSON export, or a list of messages with role and content."""
+
+        def named(answer: str | None) -> None:
+            if answer and answer.strip():
+                self.run_worker(self._import(Path(answer.strip()).expanduser()))
+
+        self.app.push_screen(
+            TextDialog("Import", "Adds the chats of a JSON export; those that are here already stay as they are.",
+                       placeholder="path of a .json file", paths=True),
+            named,
+        )  # fmt: skip
+
+    async def _import(self, path: Path) -> None:
+        from flashmoe.history.exchange import MAX_IMPORT_BYTES, import_json
+
+        history = self._history
+        try:
+            data = await asyncio.to_thread(_read, path, MAX_IMPORT_BYTES)
+            added = await history.in_thread(import_json, history, data)
+        except HistoryError as error:
+            self._say(error.message)
+        except OSError as error:
+            self._say(f"{paths.display(path)} can't be read: {error.strerror or error}.")
+        else:
+            self.query_one(Input).value = ""
+            await self._list(added[0].id if added else None)
+            n = len(added)
+            self._say(f"{n} chat{'s' if n > 1 else ''} imported." if n else "These chats are here already.")
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A file's bytes, one more than `limit` where it is larger: the import then says so."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from textual.app import ComposeResult
@@ -10,6 +15,7 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
+from textual.suggester import Suggester
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -79,6 +85,35 @@ def _label(choice: Choice) -> Content:
     return Content.assemble(label, "\n", (f"  {visible(choice.detail)}", "$foreground-muted"))
 
 
+class PathSuggester(Suggester):
+    """The first file or folder whose path begins as typed; hidden ones only after a dot."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        """The whole path, or None; the folder is read in a thread, since it may be far away."""
+        if not value or value.endswith(("/..", "/.")):
+            return None
+        return await asyncio.to_thread(_complete, value)
+
+
+def _complete(value: str) -> str | None:
+    head, _, start = value.rpartition("/")
+    folder = Path(f"{head}/" if "/" in value else ".").expanduser()
+    best: str | None = None
+    with contextlib.suppress(OSError, RuntimeError, ValueError), os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, 10_000):
+            name = entry.name
+            if name.startswith(start) and name.isprintable() and (start.startswith(".") or not name.startswith(".")):
+                shown = name + "/" if entry.is_dir() else name
+                if best is None or shown < best:
+                    best = shown
+    if best is None or best == start:
+        return None
+    return f"{head}/{best}" if "/" in value else best
+
+
 class TextDialog(ModalScreen[str | None]):
     """Asks for a line of text; None on Esc."""
 
@@ -92,10 +127,15 @@ class TextDialog(ModalScreen[str | None]):
     TextDialog Input { border: none; height: 1; padding: 0; background: $panel; }
     TextDialog .error { color: $text-error; margin: 1 0 0 0; display: none; }
     """
-    BINDINGS = [Binding("escape", "dismiss(None)", "Cancel")]
+    BINDINGS = [
+        Binding("escape", "dismiss(None)", "Cancel"),
+        Binding("tab", "complete", show=False, priority=True),
+    ]
 
-    def __init__(self, title: str, text: str, value: str = "", placeholder: str = "") -> None:
+    def __init__(self, title: str, text: str, value: str = "", placeholder: str = "", *, paths: bool = False) -> None:
+        """`paths`: names of files are completed as they are typed."""
         super().__init__()
+        self._paths = paths
         self._title = title
         self._text = text
         self._value = value
@@ -105,16 +145,29 @@ class TextDialog(ModalScreen[str | None]):
         """Title, sentence, input."""
         with Vertical() as box:
             box.border_title = Content(visible(self._title))
-            box.border_subtitle = "Enter accepts · Esc cancels"
+            box.border_subtitle = f"{'Tab completes · ' if self._paths else ''}Enter accepts · Esc cancels"
             if self._text:
                 yield Static(Content(visible(self._text)), markup=False)
-            yield Input(self._value, placeholder=self._placeholder, select_on_focus=False)
+            yield Input(
+                self._value,
+                placeholder=self._placeholder,
+                select_on_focus=False,
+                suggester=PathSuggester() if self._paths else None,
+            )
 
     def on_mount(self) -> None:
         """Ready to type."""
         field = self.query_one(Input)
         field.cursor_blink = False
         field.focus()
+
+    async def action_complete(self) -> None:
+        """Takes the rest of a file's name, as a shell does."""
+        field = self.query_one(Input)
+        found = await PathSuggester().get_suggestion(field.value) if self._paths else None
+        if found is not None:
+            field.value = found
+            field.cursor_position = len(found)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Answers."""

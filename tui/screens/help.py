@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -10,6 +12,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.keymap import KEYS, SCOPE_TITLES, Keymap
+
+WIDE = 110
+"""Columns of the terminal from which on each key's id is shown beside it."""
+NARROW = 52
 
 _PANES = (
     ("memory", "RAM that the engine owns (weights it keeps, context, buffers), apart from page cache, which the system "
@@ -35,7 +41,7 @@ class HelpScreen(ModalScreen[None]):
     CSS = """
     HelpScreen { align: center middle; background: $background 60%; }
     HelpScreen > VerticalScroll {
-        width: 92; max-width: 96%; height: 90%;
+        width: 112; max-width: 96%; height: 90%;
         border: round $primary; background: $surface; padding: 1 2; scrollbar-size-vertical: 1;
     }
     HelpScreen Static { height: auto; }
@@ -49,6 +55,7 @@ class HelpScreen(ModalScreen[None]):
     def __init__(self, keymap: Keymap) -> None:
         super().__init__()
         self._keymap = keymap
+        self._wide = True
 
     def compose(self) -> ComposeResult:
         """One text."""
@@ -56,6 +63,13 @@ class HelpScreen(ModalScreen[None]):
             box.border_title = "Help"
             box.border_subtitle = "Esc closes"
             yield Static(self.text(), markup=False)
+
+    def on_resize(self) -> None:
+        """Ids have a column of their own, or no place."""
+        wide = self.size.width >= WIDE
+        if wide != self._wide:
+            self._wide = wide
+            self.query_one(Static).update(self.text())
 
     def text(self) -> Content:
         """The whole help."""
@@ -65,18 +79,23 @@ class HelpScreen(ModalScreen[None]):
             for spec in KEYS:
                 if spec.scope == scope and self._keymap.keys.get(spec.id):
                     keys = self._keymap.display_all(spec.id)
-                    parts += [(f"  {keys:<14} ", "bold"), f"{spec.description:<56} "]
-                    parts.append((f"{spec.id}\n", "$foreground-muted"))
+                    parts.append((f"  {keys:<14} ", "bold"))
+                    if self._wide:
+                        parts += [f"{spec.description:<63} ", (f"{spec.id}\n", "$foreground-muted")]
+                    else:
+                        parts.append(f"{textwrap.fill(spec.description, NARROW, subsequent_indent=' ' * 17)}\n")
             parts.append("\n")
         parts.append(("What the panes show\n", "bold $text-primary"))
         for name, meaning in _PANES:
-            parts += [("  " + name.ljust(10), "bold"), f"{meaning}\n"]
+            width = 88 if self._wide else 58
+            parts += [("  " + name.ljust(10), "bold"), f"{textwrap.fill(meaning, width, subsequent_indent=' ' * 12)}\n"]
         parts.append(("\nWhen it is slow\n", "bold $text-primary"))
         parts += [f"  · {sentence}\n" for sentence in _SLOW]
         parts.append(
             (
-                "\nKeys are remapped by their ids in the config: keys: {chat.stop: ctrl+x}. "
-                "`flashmoe-tui paths` says where it is.",
+                "\nKeys are remapped by their ids in the config: ui: {keys: {chat.stop: ctrl+x}}. "
+                "`flashmoe-tui paths` says where it is."
+                + ("" if self._wide else f" A terminal of {WIDE} columns shows the ids here."),
                 "$foreground-muted",
             )
         )

@@ -19,9 +19,9 @@ from flashmoe.presets import AUTO, Presets
 
 _FIELDS: tuple[tuple[str, str, float, float, str], ...] = (
     ("temperature", "temperature", 0.0, 10.0, "0 takes the likeliest token"),
-    ("top_p", "top-p", 0.0, 1.0, "likeliest tokens up to this probability"),
+    ("top_p", "top-p", 0.0, 1.0, "the likeliest, up to this sum"),
     ("top_k", "top-k", 0, 1_000_000, "the k likeliest tokens; 0 is all"),
-    ("min_p", "min-p", 0.0, 1.0, "at least this likely relative to the likeliest"),
+    ("min_p", "min-p", 0.0, 1.0, "share of the likeliest's chance"),
     ("repeat_penalty", "repeat penalty", 0.01, 10.0, "above 1 repeats less"),
     ("seed", "seed", 0, 2**32 - 1, "empty draws a fresh one"),
     ("max_tokens", "longest answer", 1, 1 << 24, "in tokens; empty is no limit"),
@@ -45,8 +45,9 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
     SettingsScreen .row > .name { width: 16; color: $foreground; }
     SettingsScreen .row > .what { width: 1fr; color: $text-muted; padding: 0 0 0 2; }
     SettingsScreen Input { border: none; height: 1; width: 14; padding: 0 1; background: $panel; }
-    SettingsScreen TextArea { height: 5; border: none; background: $panel; padding: 0 1; margin: 0 0 1 0; }
-    SettingsScreen OptionList { height: 5; border: none; background: $panel; padding: 0; margin: 0 0 1 0; }
+    SettingsScreen TextArea { height: auto; min-height: 3; max-height: 8; padding: 0 1; }
+    SettingsScreen OptionList { height: auto; max-height: 6; padding: 0; }
+    SettingsScreen TextArea, SettingsScreen OptionList { border: none; background: $panel; margin: 0 0 1 0; }
     SettingsScreen #thinking { height: 3; }
     SettingsScreen #problem { color: $text-error; height: auto; }
     """
@@ -103,7 +104,9 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             self.query_one("#thinking", OptionList).highlighted = index
         for field in self.query(Input):
             field.cursor_blink = False
-        self.query_one("#system").focus()
+        self.query_one("#system").focus(scroll_visible=False)
+        box = self.query_one(VerticalScroll)
+        self.call_after_refresh(box.scroll_home, animate=False)  # the first heading stays in sight
 
     def _label(self, name: str) -> Content:
         preset = self._presets.pick(name, self._model)

@@ -20,7 +20,7 @@ class ThemePicker(ModalScreen[None]):
     CSS = """
     ThemePicker { align: right middle; background: transparent; }
     ThemePicker > Vertical {
-        width: 46; max-width: 90%; height: auto; max-height: 90%; margin: 0 2;
+        width: 58; max-width: 96%; height: auto; max-height: 90%; margin: 0 2;
         border: round $primary; background: $surface; padding: 1 2;
     }
     ThemePicker OptionList { height: auto; max-height: 20; border: none; background: $surface; padding: 0; }

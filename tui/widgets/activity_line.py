@@ -89,6 +89,17 @@ class ActivityLine(Widget):
             )
         )
 
+    def show_summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int, stop_key: str) -> None:
+        """A summary of so many messages is being made: what of them has been read, then what has been written."""
+        parts: list[Content | str | tuple[str, str]] = [(f"Summarising {n_turns} messages", MUTED)]
+        if prefill is not None and prefill.done < prefill.total:
+            share = prefill.done / max(prefill.total, 1)
+            parts += ["  ", (figures.bar(share, self._bar_width()), "$primary")]
+            parts.append(f"  {prefill.done:,} of {prefill.total:,} tokens read")
+        elif tokens:
+            parts.append(f"  {tokens:,} tokens")
+        self._set(Content.assemble(*parts, (f"  {stop_key} stops" if stop_key else "", MUTED)))
+
     def show_waiting(self, text: str) -> None:
         """Something was asked and hasn't begun."""
         self._prefill_start = None

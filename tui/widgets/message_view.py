@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -12,7 +13,9 @@ from textual.widgets import Static
 from flashmoe.text_safety import SafeStream, visible, visible_line
 from tui import figures
 from tui.conversation import Turn
-from tui.widgets.safe_markdown import SafeMarkdown
+
+if TYPE_CHECKING:
+    from tui.widgets.safe_markdown import SafeMarkdown
 
 FOLD_LINES = 40
 """A user's message longer than this is folded in the chat (it is sent whole)."""
@@ -32,12 +35,12 @@ class MessageView(Vertical):
 
     DEFAULT_CSS = """
     MessageView { height: auto; margin: 0 0 1 0; border-left: blank; padding: 0 1; }
-    MessageView.-marked { border-left: outer $accent; background: $surface; }
     """
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()
         self.turn = turn
+        self.set_class(turn.dropped, "-dropped")
 
     async def toggle_thinking(self) -> None:
         """Unfolds or folds what the model thought; nothing where there is none."""
@@ -112,6 +115,8 @@ class AnswerView(MessageView):
         thinking.display = bool(turn.thinking)
         yield thinking
         if self._markdown:
+            from tui.widgets.safe_markdown import SafeMarkdown  # 50 ms that the first paint doesn't wait for
+
             yield SafeMarkdown(self._shown)
         else:
             yield Static(Content(self._shown), markup=False, classes="plain")
@@ -142,9 +147,14 @@ class AnswerView(MessageView):
     async def _append(self, text: str) -> None:
         self._shown += text
         if self._markdown:
-            await self.query_one(SafeMarkdown).append(text)
+            await self._rendered().append(text)
         else:
             self.query_one(".plain", Static).update(Content(self._shown))
+
+    def _rendered(self) -> SafeMarkdown:
+        from tui.widgets.safe_markdown import SafeMarkdown
+
+        return self.query_one(SafeMarkdown)
 
     def end_thinking(self) -> float | None:
         """Folds the thinking; how long it took, None where there was none."""
@@ -163,7 +173,7 @@ class AnswerView(MessageView):
         self.end_thinking()
         self._shown += self._stream.end()
         if self._markdown:
-            markdown = self.query_one(SafeMarkdown)
+            markdown = self._rendered()
             if markdown.source or self._shown:
                 await markdown.update(self._shown)
         self.refresh_turn()

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, cast
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
+from textual.content import Content
+from textual.geometry import Region
 from textual.widgets import Markdown
+from textual.widgets._markdown import MarkdownParagraph
 
 
 def _text(content: str) -> Token:
@@ -53,8 +57,38 @@ def _parser() -> MarkdownIt:
     return parser
 
 
+class GrowingParagraph(MarkdownParagraph):
+    """A paragraph that is being written: most pieces of text end in the line that they began in.
+
+    Textual lays the whole screen out anew and sends the whole paragraph for each of them. Here a piece that leaves the
+    height as it was costs neither, and where text was only added, just the last line goes to the terminal.
+    """
+
+    _changed: Region | None = None
+
+    def set_content(self, content: Content) -> None:
+        """Shows `content` with as little work as it allows."""
+        before, (width, height) = self._content, self.content_size
+        if not width or content.get_height(cast(Any, self.styles), width) != height:
+            super().set_content(content)
+            return
+        grown = content.plain.startswith(before.plain) and content.spans[: len(before.spans)] == before.spans
+        self._content = content
+        self._changed = Region(0, height - 1, width, 1) if grown else None
+        self.update(content, layout=False)
+        self._changed = None
+
+    def refresh(self, *regions: Region, **options: Any) -> Any:
+        """As always, but for `set_content`, which knows what changed."""
+        if self._changed is not None and not regions:
+            regions = (self._changed,)
+        return super().refresh(*regions, **options)
+
+
 class SafeMarkdown(Markdown):
     """Textual's Markdown without clickable links, images or HTML."""
+
+    BLOCKS = {**Markdown.BLOCKS, "paragraph_open": GrowingParagraph}
 
     DEFAULT_CSS = """
     SafeMarkdown {
@@ -74,7 +108,7 @@ class SafeMarkdown(Markdown):
     }
     SafeMarkdown MarkdownH2, SafeMarkdown MarkdownH3 { color: $foreground; }
     SafeMarkdown MarkdownFence { margin: 0 0 1 0; background: $surface; max-height: 200; }
-    SafeMarkdown MarkdownFence > Label { padding: 0 1; }
+    SafeMarkdown MarkdownFence > Label { padding: 0 1; width: 1fr; }
     SafeMarkdown MarkdownBlockQuote { background: transparent; border-left: outer $border; margin: 0 0 1 0; }
     SafeMarkdown MarkdownTableContent { margin: 0; }
     """

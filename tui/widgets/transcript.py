@@ -16,8 +16,10 @@ from textual.layout import DockArrangeResult
 from textual.message import Message
 from textual.widgets import Static
 
+from flashmoe.history.records import ContextCut
 from tui.conversation import Turn
 from tui.keymap import bindings
+from tui.widgets.cut_line import CutLine
 from tui.widgets.message_view import AnswerView, MessageView, QuestionView, view_of
 
 TAIL_LINES = 60
@@ -53,6 +55,7 @@ class Transcript(VerticalScroll):
         super().__init__(id="transcript")
         self._markdown = markdown
         self.turns: list[Turn] = []
+        self._cut: ContextCut | None = None
         self._start = 0
         self._end = 0
         self._lock = asyncio.Lock()
@@ -67,6 +70,13 @@ class Transcript(VerticalScroll):
         result = super().arrange(size, optimal)
         self._taller = result.spatial_map.total_region.bottom > size.height
         return result
+
+    # A chat that grows in a scroll of the same size: Textual would lay out the screen a second time, and send the
+    # whole chat to the terminal again with the next frame. Only where a scrollbar may come or go is there a reason.
+
+    def _size_updated(self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True) -> bool:
+        same = self.show_vertical_scrollbar and virtual_size.height > size.height and size == self._size
+        return super()._size_updated(size, virtual_size, container_size, layout and not same)
 
     @property
     def _anchored(self) -> bool:
@@ -98,9 +108,10 @@ class Transcript(VerticalScroll):
         """The mounted widget of a turn."""
         return next((view for view in self.views if view.turn is turn), None)
 
-    async def show(self, turns: list[Turn], *, keep_scroll: bool = False) -> None:
+    async def show(self, turns: list[Turn], cut: ContextCut | None = None, *, keep_scroll: bool = False) -> None:
         """Replaces everything. Messages that stay at the front of the list keep their widgets."""
         async with self._lock:
+            self._cut = cut
             same = 0
             for old, new in zip(self.turns, turns, strict=False):
                 if old is not new:
@@ -120,6 +131,7 @@ class Transcript(VerticalScroll):
                         await self._rebuild(turns)
                     elif turns[same:]:
                         await self.mount_all([view_of(turn, markdown=self._markdown) for turn in turns[same:]])
+                    await self._place_cut()
             self._mark(None)
             if not keep_scroll:
                 self.follow()
@@ -131,6 +143,7 @@ class Transcript(VerticalScroll):
             await self.remove_children()
             await self.mount_all([view_of(turn, markdown=self._markdown) for turn in turns[self._start :]])
             await self._update_more()
+            await self._place_cut()
 
     @staticmethod
     def _tail_start(turns: list[Turn]) -> int:
@@ -164,6 +177,7 @@ class Transcript(VerticalScroll):
                     await view.remove()
                 self._start = start
                 await self._update_more()
+                await self._place_cut()
 
     async def _update_more(self) -> None:
         more = self.query(".more")
@@ -175,6 +189,42 @@ class Transcript(VerticalScroll):
             more.first(Static).update(text)
         else:
             await self.mount(Static(text, classes="more"), before=0)
+
+    # ---- what the model is shown ----------------------------------------------------------------------------------
+
+    async def show_cut(self, cut: ContextCut | None) -> None:
+        """The model is shown more or less than before."""
+        async with self._lock:
+            self._cut = cut
+            with self.app.batch_update():
+                await self._place_cut()
+
+    async def _place_cut(self) -> None:
+        """Puts the line below the last message that the model isn't shown, and marks those above it."""
+        for view in self.views:
+            view.set_class(view.turn.dropped, "-dropped")
+        count = sum(turn.dropped for turn in self.turns)
+        place = self.views[-1] if self.views and self.views[-1].turn.dropped else None
+        kept = next((view for view in self.views if not view.turn.dropped), None)
+        lines = list(self.query(CutLine))
+        in_reach = count >= self._start  # its place is on what is mounted, or right above it
+        if self._cut is None or not count or not in_reach or (kept is None and self._end < len(self.turns)):
+            for line in lines:
+                await line.remove()
+            return
+        line = lines[0] if lines else CutLine()
+        if not lines:
+            await self.mount(line, before=kept, after=place if kept is None else None)
+        elif kept is not None:
+            self.move_child(line, before=kept)
+        elif place is not None:
+            self.move_child(line, after=place)
+        line.show(self._cut, count)
+
+    def action_toggle_summary(self) -> None:
+        """Shows or folds the summary that the model is shown."""
+        for line in self.query(CutLine):
+            line.toggle()
 
     # ---- scrolling ------------------------------------------------------------------------------------------------
 
@@ -219,6 +269,7 @@ class Transcript(VerticalScroll):
                         await self.mount_all(new)
                     self._start = start
                     await self._update_more()
+                    await self._place_cut()
                     for view in self.views[MOST:]:
                         if not self._is_live(view):
                             await view.remove()
@@ -243,6 +294,7 @@ class Transcript(VerticalScroll):
                 self._end = end
                 if new:
                     await self.mount_all(new)
+                    await self._place_cut()
         finally:
             self.call_after_refresh(self._extended)
 
@@ -273,6 +325,7 @@ class Transcript(VerticalScroll):
                     await self.mount_all(
                         [view_of(turn, markdown=self._markdown) for turn in shown], before=keep if keep else None
                     )
+                    await self._place_cut()
         self.release_anchor()
         self.scroll_home(animate=False)
 
