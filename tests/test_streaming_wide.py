@@ -37,13 +37,13 @@ def bench(path: Path, width: int, backend: str, **options: Any) -> tuple[BenchRe
     except EngineError as e:
         pytest.skip(f"no pool here: {e.message}")
     try:
-        result = loaded.bench(BenchRequest(prompt_tokens=2, tokens=10, parallel=width), lambda done, total: True)
+        result = loaded.bench(BenchRequest(prompt_tokens=2, tokens=8, parallel=width), lambda done, total: True)
         return result, getattr(loaded, "pager", None)
     finally:
         loaded.close()
 
 
-@pytest.mark.parametrize("width", [2, 8, 32, 64])
+@pytest.mark.parametrize("width", [4, 48])
 def test_misses_stay_near_the_union_less_the_resident_share(model: Path, width: int) -> None:
     gguf = read_gguf(model)
     budget = int(gguf.bytes.experts * SHARE)
