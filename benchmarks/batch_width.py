@@ -5,7 +5,8 @@
 
 Run it under the RAM cap: every width is a `bench` of its own in a fresh engine. Beside each figure stands what the
 union of the sequences' experts predicts where routing is uniform: N sequences need E (1 - (1 - k/E)^N) experts of a
-layer, of which the resident share needn't be read.
+layer, of which the resident share (the pool's budget over all experts) needn't be read. `--skew` draws the token ids by
+a Zipf law: sequences then often share tokens, and no formula is given.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=0, help="steps of decode; 0: 160 tokens' worth, from 5 to 32 steps"
     )
+    parser.add_argument("--prompt-tokens", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the raw results here, a line each")
     args = parser.parse_args()
@@ -50,17 +52,18 @@ def main() -> int:
     one = gguf.bytes.experts / (experts * layers)
     print(f"{args.model.name}: {layers} layers x {experts} experts, {used} used, {one / 2**20:.2f} MiB each")
     print(
-        "| sequences | tok/s | gain | MB read a token | union of uniform routing, less the resident share | hit rate |"
+        "| sequences | tok/s | gain | MB read a token | union less the resident share | ratio | hit rate "
+        "| ms a token: all | computing | waiting | hook | disk GB/s |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     base = None
     for width in (int(w) for w in args.widths.split(",")):
         steps = args.steps or max(5, min(32, 160 // width))
         drop_cache(args.model)
         command = [
             sys.executable, "-m", "flashmoe.cli.main", "bench", str(args.model), "--backend", args.backend,
-            "--parallel", str(width), "--tokens", str(steps), "--prompt-tokens", "4", "--seed", str(args.seed),
-            "--skew", str(args.skew), "--json",
+            "--parallel", str(width), "--tokens", str(steps), "--prompt-tokens", str(args.prompt_tokens),
+            "--seed", str(args.seed), "--skew", str(args.skew), "--json",
         ]  # fmt: skip
         if args.backend == "stream":
             command += ["--store", args.store]
@@ -68,7 +71,7 @@ def main() -> int:
             command += ["--ram", str(args.ram)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            print(f"| {width} | failed: {done.stderr.strip().splitlines()[-1:]} | | | | |")
+            print(f"| {width} | failed: {done.stderr.strip().splitlines()[-1:]} |" + " |" * 10)
             continue
         r = json.loads(done.stdout)
         if args.json:
@@ -76,13 +79,24 @@ def main() -> int:
                 f.write(json.dumps(r) + "\n")
         rate = r["decode_tok_s"]
         base = base or rate
-        union = experts * (1 - (1 - used / experts) ** width)
-        hit = r["hit_rate"]
-        resident = min(1.0, (r["budget_bytes"] or 0) / gguf.bytes.experts) if r["budget_bytes"] else None
-        predicted = "unknown" if resident is None else f"{union * layers * one * (1 - resident) / width / 1e6:.0f}"
         read = (r["read_bytes_per_token"] or 0) / 1e6
-        shown = "unknown" if hit is None else f"{hit:.0%}"
-        print(f"| {width} | {rate:.2f} | {rate / base:.2f}x | {read:.0f} | {predicted} | {shown} |", flush=True)
+        predicted = ratio = "unknown"
+        if r["budget_bytes"] and not args.skew:
+            union = experts * (1 - (1 - used / experts) ** width)
+            resident = min(1.0, r["budget_bytes"] / gguf.bytes.experts)
+            expected = union * layers * one * (1 - resident) / width / 1e6
+            predicted, ratio = f"{expected:.0f}", f"{read / expected:.2f}" if expected else "unknown"
+        shown = "unknown" if r["hit_rate"] is None else f"{r['hit_rate']:.0%}"
+        times = " | ".join(
+            "unknown" if r[key] is None else f"{r[key] * 1000:.1f}"
+            for key in ("compute_s_per_token", "stall_s_per_token", "hook_s_per_token")
+        )
+        disk = "unknown" if r["disk_bytes_s"] is None else f"{r['disk_bytes_s'] / 1e9:.2f}"
+        print(
+            f"| {width} | {rate:.2f} | {rate / base:.2f}x | {read:.0f} | {predicted} | {ratio} | {shown} "
+            f"| {1000 / rate:.1f} | {times} | {disk} |",
+            flush=True,
+        )
     return 0
 
 

@@ -27,6 +27,7 @@ from textual.containers import Horizontal
 from textual.widgets import Static
 
 from backends.engine.protocol import encoder, event_decoder
+from backends.streaming.pace import Pace
 from backends.streaming.reuse import ReuseMeter
 from flashmoe.monitor.collector import Collector
 from flashmoe.monitor.feed import MonitorFeed
@@ -86,12 +87,15 @@ def main() -> None:
     telemetry = engine.step().telemetry
     layers, count = engine.shape
     meter = ReuseMeter(layers, count, [engine.expert_bytes] * layers)
+    pace = Pace()
     rng = np.random.default_rng(0)
     graphs = [[rng.permutation(count)[: engine.used] for _ in range(layers)] for _ in range(50)]
     turn = iter(range(10**9))
 
     def token() -> None:
+        pace.begin(1)
         for row, ids in enumerate(graphs[next(turn) % len(graphs)]):
+            pace.chosen(row)
             meter.observe(row, ids)
 
     parts = {
@@ -105,7 +109,7 @@ def main() -> None:
             2.0,
         ),
         "a map over the pipe, both ends": (cpu_ms(lambda: event_decoder.decode(encoder.encode(experts)), 100), 0.5),
-        "reuse distances, a token": (cpu_ms(token, 200), 5.0),
+        "reuse distances and times of layers, a token": (cpu_ms(token, 200), 5.0),
     }
     total = 0.0
     for name, (cost, rate) in parts.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import statistics
 import sys
 import tempfile
@@ -174,6 +175,7 @@ def always_on(args: argparse.Namespace) -> list[float]:
 
 def main() -> None:
     """Parses the flags and runs."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # llama.cpp's log
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--ram", type=float, help="GiB that experts may hold")

@@ -189,8 +189,8 @@ def parse_completion(body: Any, request_id: str, *, chat: bool, n_ctx: int) -> C
             raise BadRequestError(f"{key} is not supported here", key)
         if key not in _READ and key not in _HARMLESS and key not in _UNSUPPORTED:
             raise BadRequestError(f"unrecognized request argument: {key[:80]}", key[:80])
-    if _integer(body, "n", 1, 1) not in (None, 1):  # pragma: no cover - _integer raises
-        raise AssertionError
+    if body.get("n") not in (None, 1) or body.get("n") is True:
+        raise BadRequestError("n must be 1: send the request again for another answer", "n")
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise BadRequestError("model must be a string", "model")

@@ -13,6 +13,7 @@ import uvicorn
 from backends.interface import LoadRequest
 from flashmoe.serve.app import create_app
 from flashmoe.serve.engine import Engine
+from flashmoe.serve.protocol import config
 from flashmoe.serve.socket import bind
 
 
@@ -40,8 +41,7 @@ def serving(
             engine = Engine(LoadRequest(path=str(model), backend="mmap", n_seq_max=parallel, n_ctx=n_ctx), log)
             await engine.start()
             app = create_app(engine, api_key=key, allowed_hosts=["*"] if key else ["127.0.0.1", "localhost"])
-            config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
-            server = uvicorn.Server(config)
+            server = uvicorn.Server(config(app, graceful_s=1))
             server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
             box.update(engine=engine, server=server, loop=asyncio.get_running_loop())
             started.set()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,18 +96,40 @@ def test_torn_last_line_is_cut_and_foreign_files_are_refused(tmp_path: Path) -> 
     assert path.read_text().startswith("my diary")
 
 
-def test_width_search_doubles_while_it_pays_and_then_stays() -> None:
-    def run(rate_at: dict[int, float]) -> WidthSearch:
-        search, now, tokens = WidthSearch(64, window_s=5.0), 0.0, 0.0
-        while not search.settled and now < 1000:
-            search.observe(int(tokens), search.width, now)
-            now += 0.5
-            tokens += 0.5 * rate_at[search.width]
-        return search
+def search(rate_at: Callable[[int], float], limit: int, *, seconds: float = 1000.0) -> WidthSearch:
+    """Runs a search against an engine with this rate at each width."""
+    found, now, tokens = WidthSearch(limit, window_s=5.0), 0.0, 0.0
+    while not found.settled and now < seconds:
+        found.observe(int(tokens), found.width, 0, now)
+        now += 0.5
+        tokens += 0.5 * rate_at(found.width)
+    assert found.settled
+    return found
 
-    assert run({1: 3, 2: 5, 4: 8, 8: 11, 16: 12, 32: 12, 64: 9}).width == 16
-    assert run({1: 3, 2: 6, 4: 12, 8: 24, 16: 48, 32: 96, 64: 192}).width == 64
-    assert run({1: 10, 2: 10, 4: 10, 8: 5, 16: 1, 32: 1, 64: 1}).width in (1, 2, 4)
+
+def test_width_search_doubles_while_it_pays_and_then_stays() -> None:
+    def engine(rates: dict[int, float]) -> Callable[[int], float]:
+        return lambda width: rates[width]
+
+    assert search(engine({4: 8, 8: 11, 16: 12, 32: 12, 64: 9}), 64).width == 16
+    assert search(engine({8: 24, 16: 48, 32: 96, 64: 192}), 64).width == 64
+    assert search(engine({8: 24, 16: 48, 24: 60}), 24).width == 24
+    assert search(engine({1: 10, 2: 11, 4: 10, 8: 5, 16: 1}), 64).width == 2  # narrower is better: it looks there, too
+    assert search(engine({1: 2, 2: 4, 4: 8, 8: 7}), 8).width == 4
+    assert search(engine({1: 1, 2: 1.01}), 2).width in (1, 2)
+
+
+def test_width_search_does_not_measure_while_prompts_are_read_or_places_are_empty() -> None:
+    found = WidthSearch(64, window_s=5.0)
+    for second in range(60):
+        found.observe(second * 100, 7, 0, float(second))  # one place is empty
+    assert not found.rates
+    for second in range(60):
+        found.observe(second * 100, 8, 5, float(second))  # five of the eight are prompts
+    assert not found.rates
+    for second in range(60, 70):
+        found.observe(second * 100, 8, 1, float(second))
+    assert found.rates == {8: 100.0}
 
 
 def test_batch_answers_everything_and_a_second_call_does_nothing(model: Path, tmp_path: Path) -> None:
@@ -151,8 +174,11 @@ def kill_campaign(model: Path, tmp_path: Path, n: int, kills: int, seed: int) ->
             whole = out.read_bytes()
             for line in whole[: whole.rfind(b"\n") + 1].splitlines():
                 json.loads(line)
-    last = subprocess.run(command(model, source, out), capture_output=True, text=True, timeout=600)
+    before = len(out.read_bytes().splitlines()) if out.exists() else 0
+    last = subprocess.run(command(model, source, out, "--json"), capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stderr
+    summary = json.loads(last.stdout)
+    assert (summary["skipped"], summary["done"]) == (before, n - before)  # what was done is not computed again
     assert set(results(out)) == {f"p{i}" for i in range(n)}
 
 

@@ -67,6 +67,25 @@ def test_a_slow_token_does_not_turn_the_engine_idle() -> None:
     assert frame.tok_s == pytest.approx(2.5)
 
 
+def test_what_a_long_batch_waited_for_is_booked_when_it_is_done() -> None:
+    """Seconds are counted when a batch ends, waits while it runs: a token of 2 s spans four samples and loses none."""
+    quiet = {"decode_tokens": 1, "decode_s": 2.0, "n_active": 1}
+    frame = frames(
+        Sample(t=-0.5, wall=0.0),  # before the engine told anything
+        sample(0.0, stall_s=5.0, read_bytes=0),  # before: an answer that ended
+        sample(0.5, stall_s=5.0, read_bytes=0, n_active=1),
+        sample(1.0, stall_s=5.45, read_bytes=45, n_active=1),
+        sample(1.5, stall_s=5.9, read_bytes=90, n_active=1),
+        sample(2.0, stall_s=6.35, read_bytes=135, n_active=1),
+        sample(2.5, stall_s=6.8, read_bytes=180, **quiet),
+        sample(3.0, stall_s=6.8, read_bytes=180, **quiet),
+    )
+    assert frame.decode is not None
+    assert frame.decode.stall_s == pytest.approx(1.8)
+    assert frame.decode.read_bytes == 180
+    assert frame.decode.total_s == pytest.approx(2.0)
+
+
 def test_a_request_that_begins_reads_its_prompt() -> None:
     done = {"prefill_tokens": 9, "prefill_s": 1.0, "decode_tokens": 5, "decode_s": 1.0}
     before = (sample(0, n_active=1), sample(1, **done, n_active=1), sample(2, **done, n_active=0))

@@ -123,3 +123,35 @@ def test_next_token_reuse() -> None:
 def test_a_histogram_of_the_wrong_length_is_not_believed() -> None:
     assert hit_rate_at([1, 2, 3], 1e9) is None
     assert hit_rate_at([0] * (N_BINS + 1), 1e9) is None
+
+
+def test_distances_keep_to_their_share_of_the_time() -> None:
+    """A clock that runs while graphs are counted: a share of the time, and a curve that stays that of the cache."""
+    sizes = [1_500_000] * 12
+    graphs = trace(12, 64, 6, 4000, 0.8)
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.0005  # each look at the clock: half a millisecond of counting
+        return now[0]
+
+    meter = ReuseMeter(12, 64, sizes, spend=0.02, clock=clock)
+    counted = 0
+    count = meter._count
+
+    def noted(followed: np.ndarray, weight: float) -> None:
+        nonlocal counted
+        counted += 1
+        count(followed, weight)
+
+    meter._count = noted  # type: ignore[method-assign]
+    for graph in graphs:
+        now[0] += 0.003
+        for row, experts in enumerate(graph):
+            meter.observe(row, experts)
+    meter.flush()
+    assert 32 < counted < 800
+    for share in (0.25, 0.5):
+        budget = int(share * 64 * sum(sizes))
+        real = lru_hit_rate(graphs, sizes, budget, warm_up=2000)
+        assert meter.hit_rate_at(budget) == pytest.approx(real, abs=0.04)

@@ -89,9 +89,12 @@ def test_a_slow_disk_is_the_ssd_with_a_high_share_of_its_bound() -> None:
 
 
 def test_the_hook() -> None:
-    verdict = judge(frame(work(hook_s=1.0, stall_s=0.1)), info(), 1e9)
+    hooked = work(hook_s=1.0, stall_s=0.1)
+    verdict = judge(frame(hooked, ram_available=64 * GIB), info(), 1e9)
     assert verdict.kind == "hook"
-    assert verdict.predicted_tok_s == pytest.approx(10.0)
+    assert "--backend mmap" in verdict.advice
+    assert verdict.predicted_tok_s == pytest.approx(10 / 0.9)
+    assert "mmap" not in judge(frame(hooked, ram_available=GIB), info(), 1e9).advice
 
 
 def test_a_gpu_that_computes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -138,6 +139,63 @@ def test_hostile_requests(server: Running) -> None:
     long = post(server, {"messages": [{"role": "user", "content": "word " * 20_000}], "max_tokens": 4})
     assert long.status_code == 400
     assert "context" in long.json()["error"]["message"]
+    assert post(server, CHAT).status_code == 200
+
+
+def head_of(server: Running) -> bytes:
+    return f"POST /v1/chat/completions HTTP/1.1\r\nHost: {server.url[7:]}\r\n".encode()
+
+
+def say(server: Running, *pieces: bytes, wait: float = 0.0, timeout: float = 10.0) -> bytes:
+    """Sends raw bytes, piece by piece, and returns what comes back until the server closes or says nothing more."""
+    host, _, port = server.url[7:].partition(":")
+    with socket.create_connection((host, int(port)), timeout=timeout) as connection:
+        answer = b""
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(wait)
+            while got := connection.recv(65536):
+                answer += got
+        except (ConnectionError, TimeoutError):
+            pass
+    return answer
+
+
+def test_heads_and_bodies_that_never_end(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmoe.serve.protocol.HEAD_S", 0.5)
+    monkeypatch.setattr("flashmoe.serve.app.BODY_S", 0.5)
+    began = time.monotonic()
+    assert say(server) == b""  # says nothing at all
+    assert say(server, *[b"X-Drip: 1\r\n"] * 20, wait=0.1) == b"" or time.monotonic() - began < 8
+    assert say(server, head_of(server), *[b"X-Drip: 1\r\n"] * 20, wait=0.1) == b""
+    body = head_of(server) + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    assert b" 408 " in say(server, body, timeout=3.0).partition(b"\r\n")[0] + b" "
+    flood = head_of(server) + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(200)) + b"\r\n"
+    assert say(server, flood, timeout=3.0).partition(b"\r\n")[0].split()[1:2] in ([b"400"], [b"431"], [])
+    assert post(server, CHAT).status_code == 200
+    # a second request on a connection is awaited as patiently as the first, and one that came whole is left alone
+    with httpx2.Client(base_url=server.url, timeout=20) as client:
+        assert client.get("/health").status_code == 200
+        slow = {**CHAT, "max_tokens": 1500}
+        assert client.post("/v1/chat/completions", json=slow).status_code == 200
+
+
+def test_schemas_that_nest_without_end(server: Running) -> None:
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "deep", "schema": schema}}
+    assert post(server, {**CHAT, "response_format": form}).status_code in (200, 400)
+    loop = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
+    form = {"type": "json_schema", "json_schema": {"name": "loop", "schema": loop}}
+    assert post(server, {**CHAT, "response_format": form}).status_code in (200, 400)
+    assert post(server, {**CHAT, "grammar": "root ::= " + "(" * 20_000}).status_code == 400
+    assert post(server, {**CHAT, "grammar": "root ::= root"}).status_code == 400
+    chain = "root ::= r0\n" + "".join(f"r{i} ::= r{i + 1}\n" for i in range(1900)) + 'r1900 ::= "x"\n'
+    assert post(server, {**CHAT, "grammar": chain}).status_code in (200, 400)
+    assert post(server, {**CHAT, "grammar": chain * 2}).status_code == 400
+    assert post(server, {**CHAT, "grammar": 'root ::= "' + "(" * 200 + '"'}).status_code in (200, 400)
     assert post(server, CHAT).status_code == 200
 
 

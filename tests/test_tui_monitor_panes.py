@@ -257,3 +257,21 @@ async def test_a_hostile_map_is_no_map() -> None:
     assert "no map" in ExpertMapView(feed).make_lines(100, 20)[2].plain
     feed.push_map(msgspec.structs.replace(feed.map, n_layers=8, uses=b"short"))
     assert "no map" in mini_map(feed, 30, 6)[0].plain
+
+
+def test_a_hot_expert_in_ram_does_not_make_its_neighbours_on_ssd_look_hot() -> None:
+    import msgspec
+    import numpy as np
+
+    from flashmoe.monitor.expert_stats import Cells, ExpertArrays
+
+    feed = feed_of("capped", 5, **GUIDE)[1]
+    assert feed.map is not None
+    heat, residency = np.full((8, 32), 0.1, "<f4"), np.zeros((8, 32), np.uint8)
+    heat[:, ::4], residency[:, ::4] = 50.0, 255
+    arrays = ExpertArrays(msgspec.structs.replace(feed.map, heat=heat.tobytes(), residency=residency.tobytes()))
+    cells = Cells(arrays, 4, 8)  # 2 layers x 4 experts: one of four is hot and in RAM
+    assert cells.resident is not None
+    assert cells.level is not None
+    assert not cells.resident.any()
+    assert cells.level.max() == 0  # cold, as those on the SSD are

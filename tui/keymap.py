@@ -117,6 +117,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("experts.far_right", "shift+right,end", "move(0,16)", "Sixteen experts right"),
     KeySpec("experts.sort", "s", "sort", "Experts by number, or most used first", "sort"),
     KeySpec("experts.hottest", "h", "hottest", "To the hottest expert that is on SSD", "hot on SSD"),
+    KeySpec("experts.curve", "c", "curve", "What each budget would hit, under the map", "budget curve"),
     KeySpec("experts.back", "escape,q,ctrl+e", "back", "Back", "back", True),
     KeySpec("replay.pause", "space", "pause", "Pause, go on", "pause"),
     KeySpec("replay.slower", "minus", "speed(-1)", "Slower", "slower"),

@@ -118,6 +118,8 @@ class EngineClient:
         env = {**os.environ, **self._env}
         env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), _ROOT) if x)
         env["PYTHONUNBUFFERED"] = "1"
+        # numpy's products are small there, and threads that spin until the next one take the cores from llama.cpp
+        env.setdefault("OPENBLAS_NUM_THREADS", "1")
         self._oom_before = death.oom_kills()
         with self._log_path.open("ab") as log:
             self._log_offset = log.tell()

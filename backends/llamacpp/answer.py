@@ -17,6 +17,7 @@ from backends.llamacpp.vocab import Vocab
 
 Reason = Literal["stop", "length", "context", "cancelled"]
 
+RESERVE_TOKENS = 256
 EMIT_INTERVAL_S = 1 / 60
 """Deltas of one answer come at most this often."""
 
@@ -93,8 +94,11 @@ class Answer:
 
     @property
     def reserve(self) -> int:
-        """Cells that the answer will need beyond its prompt, as far as one can say."""
-        return min(self.max_tokens or 256, self.n_ctx - len(self.prompt)) - len(self.generated)
+        """Cells to keep free for what the answer will still grow, when it is admitted. Most answers end long before
+        their limit, so no more than `RESERVE_TOKENS` are: where all grow long after all, the one that came last waits
+        again and is prefilled anew."""
+        left = min(self.max_tokens or RESERVE_TOKENS, self.n_ctx - len(self.prompt)) - len(self.generated)
+        return max(0, min(left, RESERVE_TOKENS))
 
     def next_tokens(self, n: int) -> list[int]:
         """The next `n` tokens to decode."""

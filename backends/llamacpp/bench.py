@@ -32,7 +32,8 @@ def token_ids(request: BenchRequest, n_vocab: int) -> Any:
 def run_bench(
     model: LlamaModel, parts: Parts, request: BenchRequest, progress: Callable[[int, int], bool]
 ) -> BenchResult:
-    """Feeds the prompts, each as one batch, then one id a step for every sequence. The KV cache must be empty.
+    """Feeds the prompts, as many whole ones in a batch as it holds, then one id a step for every sequence. The KV cache
+    must be empty.
 
     Raises `EngineError`: ``bad_request`` where it doesn't fit the context, ``cancelled``.
     """
@@ -54,9 +55,8 @@ def run_bench(
     parts.before_bench()
     context.abort.clear()
     prefill_s = decode_s = 0.0
-    for row in range(request.parallel):
-        prefill_s += _prefill(context, row, [int(t) for t in ids[row, : request.prompt_tokens]])
-        _hash_logits(context, -1, digest)
+    for rows in _together(request, context.n_batch):
+        prefill_s += _prefill(context, rows, ids[:, : request.prompt_tokens], digest)
         _tell(progress, 0, request.tokens)
     before, read_before, faults_before = parts.counters(), procfs.read_bytes(), procfs.major_faults()
     for step in range(request.tokens):
@@ -116,13 +116,26 @@ def _tell(progress: Callable[[int, int], bool], done: int, total: int) -> None:
         raise EngineError("cancelled", "The benchmark was cancelled.")
 
 
-def _prefill(context: LlamaContext, row: int, tokens: list[int]) -> float:
-    seconds = 0.0
-    for start in range(0, len(tokens), context.n_batch):
-        batch = Batch()
-        for i, token in enumerate(tokens[start : start + context.n_batch], start):
-            batch.add(token, i, row, i == len(tokens) - 1)
+def _together(request: BenchRequest, n_batch: int) -> list[range]:
+    """Rows whose prompts go into one batch: as many whole prompts as it holds."""
+    each = max(1, n_batch // request.prompt_tokens)
+    return [range(a, min(a + each, request.parallel)) for a in range(0, request.parallel, each)]
+
+
+def _prefill(context: LlamaContext, rows: range, prompts: Any, digest: Any) -> float:
+    """Prefills the prompts (int64, sequences x tokens) of `rows`, hashes the logits of each one's last token, and
+    returns the seconds it took. Several rows fit into one batch together."""
+    seconds, n = 0.0, prompts.shape[1]
+    for start in range(0, n, context.n_batch):
+        batch, outputs = Batch(), []
+        for row in rows:
+            for i in range(start, min(n, start + context.n_batch)):
+                index = batch.add(int(prompts[row, i]), i, row, i == n - 1)
+                if i == n - 1:
+                    outputs.append(index)
         seconds += _decode(context, batch)
+        for index in outputs:
+            _hash_logits(context, index, digest)
     return seconds
 
 

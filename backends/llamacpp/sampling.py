@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import math
+import re
 import secrets
 from typing import Any
 
@@ -18,6 +19,10 @@ from backends.llamacpp.vocab import Vocab
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on."""
 MAX_GRAMMAR_BYTES = 1 << 20
+MAX_GRAMMAR_DEPTH = 64
+"""llama.cpp parses groups by recursion, and looks for left recursion through chains of rules in the same way."""
+MAX_GRAMMAR_RULES = 2000
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -39,6 +44,20 @@ def check(sampling: Sampling) -> None:
         raise EngineError("bad_request", "At most 64 stop strings of 1000 characters each are possible.")
     if sampling.grammar is not None and len(sampling.grammar.encode()) > MAX_GRAMMAR_BYTES:
         raise EngineError("bad_request", "The grammar is larger than 1 MiB.")
+    if sampling.grammar is not None:
+        _check_grammar(sampling.grammar)
+
+
+def _check_grammar(grammar: str) -> None:
+    """Refuses what would run llama.cpp out of its stack, which ends the engine."""
+    bare = _QUOTED.sub("", grammar)
+    depth = 0
+    for bracket in re.findall(r"[()]", bare):
+        depth += 1 if bracket == "(" else -1
+        if depth > MAX_GRAMMAR_DEPTH:
+            raise EngineError("bad_request", f"The grammar nests groups more than {MAX_GRAMMAR_DEPTH} levels deep.")
+    if bare.count("::=") > MAX_GRAMMAR_RULES:
+        raise EngineError("bad_request", f"The grammar has more than {MAX_GRAMMAR_RULES} rules.")
 
 
 class Sampler:

@@ -144,7 +144,7 @@ class Scheduler:
         shared = min(shared, usable)
         take_other = other is not None and other is not own and shared >= agreed + SHARE_FROM
         source = other if take_other else own
-        needed = len(tokens) - (shared if take_other else agreed) + max(0, answer.reserve)
+        needed = len(tokens) - (shared if take_other else agreed) + answer.reserve
         if not book.make_room(needed, keep=source):
             if source is not None and not source.active:
                 return self._place_without(answer, source)
@@ -161,7 +161,7 @@ class Scheduler:
     def _place_without(self, answer: Answer, source: KvSequence) -> KvSequence | None:
         """There is no room beside the idle sequence that shares the prefix: the answer takes it over."""
         agreed = min(common_prefix(_array(source), answer.tokens), answer.length - 1)
-        needed = answer.length - agreed + max(0, answer.reserve)
+        needed = answer.length - agreed + answer.reserve
         if self.active and self.book.room + len(source.tokens) - agreed < needed:
             return None
         source.active, source.session = True, answer.request.session

@@ -21,10 +21,13 @@ from backends.streaming import abi
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 _MAX_DEPTH = 10
 _TRIAL_TOKENS = 6
 """Guesses of a rank that are only scored before its record counts."""
 _FADE = 0.97
+_MAX_TOKENS = 64
+"""Of a wider graph this many tokens are asked: their union is nearly that of all, and the product stays small."""
 
 
 @dataclass
@@ -41,8 +44,30 @@ class Router:
     sigmoid: bool
 
 
+class _Record:
+    """What each rank of the guess was worth lately."""
+
+    def __init__(self, n_used: int) -> None:
+        self.right = np.zeros(max(1, n_used), np.float64)
+        self.tried = np.zeros(max(1, n_used), np.float64)
+
+    def score(self, right: F64, fade: bool) -> None:
+        """`right`: per rank the share of its guesses that were among the chosen."""
+        n = min(len(right), len(self.right))
+        self.right[:n] += right[:n]
+        self.tried[:n] += 1
+        if fade or self.tried[0] > 2000:
+            self.right *= _FADE
+            self.tried *= _FADE
+
+    def worth(self, floor: float) -> npt.NDArray[np.bool_]:
+        """Which ranks are right often enough."""
+        return (self.tried >= _TRIAL_TOKENS) & (self.right >= floor * self.tried)
+
+
 class Guesser:
-    """Scores and guesses for one sequence of rows. `begin` once a graph, `seen` for each row in order."""
+    """Scores and guesses for the rows of a graph, of one token or of many. `begin` once a graph, `seen` for each row in
+    order."""
 
     def __init__(self, n_rows: int, n_used: int, *, floor: float = 0.6) -> None:
         """`floor`: the share of right guesses from which a rank is worth reading ahead."""
@@ -51,33 +76,31 @@ class Guesser:
         self._soft_max, self._unary = g.op("SOFT_MAX"), g.op("UNARY")
         self._routers: list[Router | None] = [None] * n_rows
         self._blind: set[int] = set()
-        self._guess: list[int] = []
+        self._guess: I64 | None = None
         self._guess_row = -1
         self.floor = floor
-        self._right = np.zeros(max(1, n_used), np.float64)
-        self._tried = np.zeros(max(1, n_used), np.float64)
+        self._one, self._many = _Record(n_used), _Record(n_used)
+        """Apart: what one token of many guesses wrongly another may well use."""
 
     @property
     def accuracy(self) -> float | None:
         """The share of guesses that were right lately, None before any."""
-        tried = float(self._tried.sum())
-        return float(self._right.sum()) / tried if tried else None
+        tried = float(self._one.tried.sum() + self._many.tried.sum())
+        return float(self._one.right.sum() + self._many.right.sum()) / tried if tried else None
 
     def begin(self) -> None:
         """A new graph: the last row's guess is for nothing."""
         self._guess_row = -1
 
-    def seen(self, row: int, ids: I64, node: int) -> list[int]:
-        """The router of `row` chose `ids` (of one token) at the top-k `node`: scores the guess for this row, and
-        returns the experts of row + 1 that are worth reading ahead, the likeliest first."""
-        if self._guess_row == row and self._guess:
-            chosen = set(ids.tolist())
-            n = min(len(self._guess), len(self._right))
-            self._right[:n] += [e in chosen for e in self._guess[:n]]
-            self._tried[:n] += 1
-            if row == 0 or self._tried[0] > 2000:
-                self._right *= _FADE
-                self._tried *= _FADE
+    def seen(self, row: int, ids: I64, node: int, tokens: int = 1) -> list[int]:
+        """The router of `row` chose the distinct experts `ids` for `tokens` tokens at the top-k `node`: scores the
+        guess for this row, and returns the experts of row + 1 that are worth reading ahead, the likeliest first."""
+        record = self._one if tokens == 1 else self._many
+        guess, self._guess = self._guess, None
+        if self._guess_row == row and guess is not None:
+            used = np.zeros(max(int(ids.max()), int(guess.max())) + 1, np.float64)
+            used[ids] = 1
+            record.score(used[guess].mean(axis=0), fade=row == 0)
         self._guess_row = -1
         if row in self._blind:
             return []
@@ -91,26 +114,32 @@ class Guesser:
         if following is None or following.weight.shape[1] != router.weight.shape[1]:
             return []
         x = self._values(input_node)
-        if x is None or x.shape != (router.weight.shape[1],):
+        if x is None or x.shape[1] != router.weight.shape[1]:
             return []
+        if len(x) > _MAX_TOKENS:
+            x = x[:: -(-len(x) // _MAX_TOKENS)]
         if router.norm is not None and following.norm is not None:
-            x = (x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm))).astype(np.float32)
-        scores: npt.NDArray[Any] = following.weight @ x
+            x = x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm)).astype(np.float32)
+        scores: npt.NDArray[Any] = x @ following.weight.T
         if following.logit_bias is not None:
             scores += following.logit_bias
         if following.choice_bias is not None:
             if following.sigmoid:
                 scores = 1.0 / (1.0 + np.exp(-scores))
             else:
-                scores = np.exp(scores - scores.max())
-                scores /= scores.sum()
+                scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+                scores /= scores.sum(axis=1, keepdims=True)
             scores = scores + following.choice_bias
-        k = min(len(ids), len(self._right), len(scores))
-        top = np.argpartition(-scores, k - 1)[:k]
-        self._guess = top[np.argsort(-scores[top])].tolist()
-        self._guess_row = row + 1
-        worth = (self._tried[:k] >= _TRIAL_TOKENS) & (self._right[:k] >= self.floor * self._tried[:k])
-        return [e for e, good in zip(self._guess, worth.tolist(), strict=True) if good]
+        k = min(len(ids), len(record.right), scores.shape[1])
+        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        top = np.take_along_axis(top, np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1), axis=1)
+        self._guess, self._guess_row = top, row + 1
+        worth = top[:, record.worth(self.floor)[:k]]
+        if len(worth) == 1:
+            return list(worth[0].tolist())
+        votes = np.bincount(worth.ravel(), minlength=scores.shape[1])
+        order = np.argsort(-votes, kind="stable")
+        return list(order[: int(np.count_nonzero(votes))].tolist())
 
     # ---- the graph -------------------------------------------------------------------------------------------------
 
@@ -173,7 +202,11 @@ class Guesser:
         return np.ctypeslib.as_array((C.c_float * n).from_address(t.data))
 
     def _values(self, address: int) -> F32 | None:
-        t = abi.Tensor.from_address(address)
-        if t.type != abi.TYPE_F32 or t.ne[1] != 1 or not self._on_host(t):
+        """The hidden states, float32 of tokens x n_embd."""
+        if not address:
             return None
-        return np.ctypeslib.as_array((C.c_float * int(t.ne[0])).from_address(t.data))
+        t = abi.Tensor.from_address(address)
+        if t.type != abi.TYPE_F32 or t.ne[2] != 1 or t.nb[1] != t.ne[0] * 4 or not self._on_host(t):
+            return None
+        n, m = int(t.ne[1]), int(t.ne[0])
+        return np.ctypeslib.as_array((C.c_float * (n * m)).from_address(t.data)).reshape(n, m)

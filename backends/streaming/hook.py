@@ -188,8 +188,8 @@ class RouterHook:
             ids = np.flatnonzero(found)
             counts = found[ids]
         ahead = None
-        if self._guesser is not None and counts is None:
-            ahead = functools.partial(self._guesser.seen, row, ids, node)
+        if self._guesser is not None and self._weight == 1:
+            ahead = functools.partial(self._guesser.seen, row, ids, node, n)
         held = self._pager.chosen(row, ids, counts, ahead)
         self._unslotted.discard(row)
         if not held:

@@ -10,29 +10,31 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 MOST = 32
 """Layers that read more are counted with these."""
-_FADE_GRAPHS = 8
-_HALF_LIFE_GRAPHS = 64
+_FADE_GRAPHS = 32
+_HALF_LIFE_GRAPHS = 256
 _LONGEST_S = 5.0
 """A longer gap was no layer: the process was stopped, or the disk hung."""
 
 
 class Pace:
-    """Times of layers by their reads, fading by half every 64 graphs. One thread writes, another may read."""
+    """Times of layers by their reads, fading by half every 256 graphs. One thread writes, another may read."""
 
     def __init__(self) -> None:
         self.reads = 0
         """Experts whose reads were started since the last `chosen`; whoever starts reads adds to it."""
-        self._seconds = np.zeros(MOST + 1, np.float64)
-        self._layers = np.zeros(MOST + 1, np.float64)
+        self._seconds = [0.0] * (MOST + 1)  # lists: adding to one number of an array takes four times as long
+        self._layers = [0.0] * (MOST + 1)
         self._row = -1
         self._since = 0.0
         self._tokens = 0
         self._counted = False
         self._graphs = 0
+
+    def clear(self) -> None:
+        """Forgets the times so far."""
+        self._seconds[:] = self._layers[:] = [0.0] * (MOST + 1)
 
     def begin(self, tokens: int) -> None:
         """A graph of `tokens` tokens that decode starts, 0 for a prefill's. Graphs of another width than the one before
@@ -43,8 +45,8 @@ class Pace:
             self._graphs += 1
             if self._graphs % _FADE_GRAPHS == 0:
                 keep = 0.5 ** (_FADE_GRAPHS / _HALF_LIFE_GRAPHS)
-                self._seconds *= keep
-                self._layers *= keep
+                self._seconds[:] = [keep * s for s in self._seconds]
+                self._layers[:] = [keep * n for n in self._layers]
 
     def chosen(self, row: int) -> None:
         """The router of `row` chose, and nothing was read for it yet but what was guessed; rows come in order."""
@@ -61,10 +63,8 @@ class Pace:
 
     def table(self) -> tuple[tuple[float, float], ...] | None:
         """(layers, seconds they took together) by the number of experts read, from 0; None before any."""
-        layers, seconds = self._layers.copy(), self._seconds.copy()
-        known = np.flatnonzero(layers > 1e-6)
-        if not len(known):
+        layers, seconds = list(self._layers), list(self._seconds)
+        last = max((reads for reads, n in enumerate(layers) if n > 1e-6), default=-1) + 1
+        if not last:
             return None
-        last = int(known[-1]) + 1
-        pairs = zip(layers[:last].tolist(), seconds[:last].tolist(), strict=True)
-        return tuple((round(n, 3), round(s, 6)) for n, s in pairs)
+        return tuple((round(n, 3), round(s, 6)) for n, s in zip(layers[:last], seconds[:last], strict=True))

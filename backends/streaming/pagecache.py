@@ -84,6 +84,10 @@ class PageCacheStore:
         self.ranges = [RowRanges(layout, r) for r in range(len(layout.rows))]
         self._base = [np.array([self._maps[p][0] for p in r.parts], np.int64) for r in self.ranges]
         self.cost = [int((r.hi - r.lo).sum(axis=1).max()) for r in self.ranges]
+        self.whole = np.ones((len(layout.rows), layout.n_experts), np.float64)
+        """Bytes of the pages that each expert touches, rows x experts: what `residency` gives where all is there."""
+        for index, r in enumerate(self.ranges):
+            self.whole[index, : len(r.lo)] = (r.hi - r.lo).sum(axis=1)
         self.group = [0] * len(layout.rows)
         self.budget = [ram_bytes]
         for row in layout.rows:

@@ -19,7 +19,7 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
 from backends.streaming.pace import Pace
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.reuse import ReuseMeter
+from backends.streaming.reuse import SPEND, ReuseMeter
 from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
 
@@ -28,6 +28,10 @@ I64 = npt.NDArray[np.int64]
 DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
 
+
+AHEAD_SHARE = 0.08
+"""Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
+LEAST_AHEAD = 16
 
 COAST_BYTES = 512 << 20
 """Smaller models are watched always: they are fast, and exact counts are worth more there."""
@@ -45,8 +49,9 @@ class Pager:
         self._slots = store if isinstance(store, SlotStore) else None
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
         rows = layout.rows
-        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows])
+        self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows], spend=SPEND)
         self.pace = Pace()
+        self._full_once = False
         self._decoding = True
         self.stall_s = 0.0
         self.ahead_bytes = 0
@@ -124,6 +129,9 @@ class Pager:
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
         self._faults = _major_faults()
+        if self.ledger.evictions and not self._full_once:
+            self._full_once = True
+            self.pace.clear()  # fresh memory is slower to read into: what was timed while it filled comes no more
         self.pace.begin(tokens if self._decoding else 0)
         self.ledger.begin(tokens)
 
@@ -328,12 +336,23 @@ class Pager:
         fresh = [e for e in experts if state[e] == ABSENT]
         if not fresh:
             return
-        ids = np.array(experts, np.int64)
-        self._in_use[row] = ids  # what is there already must stay, too
-        if self._make_room(row, len(fresh), len(experts), guess=True):
-            self._fetch(row, fresh)
-            self._guessed.setdefault(row, []).extend(fresh)
-            self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
+        self._in_use[row] = np.array(experts, np.int64)  # what is there already must stay, too
+        fresh = fresh[: self._most_ahead(row)]
+        while fresh:
+            if self._make_room(row, len(fresh), len(experts), guess=True):
+                self._fetch(row, fresh)
+                self._guessed.setdefault(row, []).extend(fresh)
+                self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
+                return
+            fresh = fresh[: len(fresh) // 2]
+
+    def _most_ahead(self, row: int) -> int:
+        """How many experts may be read ahead: what waits for the next layer is lost to the hits of all others."""
+        ledger = self.ledger
+        budget = ledger.budget[ledger.group[row]]
+        if budget is None:
+            return int(self.layout.n_experts)
+        return max(LEAST_AHEAD, int(AHEAD_SHARE * budget / ledger.cost[row]))
 
     def _collect_guesses(self) -> None:
         """Marks what was read ahead for nothing as resident (and cold)."""
@@ -368,11 +387,10 @@ class Pager:
         """Per-expert state; may be called from another thread."""
         ledger, rows = self.ledger, self.layout.rows
         share = np.where(ledger.state == RESIDENT, np.uint8(255), np.uint8(0))
-        if self.store.name == "pagecache":
+        if isinstance(self.store, PageCacheStore):
             held = self.store.residency()
             if held is not None:
-                whole = np.maximum(1, np.array(self.store.cost, np.float64))[:, None]
-                share = np.minimum(255, np.round(255 * held / whole)).astype(np.uint8)
+                share = np.minimum(255, np.round(255 * held / self.store.whole)).astype(np.uint8)
         return ExpertMap(
             n_layers=len(rows),
             n_experts=self.layout.n_experts,

@@ -6,12 +6,16 @@ distance is at most B, so one histogram of distances gives the hit rate at every
 
 The meter is fed by the router hook, so it must cost next to nothing: it follows a fixed random share of each layer's
 experts (SHARDS: distances among the sampled experts, scaled up, are an unbiased estimate) and works once per decoded
-graph in a few numpy operations. Models with up to `max_sampled` experts in all are measured exactly.
+graph in a few numpy operations. Every graph moves the clock; distances are taken of as many graphs as stay within a
+share of the session's time (all of them on a model that takes tens of milliseconds a token, each standing for itself;
+one in some tens on a tiny one, standing for those between). Models with up to `max_sampled` experts in all are followed
+whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +28,11 @@ N_BINS = 120
 
 _EDGES: npt.NDArray[np.float64] = 2.0 ** (BIN_BASE_LOG2 + np.arange(N_BINS) / BINS_PER_OCTAVE)
 
+SPEND = 0.004
+"""The share of the session's time that distances may take."""
+_ALWAYS_GRAPHS = 32
+"""So many graphs are counted whatever they cost: a session that has just begun has a curve, too."""
+_MOST_CREDIT_S = 0.01
 _FADE_TOKENS = 64
 _HALF_LIFE_TOKENS = 1024
 
@@ -36,9 +45,18 @@ class ReuseMeter:
     """
 
     def __init__(
-        self, n_rows: int, n_experts: int, expert_bytes: Sequence[int], *, max_sampled: int = 1024, seed: int = 0
+        self,
+        n_rows: int,
+        n_experts: int,
+        expert_bytes: Sequence[int],
+        *,
+        max_sampled: int = 1024,
+        seed: int = 0,
+        spend: float = 1.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`expert_bytes`: the bytes of one expert, per row."""
+        """`expert_bytes`: the bytes of one expert, per row. `spend`: the share of time that distances may take
+        (`SPEND` beside an engine; 1 counts every graph)."""
         if n_rows < 1 or n_experts < 1 or len(expert_bytes) != n_rows:
             raise ValueError(f"need rows, experts and one size per row, got {n_rows}, {n_experts}, {len(expert_bytes)}")
         per_row = n_experts if n_rows * n_experts <= max_sampled else max(2, max_sampled // n_rows)
@@ -66,6 +84,13 @@ class ReuseMeter:
         self._repeated = np.zeros(n_rows, dtype=np.float64)
         self._counted = np.zeros(n_rows, dtype=np.float64)
         self._pending: list[npt.NDArray[np.int64]] = []
+        self._pending_rows: list[int] = []
+        self._spend, self._clock = spend, clock
+        self._credit = 0.0
+        self._credit_t: float | None = None
+        self._counted_graphs = 0
+        self._skipped = 0  # graphs since the last one that was counted
+        self._skipped_uses = 0
         self._pending_row = -1
         self._pending_decode = True
         self._since_fade = 0
@@ -82,23 +107,32 @@ class ReuseMeter:
         """
         if row <= self._pending_row:
             self.flush()
-        self._pending.append(np.asarray(experts, dtype=np.int64) + row * self._n_experts)
+        self._pending.append(experts)  # type: ignore[arg-type]
+        self._pending_rows.append(row * self._n_experts)
         self._pending_row = row
         self._pending_decode = decode
 
     def flush(self) -> None:
         """Accounts for the graph seen so far; called by `observe` when the next one starts."""
         pending, self._pending, self._pending_row = self._pending, [], -1
+        starts, self._pending_rows = self._pending_rows, []
         if not pending:
             return
-        ids = np.concatenate(pending)
+        ids = np.concatenate(pending).astype(np.int64) + np.repeat(starts, [len(each) for each in pending])
         followed = self._flat_index[ids]
-        followed = followed[followed >= 0]
+        if self._rate < 1.0:
+            followed = followed[followed >= 0]
         n = len(followed)
-        if self._pending_decode and n:
-            self._count(followed)
         if self._pending_decode:
-            self._all += len(ids)
+            self._skipped += 1
+            self._skipped_uses += len(ids)
+            if n and self._may_spend():
+                started = self._clock()
+                self._count(followed, float(self._skipped))
+                self._all += self._skipped_uses
+                self._skipped = self._skipped_uses = 0
+                self._counted_graphs += 1
+                self._credit -= self._clock() - started
             self._since_fade += 1
             if self._since_fade >= _FADE_TOKENS:
                 self._since_fade = 0
@@ -108,7 +142,17 @@ class ReuseMeter:
         self._position += n
         self._graph += 1
 
-    def _count(self, followed: npt.NDArray[np.int32]) -> None:
+    def _may_spend(self) -> bool:
+        if self._spend >= 1.0:
+            return True
+        now = self._clock()
+        since = now - self._credit_t if self._credit_t is not None else 0.0
+        self._credit_t = now
+        self._credit = min(_MOST_CREDIT_S, self._credit + self._spend * since)  # an hour's pause is no licence
+        return self._credit > 0 or self._counted_graphs < _ALWAYS_GRAPHS
+
+    def _count(self, followed: npt.NDArray[np.int32], weight: float) -> None:
+        """Takes the distances of a graph's uses; each counts `weight` times, for the graphs that weren't counted."""
         last = self._last[followed]
         # Experts touched since my last use, as the state was before this graph...
         since = (self._last[None, :] > last[:, None]) @ self._bytes
@@ -119,12 +163,13 @@ class ReuseMeter:
         bins = np.searchsorted(_EDGES, distance)
         np.minimum(bins, N_BINS - 1, out=bins)
         first = last == 0
-        np.add.at(self._hist, bins[~first], 1.0)
-        np.add.at(self._unseen, bins[first], 1.0)
-        self._sampled += len(followed)
-        rows = self._row_of[followed]
-        np.add.at(self._counted, rows, 1.0)
-        np.add.at(self._repeated, rows, (self._last_graph[followed] == self._graph - 1) & (last > 0))
+        self._hist += weight * np.bincount(bins[~first], minlength=N_BINS)
+        self._unseen += weight * np.bincount(bins[first], minlength=N_BINS)
+        self._sampled += weight * len(followed)
+        rows, n_rows = self._row_of[followed], len(self._counted)
+        again = (self._last_graph[followed] == self._graph - 1) & (last > 0)
+        self._counted += weight * np.bincount(rows, minlength=n_rows)
+        self._repeated += weight * np.bincount(rows, weights=again, minlength=n_rows)
 
     def _fade(self) -> None:
         keep = 0.5 ** (_FADE_TOKENS / _HALF_LIFE_TOKENS)
@@ -178,7 +223,8 @@ def kaplan_meier(seen: npt.NDArray[np.float64], censored: npt.NDArray[np.float64
     at_risk = total - np.concatenate(([0.0], np.cumsum(both)[:-1]))
     stay = 1.0 - np.divide(seen, at_risk, out=np.zeros_like(seen), where=at_risk > 1e-9)
     left = np.concatenate(([1.0], np.cumprod(stay.clip(0.0, 1.0))))
-    return np.append(left[:-1] - left[1:], left[-1]) * total
+    counts: npt.NDArray[np.float64] = np.append(left[:-1] - left[1:], left[-1]) * total
+    return counts
 
 
 def hit_rate_at(histogram: Sequence[float], budget_bytes: float) -> float | None:

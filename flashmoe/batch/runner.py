@@ -50,6 +50,8 @@ class Summary(Struct, kw_only=True):
     bad_lines: int = 0
     remaining: int = 0
     width: int = 1
+    measured_tok_s: dict[int, float] = msgspec.field(default_factory=dict)
+    """Tokens per second at each number of sequences that `auto` tried."""
     seconds: float = 0.0
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -107,12 +109,14 @@ class Batch:
         self._ctx = per_sequence_ctx
         self._price = price_kwh
         self._active: dict[str, asyncio.Task[None]] = {}
+        self._prefilling: set[str] = set()
         self._deaths: dict[str, int] = {}
         self._tokens = 0
         self._window: deque[tuple[float, int]] = deque()
         self._first_telemetry: Telemetry | None = None
         self._telemetry: Telemetry | None = None
         self._stopping: str | None = None
+        self._started: float | None = None
         self._wake = asyncio.Event()
         self._energy = EnergyMeter()
         self.summary = Summary(skipped=self._skipped)
@@ -154,20 +158,20 @@ class Batch:
             self._telemetry = event
 
     async def _pump(self) -> None:
-        started = time.monotonic()
+        self._started = time.monotonic()
         while (self._queue or self._active) and not self._stopping:
             while self._queue and len(self._active) < self._search.width:
                 item = self._queue.popleft()
+                self._prefilling.add(item.id)
                 self._active[item.id] = asyncio.create_task(self._one(item))
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 0.5)
             now = time.monotonic()
-            self._search.observe(self._tokens, len(self._active), now)
+            self._search.observe(self._tokens, len(self._active), len(self._prefilling), now)
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()
-        self.summary.seconds = time.monotonic() - started
 
     async def _revive(self) -> None:
         """Starts the engine again; what was in flight has gone back to the queue by itself."""
@@ -191,6 +195,7 @@ class Batch:
                 if isinstance(event, Delta):
                     text[event.kind].append(event.text)
                     self._tokens += event.n_tokens
+                    self._prefilling.discard(item.id)
                 elif isinstance(event, Finished) and event.reason != "cancelled":
                     self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
         except EngineError as e:
@@ -201,6 +206,7 @@ class Batch:
                 self._queue.appendleft(item)
         finally:
             self._active.pop(item.id, None)
+            self._prefilling.discard(item.id)
             self._wake.set()
 
     # ---- results ------------------------------------------------------------------------------------------------
@@ -284,7 +290,10 @@ class Batch:
     def _finish_summary(self) -> Summary:
         s = self.summary
         s.stopped = self._stopping
+        if self._started is not None:
+            s.seconds = time.monotonic() - self._started
         s.width = self._search.width
+        s.measured_tok_s = {w: round(r, 2) for w, r in sorted(self._search.rates.items())}
         s.remaining = self._total - self._skipped - s.done - s.failed
         s.hit_rate, s.read_bytes_per_token = self._rates()
         if s.seconds and s.tokens:

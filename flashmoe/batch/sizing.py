@@ -17,6 +17,8 @@ KV_SHARE = 0.25
 """Of the RAM that is free now; the rest belongs to the experts."""
 TEMPLATE_TOKENS = 64
 """What a chat template adds to a prompt, generously."""
+LIKELY_TOKENS = 256
+"""Of an answer without a limit, or with a larger one. Where many grow longer, the engine lets the last ones wait."""
 
 
 class Width(Struct, frozen=True):
@@ -26,18 +28,21 @@ class Width(Struct, frozen=True):
     n_ctx: int
 
 
-def tokens_needed(item: Item, per_sequence: int) -> int:
-    """Tokens of KV cache that an item may take, at most `per_sequence`. Prompts are counted at 2 bytes a token, which
-    is more than any tokenizer makes of prose."""
+def tokens_needed(item: Item, per_sequence: int, answer: int | None = None) -> int:
+    """Tokens of KV cache that an item may take, at most `per_sequence`, with an answer of at most `answer` tokens.
+    Prompts are counted at 2 bytes a token, which is more than any tokenizer makes of prose."""
     request = item.request
     texts = [request.prompt or ""] if request.messages is None else [m.content for m in request.messages]
     prompt = sum(len(t.encode("utf-8", "replace")) for t in texts) // 2 + len(request.tokens or ()) + TEMPLATE_TOKENS
-    return min(per_sequence, prompt + (request.sampling.max_tokens or per_sequence))
+    longest = request.sampling.max_tokens or per_sequence
+    return min(per_sequence, prompt + (longest if answer is None else min(longest, answer)))
 
 
 def choose(path: str | Path, items: Sequence[Item], per_sequence: int, wanted: int, *, fixed: bool) -> Width:
-    """The most sequences, up to `wanted`, whose KV cache leaves the RAM to the experts; `fixed` keeps `wanted`."""
-    needs = sorted((tokens_needed(item, per_sequence) for item in items), reverse=True)
+    """The most sequences, up to `wanted`, whose KV cache leaves the RAM to the experts; `fixed` keeps `wanted`.
+
+    The context always holds the largest item alone, and `n` of the largest with answers of likely length."""
+    needs = sorted((tokens_needed(item, per_sequence, LIKELY_TOKENS) for item in items), reverse=True)
     most = max(1, min(wanted, len(needs)))
     cost = None if fixed else _cost(path)
     total, taken, n = 0, 0, 0
@@ -48,7 +53,8 @@ def choose(path: str | Path, items: Sequence[Item], per_sequence: int, wanted: i
                 break
         total += need
         n += 1
-    return Width(max(n, 1), max(total, 256))
+    alone = max((tokens_needed(item, per_sequence) for item in items), default=0)
+    return Width(max(n, 1), max(total, alone, 256))
 
 
 class _Cost(Struct, frozen=True):

@@ -1,15 +1,17 @@
 """How many sequences to decode together: found by measuring on the batch's own work, so no token is wasted.
 
-Wider is faster as long as sequences share expert reads, and slower once their union of experts no longer fits or the
-cores are busy. So the width doubles while that pays, and then stays at the best one seen.
+Wider is faster as long as sequences share expert reads, and slower once the cores are busy or the KV cache is crowded.
+The width begins in the middle of what is usual, doubles while that pays, halves where doubling did not pay at once, and
+then stays at the best one seen.
 """
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-GAIN = 1.08
+GAIN = 1.05
 """A doubled width must be this much faster, or the search ends: below it is noise."""
+START = 8
 
 
 class _Trial(Struct):
@@ -21,34 +23,50 @@ class _Trial(Struct):
 class WidthSearch:
     """Feed it the tokens generated; read `width`. `limit` is the engine's number of sequences."""
 
-    def __init__(self, limit: int, *, start: int = 1, window_s: float = 6.0, min_tokens_each: int = 8) -> None:
+    def __init__(self, limit: int, *, start: int = START, window_s: float = 6.0, min_tokens_each: int = 5) -> None:
         self.limit = limit
-        self.width = min(start, limit)
+        self.width = self._start = min(start, limit)
         self.rates: dict[int, float] = {}
+        """Tokens per second at each width that was measured."""
         self.settled = limit == 1
         self._window_s = window_s
         self._min_tokens_each = min_tokens_each
         self._trial: _Trial | None = None
 
-    def observe(self, tokens: int, active: int, now: float) -> None:
-        """Called now and then with all tokens generated so far, the sequences being decoded, and the time (s)."""
+    def observe(self, tokens: int, active: int, prefilling: int, now: float) -> None:
+        """Called now and then with all tokens generated so far, the sequences that are being worked on, how many of
+        these have no token yet, and the time (s)."""
         if self.settled:
             return
-        if active < self.width:  # not full yet (or no longer): a measurement would flatter narrower widths
+        if active != self.width:  # not full yet (or no longer), or not yet as narrow as it shall be
             self._trial = None
             return
         if self._trial is None:
-            self._trial = _Trial(self.width, tokens, now)
+            # many prompts at once are a beginning, not what the width always costs; and the first experts all miss
+            if prefilling * 4 <= self.width and (self.rates or tokens >= self._min_tokens_each * self.width):
+                self._trial = _Trial(self.width, tokens, now)
             return
         seconds, made = now - self._trial.started, tokens - self._trial.tokens
         if seconds < self._window_s or made < self._min_tokens_each * self.width:
             return
         self.rates[self.width] = made / seconds
         self._trial = None
-        best = max(self.rates, key=lambda w: self.rates[w])
-        if self.width < self.limit and (best == self.width or self.rates[self.width] * GAIN > self.rates[best]):
-            previous = self.rates.get(self.width // 2)
-            if previous is None or self.rates[self.width] >= previous * GAIN or self.width <= 4:
-                self.width = min(self.width * 2, self.limit)
-                return
-        self.width, self.settled = best, True
+        following = self._following()
+        self.settled = following is None
+        self.width = following or self.best
+
+    @property
+    def best(self) -> int:
+        """The fastest width seen."""
+        return max(self.rates, key=lambda w: self.rates[w])
+
+    def _following(self) -> int | None:
+        """The width to try after the one that was just measured; None: the best is found."""
+        rates, width = self.rates, self.width
+        others = [rate for w, rate in rates.items() if w != width]
+        paid = not others or rates[width] >= max(others) * GAIN
+        if width >= self._start:
+            if paid and width < self.limit:
+                return min(width * 2, self.limit)
+            return self._start // 2 or None if len(rates) <= 2 and self.best == self._start else None
+        return width // 2 or None if paid else None

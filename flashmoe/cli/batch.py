@@ -32,19 +32,48 @@ if TYPE_CHECKING:
     from flashmoe.batch.runner import Progress, Summary
 
 MAX_PARALLEL = 250
-AUTO_PARALLEL = 64
+AUTO_PARALLEL = 128
+
+DESCRIPTION = """\
+Answers every line of a JSONL file. Several prompts are decoded together, so that one read of an expert from the SSD
+serves all of them: that is many times faster than one after the other where the model is larger than memory.
+
+Each answer is a line of OUT.jsonl, on the disk as soon as it is done, in the order of their ends. Whatever stops a
+batch (Ctrl-C, kill -9, a power cut), the same command goes on: what is in OUT.jsonl is not computed again, what was
+under way is. Lines that can't be run are named with their number, and the rest runs. A progress line is shown on a
+terminal."""
 
 EPILOG = """\
-Input lines:
-  {"id": "a1", "prompt": "Summarise: …", "max_tokens": 200}
-  {"id": "a2", "messages": [{"role": "user", "content": "…"}], "temperature": 0}
-  {"custom_id": "a3", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}
+input, one JSON object a line; settings are those of OpenAI's API, and unknown ones are refused:
+  {"id": "a1", "prompt": "Summarise: …", "system": "Be brief.", "max_tokens": 200}
+  {"id": "a2", "messages": [{"role": "user", "content": "…"}], "temperature": 0, "seed": 1}
+  {"id": "a3", "prompt": [1, 2, 3]}                      token ids, without the chat template
+  {"custom_id": "a4", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}
 
-Each answer is one line of OUT, on the disk as soon as it is done. Run the same command again to go on where it stopped.
+output:
+  {"id", "answer", "thinking", "finish_reason", "model", "usage"}, or {"id", "error": {"code", "message"}};
+  lines in OpenAI's form are answered in the form of OpenAI's batch output
 
-Examples:
+--parallel auto starts with 8 sequences, doubles them (up to 128) while that makes the batch's own tokens come at least
+5 % faster, halves them where 8 are too many, and stays at the best width that it measured; no work is done twice for
+it. It never takes more sequences than a quarter of the free RAM has room for in the KV cache. Answers are admitted with
+room for 256 tokens; where many grow longer than that at once, the last ones wait and are computed again up to there.
+
+At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding: at another batch width
+its kernels add up in another order (matrix products in F32, F16 and Q8_0; flash attention that splits the KV cache), so
+that a near tie between two tokens may break the other way.
+
+The report at the end: answers, tokens an hour, bytes of experts read per token, hit rate, and energy of the processor
+packages where RAPL can be read (root, or a readable /sys/class/powercap); with --price-kwh what a million tokens cost.
+
+examples:
   flashmoe-tui batch qwen3.gguf prompts.jsonl -o answers.jsonl
   flashmoe-tui batch qwen3.gguf prompts.jsonl -o answers.jsonl --parallel 16 --ram 12 --price-kwh 0.30
+  flashmoe-tui batch http://node7:8080/v1 prompts.jsonl -o answers.jsonl --parallel 64
+  flashmoe-tui batch qwen3.gguf prompts.jsonl -o answers.jsonl --retry-failed --json | jq .tokens_per_hour
+
+exit codes: 0 everything is answered, 1 a line failed or the batch was stopped, 2 wrong usage, 3 worth trying again
+(another batch writes the same file), 130 interrupted
 """
 
 
@@ -71,16 +100,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "batch",
         help="many prompts, sharing each expert read",
-        description="Answers every line of a JSONL file, several at once, so that one read of an expert serves all.",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
-    parser.add_argument("input", metavar="IN.jsonl", type=Path)
-    parser.add_argument("-o", "--output", metavar="OUT.jsonl", type=Path, required=True)
+    parser.add_argument(
+        "model", metavar="MODEL", help="a GGUF file, a name in the library, a server's address, or demo"
+    )
+    parser.add_argument("input", metavar="IN.jsonl", type=Path, help="the prompts, a line each; - is stdin")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT.jsonl", type=Path, required=True,
+        help="where the answers go; made, or gone on with",
+    )  # fmt: skip
     parser.add_argument(
         "--parallel", metavar="N", type=_parallel, default=None,
-        help="sequences decoded together; auto (the default) doubles them while that is measured to pay",
+        help="sequences decoded together, 1 to 250, or auto (the default): as many as is measured to be best",
     )  # fmt: skip
     parser.add_argument(
         "--seq-ctx", metavar="N", type=positive_int, default=4096,
@@ -89,7 +123,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--retry-failed", action="store_true", help="run the lines again that failed in an earlier call"
     )
-    parser.add_argument("--price-kwh", metavar="PRICE", type=_price, help="price of a kWh, for the cost of the tokens")
+    parser.add_argument(
+        "--price-kwh", metavar="PRICE", type=_price,
+        help="price of a kWh in any currency, for the cost of a million tokens",
+    )  # fmt: skip
     add_load_flags(parser)
     add_json_flag(parser, "print the summary as one JSON object")
     parser.set_defaults(main=main)
@@ -102,6 +139,8 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.batch.runner import Batch
     from flashmoe.batch.sizing import choose
 
+    if str(args.input) == "-":
+        args.input = Path("/dev/stdin")
     items: list[Item] = []
     problems: list[Problem] = []
     try:
@@ -185,6 +224,9 @@ def _print_summary(s: Summary) -> None:
     note(line + (f" in {duration(s.seconds)}" if s.seconds else ""))
     if s.tokens:
         note(f"{s.tokens} tokens, {s.tokens_per_hour or 0:,.0f} an hour at {s.width} at once")
+    if s.measured_tok_s:
+        rates = ", ".join(f"{width} at once {r:.1f}" for width, r in s.measured_tok_s.items())
+        note(f"measured on the way, tok/s: {rates}")
     if s.read_bytes_per_token is not None:
         hit = "" if s.hit_rate is None else f", hit rate {s.hit_rate:.0%}"
         note(f"{size(s.read_bytes_per_token)} of experts read per token{hit}")

@@ -27,14 +27,19 @@ if TYPE_CHECKING:
     from backends.interface import BenchRequest, BenchResult, LoadRequest, ModelInfo
 
 EPILOG = """\
-The ids are numpy's default_rng(SEED).integers(0, n_vocab): the prompt first as one batch, then one id a step. Two
-backends on one model and seed must print the same logits_sha256. What a backend can't know is null.
+The ids are numpy's default_rng(SEED).integers(0, n_vocab): the prompt first as one batch, then one id a step; with
+--parallel as many whole prompts in a batch as it holds, then one id of each sequence a step. Two backends on one model
+and seed must print the same logits_sha256. What a backend can't know is null.
 
+The bound is 1 / (compute + bytes read / what the disk was probed to give): above 100 % of it, reads overlap compute.
 The file is not dropped from the page cache first: for a cold run use a RAM cap or drop it yourself.
 
-Examples:
+examples:
   flashmoe-tui bench model.gguf --backend stream --ram 4 --json
   flashmoe-tui bench model.gguf --parallel 8 --tokens 64
+  flashmoe-tui bench model.gguf --json | jq '.decode_tok_s, .bound_share'
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 worth trying again, 130 interrupted
 """
 
 
@@ -63,9 +68,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EPILOG,
     )
     parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
-    parser.add_argument("--prompt-tokens", metavar="N", type=positive_int, default=16, help="default 16")
+    parser.add_argument(
+        "--prompt-tokens", metavar="N", type=positive_int, default=16, help="tokens of each prompt (default 16)"
+    )
     parser.add_argument("--tokens", metavar="N", type=positive_int, default=32, help="steps of decode (default 32)")
-    parser.add_argument("--seed", metavar="N", type=_seed, default=1, help="default 1")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=1, help="seed of the random ids (default 1)")
     parser.add_argument(
         "--parallel", metavar="N", type=positive_int, default=1, help="sequences decoded together (default 1)"
     )
@@ -78,7 +85,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--store", choices=("auto", "pagecache", "pool"), default="auto",
-        help="where the backend stream keeps experts (default auto: chosen by a probe)",
+        help="where the backend stream keeps experts (default auto: chosen by the memory there is)",
     )  # fmt: skip
     add_load_flags(parser)
     add_json_flag(parser)

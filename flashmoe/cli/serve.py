@@ -28,16 +28,33 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "FLASHMOE_API_KEY"
 
+DESCRIPTION = """\
+Serves one model to any OpenAI client. Requests that come together are decoded together, and share each read of an
+expert. A client that goes away has its answer stopped within a layer; an engine that dies is started again."""
+
 EPILOG = f"""\
-Routes: /v1/models, /v1/chat/completions (also streamed), /v1/completions, /health, /metrics (Prometheus).
+routes:
+  GET  /v1/models             the model
+  POST /v1/chat/completions   also streamed (server-sent events); response_format json_schema, seed, stop, grammar …
+  POST /v1/completions        the prompt as it is: text, or a list of token ids
+  GET  /health                200 while answers can be had, 503 otherwise; needs no key
+  GET  /metrics               Prometheus: tokens, hit rate, bytes read, seconds waited for reads, requests in flight
+What isn't supported (tools, logprobs, images, n above 1) is refused with status 400 and the field's name.
 
 On a loopback address no key is needed. To listen elsewhere set {KEY_VARIABLE}; the connection itself is plain HTTP:
 put a TLS proxy in front of it, or use an SSH tunnel (ssh -L 8080:127.0.0.1:8080 host).
 
-Examples:
+At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding at another batch width.
+Bodies may have 4 MiB; a request's head must arrive within 20 s, its body within 60 s; 256 requests may wait.
+
+examples:
   flashmoe-tui serve qwen3.gguf
   curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
        -d '{{"messages": [{{"role": "user", "content": "Hello"}}]}}'
+  {KEY_VARIABLE}=sesame flashmoe-tui serve qwen3.gguf --host 0.0.0.0 --parallel 16
+
+exit codes: 0 ended by Ctrl-C or SIGTERM, 1 the model can't be loaded or the port is taken, 2 wrong usage, 130
+interrupted while loading
 """
 
 
@@ -52,7 +69,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "serve",
         help="an OpenAI-compatible endpoint on this machine",
-        description="Serves one model to any OpenAI client. Requests that come together are decoded together.",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,7 +77,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8080, help="port; 0 takes a free one (default 8080)")
     parser.add_argument(
-        "--parallel", metavar="N", type=positive_int, default=8, help="requests decoded together (default 8)"
+        "--parallel", metavar="N", type=positive_int, default=8, help="requests decoded together, 1 to 250 (default 8)"
     )
     parser.add_argument("--name", help="the model's name in the API (default: the one in its file)")
     add_load_flags(parser)
@@ -92,6 +109,7 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
 
     from flashmoe.serve.app import create_app
     from flashmoe.serve.engine import Engine
+    from flashmoe.serve.protocol import config
     from flashmoe.serve.socket import bind
 
     try:
@@ -121,11 +139,7 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
         note(info.lossy)
     hosts = ["*"] if key else ["localhost", "127.0.0.1", "[::1]", "::1", args.host]
     app = create_app(engine, api_key=key, allowed_hosts=hosts)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3,
-        timeout_keep_alive=30, server_header=False, h11_max_incomplete_event_size=64 * 1024,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config(app))
     try:
         with contextlib.suppress(KeyboardInterrupt):
             await server.serve(sockets=[listener])

@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
             raise UsageError("top needs a terminal; for pipes there are --once, --json and --record.")
         from tui.screens.top import run_top
 
-        return run_top(path, pid, recorder)
+        return run_top(path, pid, recorder, len(found))
     finally:
         if recorder is not None:
             recorder.close()

@@ -110,7 +110,8 @@ class ExpertArrays:
 
 
 class Cells:
-    """The map at the size of a screen: each cell stands for `per_row` layers x `per_column` experts."""
+    """The map at the size of a screen: each cell stands for `per_row` layers x `per_column` experts, and shows where
+    most of them are and how hot those are."""
 
     def __init__(self, arrays: ExpertArrays, rows: int, columns: int, *, by_use: bool = False) -> None:
         """At most `rows` x `columns` cells; `by_use` puts each layer's most used experts first."""
@@ -123,9 +124,17 @@ class Cells:
             heat = None if heat is None else np.take_along_axis(heat, arrays.order, axis=1)
             residency = None if residency is None else np.take_along_axis(residency, arrays.order, axis=1)
         self.level: npt.NDArray[np.int64] | None = None
-        if heat is not None:
-            self.level = np.searchsorted(np.asarray(HEAT_EDGES), self._mean(heat), side="left")
         self.resident = None if residency is None else self._mean(residency) >= 0.5
+        if heat is not None:
+            shown = self._mean(heat)
+            if residency is not None and self.resident is not None:
+                # Of those alone that are where the cell says: one hot expert in RAM must not make its cold neighbours
+                # on the SSD look hot, which would be what costs.
+                here, there = self._mean(residency), self._mean(1 - residency)
+                ram = np.divide(self._mean(heat * residency), here, out=np.zeros_like(shown), where=here > 0)
+                ssd = np.divide(self._mean(heat * (1 - residency)), there, out=np.zeros_like(shown), where=there > 0)
+                shown = np.where(self.resident, ram, ssd)
+            self.level = np.searchsorted(np.asarray(HEAT_EDGES), shown, side="left")
 
     def _mean(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Means over cells; the last row and column may stand for fewer."""

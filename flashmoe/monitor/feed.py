@@ -54,6 +54,7 @@ class MonitorFeed:
         self.map: ExpertMap | None = None
         self.verdict = Verdict(kind="none", headline="no model loaded")
         self._verdict_t = -1e9
+        self._verdict_phase = ""
         self.histories: dict[str, History] = {name: History() for name in CURVES}
         self.started: float | None = None
         self._device_peak = 0.0
@@ -69,9 +70,10 @@ class MonitorFeed:
         self._device_peak = max(self._device_peak, (frame.read_s or 0.0) + (frame.others_s or 0.0))
         for name, value in _curve_values(frame).items():
             self.histories[name].push(frame.t, value)
-        if judged and (frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t):
+        due = frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t
+        if judged and (due or frame.phase != self._verdict_phase):
             self.verdict = judge(frame, self.model, self.ceiling)
-            self._verdict_t = frame.t
+            self._verdict_t, self._verdict_phase = frame.t, frame.phase
         return frame
 
     def push_map(self, experts: ExpertMap | None) -> None:

@@ -149,6 +149,7 @@ class Deriver:
         self._samples: deque[Sample] = deque()
         self._work: dict[str, deque[Work]] = {"decode": deque(), "prefill": deque()}
         self._last_phase: Phase = "idle"  # what advanced last
+        self._start: Sample | None = None  # the first sample of what isn't booked yet
         self._started = False  # a request became active and nothing advanced since: it reads its prompt
 
     def push(self, sample: Sample) -> Frame:
@@ -163,20 +164,27 @@ class Deriver:
             before, now = previous.telemetry, sample.telemetry
             if now is not None and now.n_active and before is not None and not before.n_active:
                 self._started = True
-            self._account(previous, sample)
+            # A batch counts its seconds when it is done, but its reads and waits while it runs: what happened since the
+            # last batch that was done belongs to this one, over as many samples as it takes.
+            start = self._start or previous
+            if self._account(start, sample) or start.telemetry is None or now is None or not now.n_active:
+                start = sample
+            self._start = start
+        else:
+            self._start = sample
         self._samples.append(sample)
         while len(self._samples) > 2 and self._samples[1].t <= sample.t - RATE_WINDOW_S:
             self._samples.popleft()
         return self._frame(sample, self._samples[0])
 
-    def _account(self, a: Sample, b: Sample) -> None:
-        """Books what happened between two samples to decode or to prefill."""
+    def _account(self, a: Sample, b: Sample) -> bool:
+        """Books what happened between two samples to decode or to prefill; False where no batch was done yet."""
         x, y = a.telemetry, b.telemetry
         if x is None or y is None or y.t <= x.t:
-            return
+            return False
         decode_s, prefill_s = y.decode_s - x.decode_s, y.prefill_s - x.prefill_s
         if decode_s <= 0 and prefill_s <= 0:
-            return
+            return False
         phase: Phase = "decode" if decode_s >= prefill_s else "prefill"
         self._last_phase, self._started = phase, False
         p, q = a.process, b.process
@@ -200,11 +208,12 @@ class Deriver:
         )
         # An interval in which both phases ran can't be told apart: kept only where nothing cleaner is there.
         if min(decode_s, prefill_s) > 0.1 * max(decode_s, prefill_s) and self._work[phase]:
-            return
+            return True
         window = self._work[phase]
         window.append(work)
         while len(window) > 4 and sum(w.total_s for w in window) - window[0].total_s > PHASE_WINDOW_S:
             window.popleft()
+        return True
 
     def _total(self, phase: str) -> Work | None:
         window = self._work[phase]

@@ -14,6 +14,7 @@ Pace = Sequence[tuple[float, float]]
 _PRIOR_LAYERS = 20.0
 """A number of reads that was seen in fewer layers than this is timed mostly by the line through the others."""
 _LEAST_LAYERS = 50.0
+_EXPLAINED = 0.8
 
 
 def predict_hit_rate(measured: float, hist: tuple[int, ...], held: float, change: float) -> float | None:
@@ -38,13 +39,16 @@ def predict_total_s(frame: Frame, work: Work, info: ModelInfo | None, change: fl
     if hit is None:
         return None
     if frame.layer_pace and info is not None and info.n_layers:
-        saved = saved_s(frame.layer_pace, 1 - hit)
-        if saved is not None:
+        saved, whole = saved_s(frame.layer_pace, 1 - hit), saved_s(frame.layer_pace, 0.0)
+        if saved is not None and whole is not None:
             mean, less = saved
             layers = work.tokens / max(1, frame.n_active) * info.n_layers
             # The layers can't have taken more than all: the output and the sampling are not theirs.
             layers = min(layers, 0.98 * work.total_s / mean)
-            return work.total_s - layers * less
+            # Where reads explain less than was waited for them, their times don't belong to their layers (a disk that
+            # is throttled, or stalls in bursts): then the waiting itself is the better measure.
+            if layers * whole[1] >= _EXPLAINED * work.stall_s:
+                return work.total_s - layers * less
     return work.total_s - work.stall_s * hit
 
 

@@ -55,26 +55,21 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
         return Verdict(kind="none", headline="no model loaded")
     if frame.phase == "prefill" and frame.prefill is not None and frame.prefill.tokens:
         return _prefill(frame, frame.prefill, info, ceiling)
+    if frame.phase == "prefill":
+        return _prompt_begun(frame, ceiling)
     work = frame.decode
     if work is None or not work.tokens or work.total_s <= 0:
         if frame.prefill is not None and frame.prefill.tokens:
             return _prefill(frame, frame.prefill, info, ceiling)
-        return Verdict(kind="idle", headline="ready", detail="no token yet")
+        waiting = frame.phase == "decode"
+        return Verdict(kind="idle", headline="the first token is on its way" if waiting else "ready")
     if pressed := _memory_pressure(frame, work, info):
         return pressed
     if work.stall_s is None:
         return _unmetered(frame, work, info, ceiling)
     stall, hook, compute = work.stall_s, work.hook_s or 0.0, work.compute_s or 0.0
     if hook > 0.2 * work.total_s and hook >= stall and hook >= 0.5 * compute:
-        return Verdict(
-            kind="hook",
-            headline="bound by the router hook",
-            detail=f"{units.percent(hook / work.total_s).strip()} of each token",
-            advice=_change("without it", work, work.total_s - hook),
-            share=(work.total_s - hook) / work.total_s,
-            tok_s=work.tok_s,
-            predicted_tok_s=_speed(work, work.total_s - hook),
-        )
+        return _hook(frame, work, info, hook)
     if stall > compute:
         return _ssd(frame, work, info, ceiling)
     got = _cpu_got(work, info, frame)
@@ -91,6 +86,27 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
             predicted_tok_s=_speed(work, without),
         )
     return _compute(frame, work, info)
+
+
+def _hook(frame: Frame, work: Work, info: ModelInfo, hook: float) -> Verdict:
+    """What helps is to do without it, where all experts fit into memory; else that fewer of them are missed."""
+    fits = (
+        bool(info.expert_bytes) and info.expert_bytes < (frame.resident or 0) + (frame.ram_available or 0) - _KEEP_FREE
+    )
+    advice, predicted, change = _memory_advice(frame, work, info) if not fits else ("", None, None)
+    if fits:
+        predicted = _speed(work, work.compute_s or 0.0)
+        advice = f"all experts fit into RAM, --backend mmap: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s"
+    return Verdict(
+        kind="hook",
+        headline="bound by the router hook",
+        detail=f"{units.percent(hook / work.total_s).strip()} of each token",
+        advice=advice,
+        share=(work.total_s - hook) / work.total_s,
+        tok_s=work.tok_s,
+        predicted_tok_s=predicted,
+        change_bytes=change,
+    )
 
 
 def _speed(work: Work, total_s: float) -> float | None:
@@ -284,8 +300,9 @@ def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, floa
     if info.store == "pagecache" and info.budget_bytes is None:
         fits = 0  # it already uses all memory that is free: more has to be freed or bought
     missing = max(0, info.expert_bytes - held)
-    steps = [step for step in _STEPS if step < missing and step >= held / 16]
-    if missing:
+    # No further than twice what is held: beyond, the cost of reads was hardly ever seen.
+    steps = [step for step in _STEPS if held / 16 <= step <= held and step < missing]
+    if 0 < missing <= held:
         steps.append(missing)
     options: list[tuple[int, float]] = []
     for step in steps:
@@ -303,6 +320,18 @@ def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, floa
     what = "more budget" if possible else "more RAM"
     words = f"{units.size(step)} {what}: {units.speed(work.tok_s)} → {units.speed(speed)} tok/s"
     return words, speed, step
+
+
+def _prompt_begun(frame: Frame, ceiling: float | None) -> Verdict:
+    """The first batch of a prompt isn't done, which may take minutes: only the disk tells what it waits for."""
+    read = frame.read_s or 0.0
+    reading = ceiling is not None and read > 0.5 * ceiling
+    return Verdict(
+        kind="prefill",
+        headline="reading the prompt, bound by the SSD" if reading else "reading the prompt",
+        detail=f"its first batch reads {units.rate(read)}" if read > _MIB else "its first batch",
+        share=min(1.0, read / ceiling) if reading and ceiling else None,
+    )
 
 
 def _prefill(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Verdict:

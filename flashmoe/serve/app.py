@@ -29,6 +29,8 @@ from flashmoe.serve.engine import BusyError, Engine
 from flashmoe.serve.shapes import Shape, finish_reason, usage_of
 
 MAX_BODY = 4 * 1024 * 1024
+BODY_S = 60.0
+"""A body that takes longer to arrive is given up: a client that dribbles must not keep a connection for ever."""
 HEARTBEAT_S = 15.0
 """A comment line goes out this often while a prompt is prefilled, so that proxies keep the connection."""
 
@@ -86,10 +88,14 @@ class Server:
         if length.isdigit() and int(length) > MAX_BODY:
             raise too_large
         raw = bytearray()
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > MAX_BODY:
-                raise too_large
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    raw += chunk
+                    if len(raw) > MAX_BODY:
+                        raise too_large
+        except TimeoutError:
+            raise _Refusal(error(408, f"the request body did not arrive within {BODY_S:g} seconds")) from None
         try:
             return msgspec.json.decode(bytes(raw))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:

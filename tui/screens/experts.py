@@ -10,6 +10,7 @@ from flashmoe.monitor import units
 from flashmoe.monitor.expert_stats import Cells, ExpertArrays
 from flashmoe.monitor.feed import MonitorFeed
 from tui import keymap as keys
+from tui.widgets.budget_curve import MOST_ROWS, budget_curve
 from tui.widgets.expert_map import legend, no_map, row_of_cells
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, meter, spread
@@ -17,7 +18,7 @@ from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, meter, spre
 _LABEL = 5
 _RATES = 17
 _LOOK_S = 0.5
-_KEYS = ["experts.sort", "experts.hottest", "experts.back"]
+_KEYS = ["experts.sort", "experts.hottest", "experts.curve", "experts.back"]
 
 
 class ExpertMapView(Lines):
@@ -27,13 +28,16 @@ class ExpertMapView(Lines):
     ExpertMapView { height: 1fr; padding: 0 1; color: $foreground; background: $background; }
     """
 
-    def __init__(self, feed: MonitorFeed) -> None:
+    def __init__(self, feed: MonitorFeed, *, spare_rows: bool = True) -> None:
+        """`spare_rows`: rows that the map leaves over show what each budget would hit."""
         super().__init__(id="expert-map")
+        self._spare_rows = spare_rows
         self.feed = feed
         self.row = 0
         self.column = 0
         self.by_use = False
-        self._top = 0
+        self.with_curve = False
+        """Whether the map gives rows to the budget's curve; where rows are left over it is drawn anyway."""
 
     # ---- the cursor ------------------------------------------------------------------------------------------------
 
@@ -85,7 +89,7 @@ class ExpertMapView(Lines):
             return [self._headline(width, None, None), Content(""), line((no_map(self.feed), MUTED))]
         self.row, self.column = min(self.row, arrays.rows - 1), min(self.column, arrays.columns - 1)
         rates = _RATES if width >= 100 and arrays.residency is not None else 0
-        room = max(1, height - 7)
+        room = max(1, height - 7 - (MOST_ROWS + 1 if self.with_curve and height >= 24 else 0))
         across = width - _LABEL - rates
         cells = Cells(arrays, room, across, by_use=self.by_use)
         wide = 2 if 2 * cells.columns <= across else 1  # two columns make a cell square
@@ -104,7 +108,11 @@ class ExpertMapView(Lines):
             tail = self._rates(arrays, first, cells.per_row) if rates else Content("")
             lines.append(spread(line(label, body), tail, width))
         lines.append(line(("─" * width, RULE)))
-        return lines + self._details(arrays, width)
+        lines += self._details(arrays, width)
+        if not self._spare_rows:
+            return lines
+        curve = budget_curve(self.feed, width, height - len(lines) - 2)  # where the model has few layers
+        return [*lines, line(("─" * width, RULE)), *curve] if curve else lines
 
     def _headline(self, width: int, arrays: ExpertArrays | None, cells: Cells | None) -> Content:
         model = self.feed.model
@@ -227,6 +235,11 @@ class ExpertsScreen(Screen[None]):
     def action_sort(self) -> None:
         """The other order."""
         self.view.toggle_order()
+
+    def action_curve(self) -> None:
+        """The budget's curve under the map, or not."""
+        self.view.with_curve = not self.view.with_curve
+        self.view.update_view()
 
     def action_hottest(self) -> None:
         """To the hottest expert on SSD."""

@@ -16,13 +16,21 @@ class TopApp(WatchApp):
     what = "top"
 
     def __init__(
-        self, path: Path, pid: int, recorder: Recorder | None = None, *, theme: str | None = None, **extra: Any
+        self,
+        path: Path,
+        pid: int,
+        recorder: Recorder | None = None,
+        *,
+        engines: int = 1,
+        theme: str | None = None,
+        **extra: Any,
     ) -> None:
+        """`engines`: how many could have been watched; of several the newest is, unless another was named."""
         super().__init__(theme=theme, **extra)
         self._recorder = recorder
         self._path, self._pid = path, pid
         self.ended = False
-        self.feed.note = f"watching process {pid}"
+        self.feed.note = f"watching process {pid}" + (f", 1 of {engines}: top --list" if engines > 1 else "")
 
     def on_mount(self) -> None:
         """Connects."""
@@ -38,8 +46,8 @@ class TopApp(WatchApp):
         self.notify(watcher.problem or f"Process {self._pid} has ended.", severity="warning", timeout=10, markup=False)
 
 
-def run_top(path: Path, pid: int, recorder: Recorder | None = None) -> int:
+def run_top(path: Path, pid: int, recorder: Recorder | None = None, engines: int = 1) -> int:
     """Watches in this terminal."""
-    app = TopApp(path, pid, recorder)
+    app = TopApp(path, pid, recorder, engines=engines)
     app.run()
     return app.return_code or 0

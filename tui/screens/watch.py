@@ -75,7 +75,7 @@ class WatchScreen(Screen[None]):
         yield WatchTitle(self._owner.what, feed)
         with Horizontal(id="watch-body"):
             yield MonitorColumn(feed)
-            yield ExpertMapView(feed)
+            yield ExpertMapView(feed, spare_rows=False)  # the panes beside it have the curve
         yield from self._owner.extra_lines()
         yield KeyBar(self._owner.keymap, self._owner.key_ids)
 

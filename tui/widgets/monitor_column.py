@@ -8,10 +8,16 @@ from textual.content import Content
 
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets import monitor_sections as sections
+from tui.widgets.budget_curve import LEAST_ROWS, MOST_ROWS, budget_curve
 from tui.widgets.expert_map import mini_map
 from tui.widgets.monitor_lines import Lines, bottom, framed, rule
 
 _Section = Callable[[MonitorFeed, int, int], list[Content]]
+
+
+def _curve(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
+    return budget_curve(feed, width, rows, titled=False)
+
 
 # (title, its lines, rows at least, rows at most), in the order of the screen
 _SECTIONS: tuple[tuple[str, _Section, int, int], ...] = (
@@ -20,10 +26,11 @@ _SECTIONS: tuple[tuple[str, _Section, int, int], ...] = (
     ("token", sections.token, 2, 3),
     ("verdict", sections.verdict, 2, 5),
     ("experts", mini_map, 4, 26),
+    ("hit rate by budget", _curve, LEAST_ROWS, MOST_ROWS - 1),
 )
 # Which sections go first where there is no room, and which get spare rows first.
-_DROP = ("experts", "SSD", "memory", "token")
-_GROW = ("memory", "verdict", "SSD", "token", "memory", "verdict", "experts")
+_DROP = ("hit rate by budget", "experts", "SSD", "memory", "token")
+_GROW = ("memory", "verdict", "SSD", "token", "memory", "verdict", "experts", "hit rate by budget")
 
 
 class MonitorColumn(Lines):
@@ -83,9 +90,11 @@ class MonitorColumn(Lines):
         needs["experts"] = (4, arrays.rows + 2) if arrays is not None else (1, 1)
         if not self.with_map:
             del needs["experts"]
+        if self.with_map or not budget_curve(self.feed, 40, LEAST_ROWS, titled=False):
+            del needs["hit rate by budget"]
         frame = self.feed.frame
-        if frame is not None and len(frame.gpus) > 1:
-            needs["memory"] = (3, 5 + len(frame.gpus))
+        if frame is not None and frame.gpus:  # one has a line under its curve, several have one each
+            needs["memory"] = (3, 5 + max(2, len(frame.gpus)))
         return needs
 
     def _right(self, title: str) -> str:

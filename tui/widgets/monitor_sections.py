@@ -39,7 +39,8 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         return [line(("no figures yet", MUTED))]
     total = frame.ram_total
     lines = [_curve(feed, "RAM", "ram", total, _of(frame.ram_used, total), width, COMPUTE)]
-    own = f"engine {_own(frame.engine_own, total)} · " if frame.engine_own is not None else ""
+    name = "engine" if width >= 38 else "own"
+    own = f"{name} {_own(frame.engine_own, total)} · " if frame.engine_own is not None else ""
     limit = "limit" if frame.ram_limited else ""
     cache = f"{own}page cache {units.size(frame.ram_cache, total)}"
     if _LABEL + len(cache) + (len(limit) + 1 if limit else 0) > width:
@@ -50,6 +51,9 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     trouble = _pressure_line(frame)
     if experts is not None:
         lines.append(experts)
+    kv = _kv_line(feed, frame, width)
+    if kv is not None and rows - len(lines) > max(1, len(gpu_lines)):
+        lines.append(kv)
     lines += gpu_lines[: max(1, rows - len(lines))]
     if len(lines) < rows and (trouble is not None or rows - len(lines) >= 1):
         lines.append(trouble if trouble is not None else _note("waits for memory  0 %"))
@@ -76,6 +80,16 @@ def _experts_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None
         share = frame.model_cached / model.file_bytes
     else:
         return None
+    return line(" " * _LABEL, (text, MUTED), meter(share, max(0, width - _LABEL - len(text))))
+
+
+def _kv_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None:
+    """``KV 192 MiB, 12 % in use ▰▱▱▱``: the cache of the context, and how full it is."""
+    model = feed.model
+    if model is None or not model.kv_bytes or not model.n_ctx:
+        return None
+    share = frame.ctx_used / model.n_ctx
+    text = f"KV {units.size(model.kv_bytes)}, {units.percent(share).strip()} used "
     return line(" " * _LABEL, (text, MUTED), meter(share, max(0, width - _LABEL - len(text))))
 
 
