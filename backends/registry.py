@@ -63,7 +63,13 @@ def load(request: LoadRequest, progress: ProgressCallback) -> Model:
         stream = get("stream")
         obstacle = stream.why_not(request)
         if obstacle is None:
-            return stream.load(request, progress)
+            better = getattr(stream, "why_mmap", None)  # a third party's `stream` may not know the question
+            faster = better(request) if better is not None else None
+            if faster is None:
+                return stream.load(request, progress)
+            model = get("mmap").load(request, progress)
+            model.info = msgspec.structs.replace(model.info, backend_reason=faster)
+            return model
     except EngineError as error:
         if error.code != "unsupported":
             raise

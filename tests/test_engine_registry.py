@@ -104,3 +104,27 @@ def test_auto_streams_a_moe_and_maps_a_dense_model(tmp_path: Path) -> None:
     )
     assert (dense.info.backend, dense.info.n_experts) == ("mmap", 0)
     dense.close()
+
+
+def test_auto_maps_where_a_gpu_and_memory_leave_nothing_to_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backends.streaming import backend as streaming
+
+    path = str(make_gguf(tmp_path / "tiny.gguf"))
+    why = streaming.StreamBackend().why_mmap
+    assert why(LoadRequest(path=path)) is None  # no GPU here
+    monkeypatch.setattr(streaming, "gpu_devices", lambda: [1])
+    monkeypatch.setattr(streaming, "choose_gpu_layers", lambda _: 99)
+    assert "nothing to stream" in (why(LoadRequest(path=path)) or "")
+    assert why(LoadRequest(path=path, ram_bytes=1 << 30)) is None
+    assert why(LoadRequest(path=path, store="pagecache")) is None
+    with monkeypatch.context() as inner:
+        inner.setattr(streaming, "memory_for_experts", lambda *_: 0)
+        assert why(LoadRequest(path=path)) is None
+    model = registry.load(LoadRequest(path=path), lambda _: True)
+    try:
+        assert model.info.backend == "mmap"
+        assert "nothing to stream" in model.info.backend_reason
+    finally:
+        model.close()

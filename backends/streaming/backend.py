@@ -17,7 +17,7 @@ from backends.llamacpp.sizing import describe
 from backends.planner import working_set
 from backends.planner_kv import kv_bytes
 from backends.streaming import abi
-from backends.streaming.choice import Choice, choose_store
+from backends.streaming.choice import Choice, choose_store, memory_for_experts
 from backends.streaming.guess import Guesser
 from backends.streaming.hook import RouterHook
 from backends.streaming.layout import ExpertLayout
@@ -45,6 +45,22 @@ class StreamBackend:
         if not gguf.expert_layers:
             return f"{Path(gguf.path).name} is a dense model: it has no routed experts to stream."
         return None
+
+    def why_mmap(self, request: LoadRequest) -> str | None:
+        """One sentence where mmap is faster than streaming although streaming would work, else None.
+
+        That is with a GPU and room in memory for all experts, no limit asked for: nothing is left to stream, and an
+        evaluation callback makes the CPU wait for the GPU at each layer (benchmarks/results/gpu.md).
+        """
+        if request.ram_bytes is not None or request.store != "auto":
+            return None
+        if choose_gpu_layers(request) <= 0 or not gpu_devices():
+            return None
+        gguf = read_gguf(request.path)
+        base = describe(request, gguf, resident_bytes=gguf.bytes.dense + gguf.bytes.experts)
+        if gguf.bytes.experts > memory_for_experts(gguf, base):
+            return None
+        return "mmap, because all experts fit into memory beside the GPU's work, and there is nothing to stream."
 
     def load(self, request: LoadRequest, progress: ProgressCallback) -> LlamaModel:
         """Loads the model; raises `EngineError` (``budget_too_small`` with the least and the advised limit)."""
