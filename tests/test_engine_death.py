@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from backends.engine import death
+from backends.engine import protocol as p
+from backends.engine.child import Child
 
 LOG = Path("/tmp/engine.log")
 
@@ -45,3 +48,17 @@ def test_the_tail_starts_where_this_child_began(tmp_path: Path) -> None:
 
 def test_the_kernels_count_of_kills_is_read() -> None:
     assert death.oom_kills() >= 0
+
+
+def test_a_file_that_goes_while_it_is_loaded_is_named(tmp_path: Path) -> None:
+    commands, events = os.pipe(), os.pipe()
+    child = Child(commands[0], events[1])
+    gone = tmp_path / "gone.gguf"
+    child._guard("call-1", lambda: gone.stat() and None)
+    child._out.close()
+    with os.fdopen(events[0], "rb") as pipe:
+        failure = p.event_decoder.decode(pipe.readline())
+    os.close(commands[1])
+    assert isinstance(failure, p.Failure)
+    assert failure.code == "not_found"
+    assert failure.message == f"{gone} can't be read: No such file or directory."

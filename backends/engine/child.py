@@ -186,6 +186,11 @@ class Child:
             self._out.put(p.Failure(request_id, error.code, error.message))
         except MemoryError:
             self._out.put(p.Failure(request_id, "no_memory", "There is not enough memory for this."))
+        except OSError as error:  # a file that went or became unreadable while it was being loaded
+            traceback.print_exc()
+            code = "not_found" if isinstance(error, FileNotFoundError) else "io_error"
+            what = error.filename if isinstance(error.filename, str) else "A file of the model"
+            self._out.put(p.Failure(request_id, code, f"{what} can't be read: {error.strerror or error}."))
         except Exception as error:
             traceback.print_exc()
             text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
