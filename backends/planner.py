@@ -201,8 +201,9 @@ def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> i
 
 
 def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, compute: int) -> tuple[int, int, float]:
-    """(layers on the GPU, bytes of VRAM, share of the dense weights there): all that fit, experts never."""
-    if not machine.gpus or not gguf.n_layers or request.n_gpu_layers == 0:
+    """(layers on the GPU, bytes of VRAM, share of the dense weights there): all that fit, experts never. Without a
+    layer there long prompts are computed on the GPU all the same, which takes the fixed part."""
+    if not machine.gpus or not gguf.n_layers:
         return 0, 0, 0.0
     movable = gguf.bytes.dense - gguf.bytes.embeddings + kv
     copy = max((t.nbytes for t in gguf.tensors if EXPERT_WEIGHT.match(t.name)), default=0)
@@ -212,7 +213,7 @@ def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, comput
     fitting = layers if movable <= free else max(0, int(layers * free / movable))
     chosen = min(fitting, layers if request.n_gpu_layers is None else request.n_gpu_layers)
     share = chosen / layers
-    return chosen, int(movable * share) + (fixed if chosen else 0), share
+    return chosen, int(movable * share) + fixed, share
 
 
 def _verdict(

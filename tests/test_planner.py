@@ -153,7 +153,7 @@ def test_a_gpu_takes_everything_but_experts(tiny: GgufFile) -> None:
     assert got.place.experts_ram == model.bytes.experts
     half = plan(model, card, PlanRequest(n_gpu_layers=2))
     assert 0 < half.place.vram < got.place.vram
-    assert plan(model, card, PlanRequest(n_gpu_layers=0)).place.vram == 0
+    assert plan(model, card, PlanRequest(n_gpu_layers=0)).place.vram == fixed  # long prompts are computed there
 
 
 def test_hit_rates_keep_their_order_and_grow() -> None:
