@@ -3,9 +3,9 @@
 
     python benchmarks/tight_memory.py model.gguf --tokens 2000 --store pagecache     # needs root (a memory cgroup)
 
-A short run without a cap tells how much anonymous memory the command takes. Then the same `bench`, with experts limited to
-`--ram` (one token's working set unless said otherwise), runs in a cgroup of that plus one layer's experts, and both
-processes and the file's pages in the page cache are watched. The logits are held against mmap's, without any cap.
+A short run without a cap tells how much anonymous memory the command takes. Then the same `bench`, with experts
+limited to `--ram` (one token's working set unless said otherwise), runs in a cgroup of that plus one layer's experts;
+both processes and the file's pages in the page cache are watched. The logits are held against mmap's without a cap.
 """
 
 from __future__ import annotations
@@ -93,12 +93,13 @@ def main() -> int:
     took = time.monotonic() - start
     other = gguf.bytes.dense + kv_bytes(gguf, args.ctx).total + compute_bytes(gguf, args.ctx).allocated
     pool = budget if args.store == "pool" else 0
+    engine, cache = most["engine"], most["cache"]
     print(f"experts at most {budget / MIB:.0f} MiB in the {args.store}; one layer's are {layer / MIB:.0f} MiB")
-    print(f"engine's anonymous memory {most['engine'] / MIB:.0f} MiB: dense weights, KV cache, compute buffers and pool "
-          f"{(other + pool) / MIB:.0f}, and {(most['engine'] - other - pool) / MIB:.0f} more")  # fmt: skip
-    print(f"model pages in the page cache at most {most['cache'] / MIB:.0f} MiB ({most['cache'] / budget:.2f} of the limit)")
-    print(f"cgroup of {cap / MIB:.0f} MiB, {args.tokens} tokens: exit status {status} after {took:.0f} s, "
-          f"{result.get('decode_tok_s') or 0:.1f} tok/s")  # fmt: skip
+    print(f"engine's anonymous memory {engine / MIB:.0f} MiB: dense weights, KV cache, compute buffers, pool:")
+    print(f"  {(other + pool) / MIB:.0f} MiB, and {(engine - other - pool) / MIB:.0f} MiB more")
+    print(f"model pages in the page cache at most {cache / MIB:.0f} MiB ({cache / budget:.2f} of the limit)")
+    speed = result.get("decode_tok_s") or 0.0
+    print(f"cgroup of {cap / MIB:.0f} MiB, {args.tokens} tokens: exit status {status}, {took:.0f} s, {speed:.1f} tok/s")
     reference = watched([*command, "--backend", "mmap", "--tokens", str(args.tokens)], gguf.files)[1]
     equal = bool(result) and result["logits_sha256"] == reference.get("logits_sha256")
     print(f"logits {'equal' if equal else 'DIFFER from'} mmap's")

@@ -62,6 +62,12 @@ def disk(path: Path) -> Iterator[Disk]:
             disk.group.rmdir()
 
 
+def forget(path: Path) -> None:
+    """Drops a file from the page cache."""
+    with open(path, "rb") as f:
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 async def answer(client: EngineClient, name: str) -> str:
     text = ""
     request = GenerateRequest(id=name, prompt="Why?", sampling=Sampling(temperature=0, max_tokens=24))
@@ -87,8 +93,7 @@ async def test_a_disk_that_hangs_makes_a_late_answer(path: Path, disk: Disk, tmp
     try:
         await client.load(request)
         (disk.group / "cgroup.procs").write_text(str(client.pid))
-        with open(path, "rb") as f:
-            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget(path)
         disk.limit(1)
         late = asyncio.create_task(answer(client, "b"))
         done, _ = await asyncio.wait({late}, timeout=HANG_S)

@@ -12,8 +12,10 @@ import bisect
 import ctypes as C
 import mmap
 import os
+import queue
 import re
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +162,9 @@ class CookieStream:
         self._starts = [r[0] for r in virtual.dense_ranges]
         self._asked: set[int] = set()
         self._asked_bytes = 0
+        self._wanted: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
+        self._advisor = threading.Thread(target=self._advise, name="load-read-ahead", daemon=True)
+        self._advisor.start()
         read = C.CFUNCTYPE(C.c_ssize_t, C.c_void_p, C.c_void_p, C.c_size_t)(self._read)
         seek = C.CFUNCTYPE(C.c_int, C.c_void_p, C.POINTER(C.c_int64), C.c_int)(self._seek)
         self._buffer = mmap.mmap(-1, _STDIO_BYTES)
@@ -216,9 +221,17 @@ class CookieStream:
                 break
             if i not in self._asked:
                 _, part, offset, size = self.virtual.dense_ranges[i]
-                os.posix_fadvise(self._fds[part], offset, size, libc.FADV_WILLNEED)
+                self._wanted.put((self._fds[part], offset, size))
                 self._asked.add(i)
                 self._asked_bytes += size
+
+    def _advise(self) -> None:
+        """Submitting reads takes as long as copying what has come: a thread of its own does it."""
+        while (wanted := self._wanted.get()) is not None:
+            try:
+                os.posix_fadvise(*wanted, libc.FADV_WILLNEED)
+            except OSError:
+                pass  # reading the range tells what is wrong
 
     def _seek(self, _: object, offset: C._Pointer[C.c_int64], whence: int) -> int:
         try:
@@ -236,6 +249,8 @@ class CookieStream:
         if self.pointer:
             libc.fclose(self.pointer)
             self.pointer = 0
+            self._wanted.put(None)
+            self._advisor.join()
             for fd in self._fds:
                 if not self._keep_cached:
                     os.posix_fadvise(fd, 0, 0, libc.FADV_DONTNEED)
