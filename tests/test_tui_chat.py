@@ -11,7 +11,7 @@ import pytest
 from textual import events
 
 from flashmoe.history import History
-from tests.tui_support import ask, home, keys, limit, new_app, ready, running, send, shown, slow, tiny, until
+from tests.tui_support import ask, home, keys, limit, new_app, ready, running, screen_is, send, shown, slow, tiny, until
 from tui.widgets.composer import AttachmentBar
 from tui.widgets.message_view import AnswerView
 from tui.widgets.safe_markdown import SafeMarkdown
@@ -203,7 +203,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         await ask(pilot, "and this: " + "four five six " * 7)
         flow = app.chat_screen.flow
         await send(pilot, "Now a third one that does not fit any more at all " * 2)
-        await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
+        await screen_is(pilot, "ChoiceDialog")
         assert "What may go?" in shown(app)
         await pilot.press("enter")
         await until(pilot, lambda: not flow.busy and len(flow.conversation.turns) == 6)
@@ -212,7 +212,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         assert flow.conversation.turns[-1].ending in ("length", "stop", "context")
         # Esc in the dialog asks nothing and keeps the question
         await send(pilot, "xyz" * 150)
-        await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
+        await screen_is(pilot, "ChoiceDialog")
         await pilot.press("escape")
         await until(pilot, lambda: not flow.busy)
         await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
@@ -226,7 +226,7 @@ async def test_a_larger_context_loads_the_model_again(tiny: Path) -> None:
         limit(app, 4)
         flow = app.chat_screen.flow
         await send(pilot, "xyz" * 150)
-        await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
+        await screen_is(pilot, "ChoiceDialog")
         assert "A context of" in shown(app)
         await pilot.press("enter")
         await until(pilot, lambda: not flow.busy and len(flow.conversation.turns) == 2)
@@ -270,7 +270,7 @@ async def test_attach_a_file_counts_its_tokens_and_sends_it(tiny: Path, tmp_path
         await ready(pilot)
         limit(app, 4)
         await pilot.press("f8")
-        await until(pilot, lambda: type(app.screen).__name__ == "TextDialog")
+        await screen_is(pilot, "TextDialog")
         await pilot.press(*keys(str(note)), "enter")
         bar = app.chat_screen.query_one(AttachmentBar)
         await until(pilot, lambda: bool(bar.items) and bar.items[0].tokens is not None)

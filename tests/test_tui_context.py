@@ -9,7 +9,7 @@ import pytest
 
 from backends.interface import Delta
 from flashmoe.history import History
-from tests.tui_support import ask, home, limit, new_app, ready, running, send, shown, tiny, until
+from tests.tui_support import ask, home, limit, new_app, ready, running, screen_is, send, shown, tiny, until
 from tui.answer import Answer
 from tui.app import FlashmoeApp
 from tui.widgets.cut_line import CutLine
@@ -29,7 +29,7 @@ async def fill(app: FlashmoeApp, pilot: object, choice: int) -> None:
     await ask(pilot, "and this: " + "four five six " * 7)  # type: ignore[arg-type]
     flow = app.chat_screen.flow
     await send(pilot, THIRD)  # type: ignore[arg-type]
-    await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")  # type: ignore[arg-type]
+    await screen_is(pilot, "ChoiceDialog")  # type: ignore[arg-type]
     await pilot.press(*["down"] * choice, "enter")  # type: ignore[attr-defined]
     await until(pilot, lambda: not flow.busy and len(flow.conversation.turns) == 6)  # type: ignore[arg-type]
 
@@ -64,6 +64,7 @@ async def test_what_was_left_out_is_shown_kept_and_can_be_taken_back(tiny: Path)
         await pilot.press("ctrl+r")  # the same question again: nothing is asked
         await until(pilot, lambda: not flow.busy and flow.conversation.turns[-1].variant == 2)
         assert type(app.screen).__name__ == "ChatScreen"
+        await until(pilot, lambda: "length limit" in app.chat_screen.activity.text)  # the answer's own last word
         await pilot.press("f10")
         await until(pilot, lambda: not flow.conversation.dropped)
         await until(pilot, lambda: "messages above" not in shown(app))
@@ -128,7 +129,7 @@ async def test_a_stopped_summary_leaves_nothing_out(tiny: Path, monkeypatch: pyt
 
         monkeypatch.setattr(app.chat_screen, "summarising", stopped_at_once)
         await send(pilot, THIRD)
-        await until(pilot, lambda: type(app.screen).__name__ == "ChoiceDialog")
+        await screen_is(pilot, "ChoiceDialog")
         await pilot.press("down", "enter")
         await until(pilot, lambda: bool(stops) and not flow.busy)
         assert not flow.conversation.dropped

@@ -10,7 +10,7 @@ import pytest
 from flashmoe import paths
 from flashmoe.history import History
 from flashmoe.history.exchange import to_json_text
-from tests.tui_support import ask, home, keys, limit, new_app, ready, running, shown, slow, until
+from tests.tui_support import ask, home, keys, limit, new_app, ready, running, screen_is, shown, slow, until
 from tui.screens.dialogs import PathSuggester
 
 __all__ = ["home", "slow"]
@@ -34,7 +34,7 @@ async def test_paths_complete_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.
     app = new_app()
     async with running(app) as pilot:
         await pilot.press("f8")
-        await until(pilot, lambda: type(app.screen).__name__ == "TextDialog")
+        await screen_is(pilot, "TextDialog")
         await pilot.press(*"no", "tab", "tab")
         await until(pilot, lambda: app.screen.query_one("Input").value == "notes/alpha.txt")  # type: ignore[attr-defined]
         await pilot.press("enter")
@@ -55,10 +55,10 @@ async def test_import_adds_chats_once_and_names_what_is_wrong(tmp_path: Path) ->
             ("ok.json", "1 chat imported."),
             ("ok.json", "here already"),
             ("bad.json", "no export of flashmoe-tui"),
-            ("none.json", "can't be read"),
+            ("none.json", "No such file"),
         ):
             await pilot.press("ctrl+o")
-            await until(pilot, lambda: type(app.screen).__name__ == "TextDialog")
+            await screen_is(pilot, "TextDialog")
             app.screen.query_one("Input").value = str(tmp_path / name)  # type: ignore[attr-defined]
             await pilot.press("enter")
             await until(pilot, lambda wanted=words: wanted in " ".join(shown(app).split()))

@@ -9,7 +9,7 @@ import pytest
 from flashmoe import paths
 from flashmoe.config import Config, LoadedConfig, UiConfig
 from flashmoe.history import History
-from tests.tui_support import home, keys, new_app, running, settle, shown, until
+from tests.tui_support import home, keys, new_app, running, screen_is, settle, shown, until
 from tui import keymap, terminal, themes
 from tui.app import AppOptions, FlashmoeApp
 from tui.texts import code_blocks, last_command, read_text_file
@@ -64,7 +64,7 @@ async def test_a_remapped_key_works_and_is_shown() -> None:
         await until(pilot, lambda: app.chat_screen.composer.text == "a\nb")
         assert "F11 help" in shown(app)
         await pilot.press("f11")
-        await until(pilot, lambda: type(app.screen).__name__ == "HelpScreen")
+        await screen_is(pilot, "HelpScreen")
         text = shown(app)
         assert "F11" in text
         assert "app.help" in text
@@ -84,7 +84,7 @@ async def test_every_action_is_in_the_palette_and_exists() -> None:
             if spec.scope == "chat":
                 assert hasattr(app.chat_screen, f"action_{spec.action.split('(')[0]}"), spec.id
         await pilot.press("ctrl+p")
-        await until(pilot, lambda: type(app.screen).__name__ == "CommandPalette")
+        await screen_is(pilot, "CommandPalette")
 
 
 # ---- themes ------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ async def test_the_users_theme_wins_a_broken_one_is_one_toast_and_the_preview_is
         assert app.current_theme.background == "#001122"
         assert len([n for n in app._notifications if "broken.yaml" in n.message]) == 1
         app.action_themes()
-        await until(pilot, lambda: type(app.screen).__name__ == "ThemePicker")
+        await screen_is(pilot, "ThemePicker")
         await pilot.press("down")
         await until(pilot, lambda: app.theme != "ember")
         await pilot.press("escape")
@@ -185,7 +185,7 @@ async def test_too_small_says_so_on_every_screen_and_loses_nothing(size: tuple[i
                 await pilot.press("f8")
             elif screen == "CommandPalette":
                 await pilot.press("escape", "ctrl+p")
-            await until(pilot, lambda name=screen: type(app.screen).__name__ == name)
+            await screen_is(pilot, screen)
             await pilot.resize_terminal(*size)
             await until(pilot, lambda: "terminal" in shown(app) and not any(word in shown(app) for word in OTHERS))
             await pilot.resize_terminal(80, 24)
@@ -233,7 +233,7 @@ async def test_chats_list_search_rename_pin_delete_undo_export_open(tmp_path: Pa
         await pilot.press(*"beta")
         await until(pilot, lambda: "Beta routers" in shown(app) and "Alpha" not in shown(app))
         await pilot.press("f2")
-        await until(pilot, lambda: type(app.screen).__name__ == "TextDialog")
+        await screen_is(pilot, "TextDialog")
         await pilot.press("end", *keys(" two"), "enter")
         await until(pilot, lambda: "Beta routers two" in shown(app))
         await pilot.press("ctrl+k")
@@ -245,13 +245,13 @@ async def test_chats_list_search_rename_pin_delete_undo_export_open(tmp_path: Pa
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "It is back." in shown(app))
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: type(app.screen).__name__ == "TextDialog")
+        await screen_is(pilot, "TextDialog")
         target = tmp_path / "chat.json"
         await pilot.press("ctrl+u", *keys(str(target)), "enter")
         await until(pilot, lambda: "Exported to" in shown(app))
         assert "Question about Beta" in target.read_text()
         await pilot.press("enter")
-        await until(pilot, lambda: type(app.screen).__name__ == "ChatScreen")
+        await screen_is(pilot, "ChatScreen")
         await until(pilot, lambda: "Answer about Beta" in shown(app))
         assert app.chat_screen.flow.conversation.id == ids[1]
     with History() as other:
@@ -280,14 +280,14 @@ async def test_settings_are_checked_and_kept() -> None:
         flow = app.chat_screen.flow
         await flow.open_chat(chat_id)
         await pilot.press("f3")
-        await until(pilot, lambda: type(app.screen).__name__ == "SettingsScreen")
+        await screen_is(pilot, "SettingsScreen")
         await pilot.press(*keys("be brief"))
         app.screen.query_one("#field-temperature").value = "warm"  # type: ignore[attr-defined]
         await pilot.press("ctrl+s")
         await until(pilot, lambda: "'warm' is no number" in shown(app))
         app.screen.query_one("#field-temperature").value = "0.25"  # type: ignore[attr-defined]
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: type(app.screen).__name__ == "ChatScreen")
+        await screen_is(pilot, "ChatScreen")
         await until(pilot, lambda: flow.conversation.settings.system_prompt == "be brief")
         assert flow.sampling().temperature == 0.25
         await settle(pilot)
@@ -362,7 +362,7 @@ async def test_save_to_a_file_never_overwrites(tmp_path: Path) -> None:
         await app.chat_screen.flow.open_chat(chat_id)
         for expected in ("Saved to", "was not written"):
             await pilot.press("ctrl+s")
-            await until(pilot, lambda: type(app.screen).__name__ == "TextDialog")
+            await screen_is(pilot, "TextDialog")
             await pilot.press("ctrl+u", *keys(str(target)), "enter")
             await until(pilot, lambda wanted=expected: wanted in app.chat_screen.activity.text)
     assert "Answer about Save" in target.read_text()

@@ -118,6 +118,13 @@ def keys(text: str) -> list[str]:
     return [names.get(char, char) for char in text]
 
 
+async def screen_is(pilot: Pilot[int], name: str) -> None:
+    """Waits until a screen of that class is up and has its focus: a key that comes before goes nowhere."""
+    app = pilot.app
+    await until(pilot, lambda: type(app.screen).__name__ == name and app.screen.is_mounted and app.focused is not None)
+    await pilot.pause()
+
+
 def shown(app: FlashmoeApp) -> str:
     """Everything on the screen as plain text."""
     strips = app.screen._compositor.render_strips()
