@@ -5,7 +5,7 @@
 
 A short run without a cap tells how much anonymous memory the command takes. Then the same `bench`, with experts
 limited to `--ram` (one token's working set unless said otherwise), runs in a cgroup of that plus one layer's experts;
-both processes and the file's pages in the page cache are watched. The logits are held against mmap's without a cap.
+both processes and the experts' pages in the page cache are watched. The logits are held against mmap's without a cap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backends.gguf_file import read_gguf
+from backends.gguf_file import EXPERT_WEIGHT, GgufFile, read_gguf
 from backends.llamacpp.procfs import cached_bytes
 from backends.planner import working_set
 from backends.planner_compute import compute_bytes
@@ -52,9 +52,11 @@ def family(pid: int) -> list[int]:
     return out
 
 
-def watched(command: list[str], files: tuple[str, ...]) -> tuple[int, dict[str, Any], dict[str, int]]:
-    """Runs a command: (exit status, its JSON, the most that was seen of ``engine``, ``all`` and ``cache``, bytes)."""
-    fds = [os.open(f, os.O_RDONLY) for f in files]
+def watched(command: list[str], gguf: GgufFile) -> tuple[int, dict[str, Any], dict[str, int]]:
+    """Runs a command: (exit status, its JSON, the most that was seen of ``engine``, ``all`` and ``cache``, bytes: the
+    engine's and all processes' anonymous memory, and the experts' pages in the page cache)."""
+    fds = [os.open(f, os.O_RDONLY) for f in gguf.files]
+    experts = [(fds[t.file], t.offset, t.nbytes) for t in gguf.tensors if EXPERT_WEIGHT.match(t.name)]
     for fd in fds:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     most = {"engine": 0, "all": 0, "cache": 0}
@@ -63,7 +65,7 @@ def watched(command: list[str], files: tuple[str, ...]) -> tuple[int, dict[str, 
         anonymous = [field(pid, "RssAnon") + field(pid, "RssShmem") for pid in family(process.pid)]
         most["engine"] = max(most["engine"], *anonymous)
         most["all"] = max(most["all"], sum(anonymous))
-        most["cache"] = max(most["cache"], sum(cached_bytes(fd, 0, os.fstat(fd).st_size) or 0 for fd in fds))
+        most["cache"] = max(most["cache"], sum(cached_bytes(*x) or 0 for x in experts))
         time.sleep(0.05)
     for fd in fds:
         os.close(fd)
@@ -86,10 +88,10 @@ def main() -> int:
     layer = max(x.expert_bytes * x.n_experts for x in gguf.expert_layers)
     command = [sys.executable, "-m", "flashmoe.cli.main", "bench", str(args.model), "--json", "--ctx", str(args.ctx)]
     stream = [*command, "--backend", "stream", "--store", args.store, "--ram", str(budget / 2**30), "--tokens"]
-    _, _, free = watched([*stream, "48"], gguf.files)
+    _, _, free = watched([*stream, "48"], gguf)
     cap = free["all"] + layer
     start = time.monotonic()
-    status, result, most = watched([str(HERE / "ramcap"), str(cap / 2**30), *stream, str(args.tokens)], gguf.files)
+    status, result, most = watched([str(HERE / "ramcap"), str(cap / 2**30), *stream, str(args.tokens)], gguf)
     took = time.monotonic() - start
     other = gguf.bytes.dense + kv_bytes(gguf, args.ctx).total + compute_bytes(gguf, args.ctx).allocated
     pool = budget if args.store == "pool" else 0
@@ -97,10 +99,10 @@ def main() -> int:
     print(f"experts at most {budget / MIB:.0f} MiB in the {args.store}; one layer's are {layer / MIB:.0f} MiB")
     print(f"engine's anonymous memory {engine / MIB:.0f} MiB: dense weights, KV cache, compute buffers, pool:")
     print(f"  {(other + pool) / MIB:.0f} MiB, and {(engine - other - pool) / MIB:.0f} MiB more")
-    print(f"model pages in the page cache at most {cache / MIB:.0f} MiB ({cache / budget:.2f} of the limit)")
+    print(f"expert pages in the page cache at most {cache / MIB:.0f} MiB ({cache / budget:.2f} of the limit)")
     speed = result.get("decode_tok_s") or 0.0
     print(f"cgroup of {cap / MIB:.0f} MiB, {args.tokens} tokens: exit status {status}, {took:.0f} s, {speed:.1f} tok/s")
-    reference = watched([*command, "--backend", "mmap", "--tokens", str(args.tokens)], gguf.files)[1]
+    reference = watched([*command, "--backend", "mmap", "--tokens", str(args.tokens)], gguf)[1]
     equal = bool(result) and result["logits_sha256"] == reference.get("logits_sha256")
     print(f"logits {'equal' if equal else 'DIFFER from'} mmap's")
     return 0 if equal and status == 0 else 1
