@@ -77,6 +77,7 @@ async def models(size: tuple[int, int] = (120, 36)) -> AsyncIterator[tuple[Pilot
         await until(pilot, lambda: bool(screen._rows["catalogue"]) and "asking" not in screen._notes["hub"])
         yield pilot, screen
         await app.downloading.close()
+        await app.controller.close()  # an engine that is still starting would outlive the loop
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
