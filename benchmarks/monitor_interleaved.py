@@ -27,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from monitor_cost import PaneApp
+from monitored import relay
 from textual.pilot import Pilot
 
 from backends.engine.client import EngineClient
-from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
+from backends.interface import Finished, GenerateRequest, LoadRequest, Sampling
 from flashmoe.monitor.collector import Sampler
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.live import LiveMonitor
@@ -70,14 +71,7 @@ async def panes(args: argparse.Namespace) -> list[float]:
 
     live = LiveMonitor(arrived, watchable=False)
 
-    def event(news: object) -> None:
-        if isinstance(news, Telemetry):
-            live.telemetry(news)
-        elif isinstance(news, ExpertMap):
-            feed.push_map(news)
-            live.expert_map(news)
-
-    client = EngineClient(log_path=Path(tempfile.gettempdir()) / "interleaved-engine.log", on_event=event)
+    client = EngineClient(log_path=Path(tempfile.gettempdir()) / "interleaved-engine.log", on_event=relay(feed, live))
     sampler: Sampler | None = None
 
     async def switch(on: bool) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,14 +75,7 @@ async def run(args: argparse.Namespace, ram: float | None) -> tuple[Outcome, Mon
     feed = MonitorFeed()
     live = LiveMonitor(lambda sample: void(feed.push(sample)), watchable=args.watchable)
 
-    def event(news: object) -> None:
-        if isinstance(news, Telemetry):
-            live.telemetry(news)
-        elif isinstance(news, ExpertMap):
-            feed.push_map(news)
-            live.expert_map(news)
-
-    client = EngineClient(log_path=Path(tempfile.gettempdir()) / "monitored-engine.log", on_event=event)
+    client = EngineClient(log_path=Path(tempfile.gettempdir()) / "monitored-engine.log", on_event=relay(feed, live))
     await live.start()
     try:
         await client.start()
@@ -132,6 +126,19 @@ async def run(args: argparse.Namespace, ram: float | None) -> tuple[Outcome, Mon
         ),
         feed,
     )
+
+
+def relay(feed: MonitorFeed, live: LiveMonitor) -> Callable[[object], None]:
+    """What an engine's client hands its news to: telemetry to the monitor, maps to its panes as well."""
+
+    def event(news: object) -> None:
+        if isinstance(news, Telemetry):
+            live.telemetry(news)
+        elif isinstance(news, ExpertMap):
+            feed.push_map(news)
+            live.expert_map(news)
+
+    return event
 
 
 def void(_: object) -> None:
