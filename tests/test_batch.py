@@ -18,6 +18,7 @@ from flashmoe.batch.lines import Item, Problem, read_items
 from flashmoe.batch.output import Output, OutputError
 from flashmoe.batch.runner import by_prefix
 from flashmoe.batch.width import WidthSearch
+from flashmoe.cli.main import main
 from tests.gguf_factory import make_gguf
 
 
@@ -96,9 +97,13 @@ def test_torn_last_line_is_cut_and_foreign_files_are_refused(tmp_path: Path) -> 
     assert path.read_text().startswith("my diary")
 
 
-def search(rate_at: Callable[[int], float], limit: int, *, seconds: float = 1000.0) -> WidthSearch:
+def search(
+    rate_at: Callable[[int], float], limit: int, *, seconds: float = 1000.0, begin: int | None = None
+) -> WidthSearch:
     """Runs a search against an engine with this rate at each width."""
     found, now, tokens = WidthSearch(limit, window_s=5.0), 0.0, 0.0
+    if begin is not None:
+        found.begin_at(begin)
     while not found.settled and now < seconds:
         found.observe(int(tokens), found.width, 0, now)
         now += 0.5
@@ -117,6 +122,11 @@ def test_width_search_doubles_while_it_pays_and_then_stays() -> None:
     assert search(engine({1: 10, 2: 11, 4: 10, 8: 5, 16: 1}), 64).width == 2  # narrower is better: it looks there, too
     assert search(engine({1: 2, 2: 4, 4: 8, 8: 7}), 8).width == 4
     assert search(engine({1: 1, 2: 1.01}), 2).width in (1, 2)
+    streaming = search(engine({16: 4, 32: 8, 64: 12, 128: 14}), 128, begin=32)
+    assert streaming.width == 128
+    assert 16 not in streaming.rates
+    assert search(engine({8: 3, 16: 9, 32: 8, 64: 5}), 128, begin=32).width == 16
+    assert search(engine({6: 9, 12: 10}), 12, begin=32).width == 12
 
 
 def test_width_search_does_not_measure_while_prompts_are_read_or_places_are_empty() -> None:
@@ -151,6 +161,19 @@ def test_batch_answers_everything_and_a_second_call_does_nothing(model: Path, tm
     again = subprocess.run(command(model, source, out, "--json"), capture_output=True, text=True, timeout=100)
     assert json.loads(again.stdout)["skipped"] == 11
     assert out.read_bytes() == before
+
+
+def test_what_was_written_is_synced_before_a_batch_ends(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    write, sync = Output.write, Output.sync
+    monkeypatch.setattr(Output, "write", lambda self, line: (write(self, line), done.append("write"))[0])
+    monkeypatch.setattr(Output, "sync", lambda self: (done.append("sync"), sync(self))[0])
+    source = prompts(tmp_path / "in.jsonl", 5)
+    assert main(["batch", str(model), str(source), "-o", str(tmp_path / "out.jsonl"), "--parallel", "2"]) == 0
+    assert done.count("write") == 5
+    assert done[-1] == "sync"
 
 
 def test_batch_greedy_equals_one_alone(model: Path, tmp_path: Path) -> None:

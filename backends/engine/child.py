@@ -26,6 +26,9 @@ from backends.interface import EngineError, Failed, Finished, LoadProgress, Mode
 MAX_COMMAND_BYTES = 64 << 20
 EXIT_INTERNAL = 70
 _EXIT_GRACE_S = 3.0
+_FOLLOWER_SHARE, _FOLLOWER_MAX_S = 0.01, 0.1
+"""So long, as a share of the step before, the next step waits for the request that follows an answer that ended: one
+that misses it leaves its place empty for a whole step, which takes seconds where many sequences stream."""
 
 
 class Child:
@@ -128,15 +131,23 @@ class Child:
     # -- the main thread -----------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        until = 0.0
+        owed = 0
         while not self._stopping.is_set():
             busy = self._model is not None and self._model.busy()
+            wait = until - time.monotonic() if owed > 0 else 0.0
             try:
-                command = self._queue.get(block=not busy)
+                command = self._queue.get(block=not busy or wait > 0, timeout=wait if busy and wait > 0 else None)
             except queue.Empty:
+                started, before = time.monotonic(), len(self._active)
                 self._step()
+                ended = time.monotonic()
+                owed = before - len(self._active)
+                until = ended + min(_FOLLOWER_MAX_S, (ended - started) * _FOLLOWER_SHARE)
                 continue
             if command is None:
                 return
+            owed -= 1
             self._handle(command)
 
     def _step(self) -> None:

@@ -1,7 +1,8 @@
 """A batch's output: a JSONL file that is valid at every moment and says what is done already.
 
-Each result is one `write` of one line, followed by fsync: a kill leaves whole lines, a power cut at most a torn last
-one, which the next call cuts off. The file is locked while a batch writes it.
+Each result is one `write` of one line, so that a kill leaves whole lines; `sync` then brings all lines since the last
+one to the disk together, so that a power cut leaves at most a torn last line, which the next call cuts off. The file is
+locked while a batch writes it.
 """
 
 from __future__ import annotations
@@ -72,18 +73,21 @@ class Output:
             os.fsync(self._fd)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends one result and waits until it is on the disk. Raises OSError (ENOSPC leaves no torn line)."""
+        """Appends one result, which a kill can't take away any more. Raises OSError (ENOSPC leaves no torn line)."""
         raw = msgspec.json.encode(line) + b"\n"
         before = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, raw) != len(raw):
                 raise OSError(28, "No space left on device")
-            os.fsync(self._fd)
         except OSError:
             os.ftruncate(self._fd, before)
             raise
         item_id = line.get("custom_id", line["id"])
         (self.failed if line.get("error") else self.done).add(item_id)
+
+    def sync(self) -> None:
+        """Waits until all lines are on the disk. May run in a thread beside `write`. Raises OSError."""
+        os.fsync(self._fd)
 
     def forget_failed(self) -> None:
         """Rewrites the file without the lines that failed, so that they are run again."""

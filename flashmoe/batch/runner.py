@@ -17,7 +17,7 @@ from backends.interface import Delta, EngineError, Finished, LoadRequest, ModelI
 from flashmoe.batch.energy import EnergyMeter
 from flashmoe.batch.lines import Item
 from flashmoe.batch.output import Output
-from flashmoe.batch.width import WidthSearch
+from flashmoe.batch.width import START_STREAMING, WidthSearch
 from flashmoe.hub.inuse import hold_until_exit
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.serve.shapes import Shape, finish_reason, usage_of
@@ -117,6 +117,7 @@ class Batch:
         self._telemetry: Telemetry | None = None
         self._stopping: str | None = None
         self._started: float | None = None
+        self._unsynced = False
         self._wake = asyncio.Event()
         self._energy = EnergyMeter()
         self.summary = Summary(skipped=self._skipped)
@@ -135,12 +136,15 @@ class Batch:
             if self._queue:
                 hold_until_exit(self._load.path)  # `rm` refuses to delete it
                 self.info = await self._client.load(self._load)
+                if self.info.budget_bytes is not None and self.info.budget_bytes < self.info.expert_bytes:
+                    self._search.begin_at(START_STREAMING)
                 await self._client.watch(0.5)
                 await self._pump()
         finally:
             for task in self._active.values():
                 task.cancel()
             await asyncio.gather(*self._active.values(), return_exceptions=True)
+            await self._sync()
             await self._client.stop()
         return self._finish_summary()
 
@@ -160,18 +164,35 @@ class Batch:
     async def _pump(self) -> None:
         self._started = time.monotonic()
         while (self._queue or self._active) and not self._stopping:
-            while self._queue and len(self._active) < self._search.width:
-                item = self._queue.popleft()
-                self._prefilling.add(item.id)
-                self._active[item.id] = asyncio.create_task(self._one(item))
+            self._fill()
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 0.5)
+            self._fill()
+            await self._sync()
             now = time.monotonic()
             self._search.observe(self._tokens, len(self._active), len(self._prefilling), now)
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()
+
+    def _fill(self) -> None:
+        """As many items in flight as the width wants."""
+        while self._queue and len(self._active) < self._search.width and not self._stopping:
+            item = self._queue.popleft()
+            self._prefilling.add(item.id)
+            self._active[item.id] = asyncio.create_task(self._one(item))
+
+    async def _sync(self) -> None:
+        """What was written goes to the disk, all lines of a step together: beside reads of experts one fsync takes
+        milliseconds, and a place whose next prompt waits for it stays empty for a whole step."""
+        if not self._unsynced:
+            return
+        self._unsynced = False
+        try:
+            await asyncio.to_thread(self._output.sync)
+        except OSError as e:
+            self._cant_write(e)
 
     async def _revive(self) -> None:
         """Starts the engine again; what was in flight has gone back to the queue by itself."""
@@ -238,12 +259,16 @@ class Batch:
             return {"id": f"batch-{item.line}", "custom_id": item.id, "response": None, "error": error}
         return {"id": item.id, "error": error}
 
+    def _cant_write(self, e: OSError) -> None:
+        self.stop(f"{self._output.path} can't be written: {e.strerror}; make room and run the same command again")
+
     def _write(self, line: dict[str, Any]) -> None:
         try:
             self._output.write(line)
         except OSError as e:
-            self.stop(f"{self._output.path} can't be written: {e.strerror}; make room and run the same command again")
+            self._cant_write(e)
             return
+        self._unsynced = True
         if line.get("error"):
             self.summary.failed += 1
             self._on_note(f"{line.get('custom_id', line['id'])}: {line['error']['message']}")

@@ -15,8 +15,11 @@ from flashmoe.batch.lines import Item
 
 KV_SHARE = 0.25
 """Of the RAM that is free now; the rest belongs to the experts."""
+KV_SHARE_STREAMING = 0.5
+"""The same where the experts don't fit anyway. A step of N sequences reads E (1 - (1 - k/E)^N) experts of a layer, less
+the pool's share: over N that falls faster than the pool's share does when the KV cache takes its place."""
 TEMPLATE_TOKENS = 64
-"""What a chat template adds to a prompt, generously."""
+"""What a chat template adds to a prompt, generously; token ids have none."""
 LIKELY_TOKENS = 256
 """Of an answer without a limit, or with a larger one. Where many grow longer, the engine lets the last ones wait."""
 
@@ -33,7 +36,8 @@ def tokens_needed(item: Item, per_sequence: int, answer: int | None = None) -> i
     Prompts are counted at 2 bytes a token, which is more than any tokenizer makes of prose."""
     request = item.request
     texts = [request.prompt or ""] if request.messages is None else [m.content for m in request.messages]
-    prompt = sum(len(t.encode("utf-8", "replace")) for t in texts) // 2 + len(request.tokens or ()) + TEMPLATE_TOKENS
+    prompt = sum(len(t.encode("utf-8", "replace")) for t in texts) // 2
+    prompt = len(request.tokens) if request.tokens is not None else prompt + TEMPLATE_TOKENS
     longest = request.sampling.max_tokens or per_sequence
     return min(per_sequence, prompt + (longest if answer is None else min(longest, answer)))
 
@@ -74,4 +78,6 @@ def _cost(path: str | Path) -> _Cost | None:
     except EngineError:
         return None  # loading says what is wrong
     cache = kv_bytes(gguf, 256)
-    return _Cost(int(Machine.detect().ram_available * KV_SHARE), cache.per_token, cache.recurrent)
+    free = Machine.detect().ram_available
+    share = KV_SHARE_STREAMING if gguf.bytes.experts > free else KV_SHARE
+    return _Cost(int(free * share), cache.per_token, cache.recurrent)

@@ -12,6 +12,9 @@ from msgspec import Struct
 GAIN = 1.05
 """A doubled width must be this much faster, or the search ends: below it is noise."""
 START = 8
+START_STREAMING = 32
+"""Where experts don't fit into their budget: there a read serves more sequences the wider a step is, and narrow trials
+of a cold pool are the slowest part of a batch."""
 
 
 class _Trial(Struct):
@@ -32,6 +35,11 @@ class WidthSearch:
         self._window_s = window_s
         self._min_tokens_each = min_tokens_each
         self._trial: _Trial | None = None
+
+    def begin_at(self, start: int) -> None:
+        """Another width to begin with, before anything was observed; no more than `limit`."""
+        if not self.settled and not self.rates:
+            self.width = self._start = min(start, self.limit)
 
     def observe(self, tokens: int, active: int, prefilling: int, now: float) -> None:
         """Called now and then with all tokens generated so far, the sequences that are being worked on, how many of

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from flashmoe.batch.runner import Progress, Summary
 
 MAX_PARALLEL = 250
-AUTO_PARALLEL = 128
 
 DESCRIPTION = """\
 Answers every line of a JSONL file. Several prompts are decoded together, so that one read of an expert from the SSD
@@ -54,10 +53,11 @@ output:
   {"id", "answer", "thinking", "finish_reason", "model", "usage"}, or {"id", "error": {"code", "message"}};
   lines in OpenAI's form are answered in the form of OpenAI's batch output
 
---parallel auto starts with 8 sequences, doubles them (up to 128) while that makes the batch's own tokens come at least
-5 % faster, halves them where 8 are too many, and stays at the best width that it measured; no work is done twice for
-it. It never takes more sequences than a quarter of the free RAM has room for in the KV cache. Answers are admitted with
-room for 256 tokens; where many grow longer than that at once, the last ones wait and are computed again up to there.
+--parallel auto starts with 8 sequences (32 where the experts don't fit into their budget), doubles them (up to 250)
+while that makes the batch's own tokens come at least 5 % faster, halves them where the first width is too many, and
+stays at the best width that it measured; no work is done twice for it. It never takes more sequences than a quarter of
+the free RAM (half, where the experts don't fit into it) has room for in the KV cache. Answers are admitted with room
+for 256 tokens; where many grow longer than that at once, the last ones wait and are computed again up to there.
 
 At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding: at another batch width
 its kernels add up in another order (matrix products in F32, F16 and Q8_0; flash attention that splits the KV cache), so
@@ -154,7 +154,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("the output would overwrite the input: name another file after -o")
     path = resolve_model(args.model)
     width: int | None = args.parallel
-    room = choose(path, items, args.seq_ctx, width or AUTO_PARALLEL, fixed=width is not None)
+    room = choose(path, items, args.seq_ctx, width or MAX_PARALLEL, fixed=width is not None)
     total_ctx = args.ctx if isinstance(args.ctx, int) and args.ctx else room.n_ctx
     request = load_request(args, path, n_seq_max=room.sequences, n_ctx=total_ctx)
     progress = ProgressLine(enabled=not args.json)
