@@ -24,8 +24,10 @@ PROCESS_BYTES = 68 << 20
 RESERVE_BYTES = 512 << 20
 """Left to the rest of the machine when experts take what is free."""
 GPU_RUNTIME_BYTES = 704 << 20
-"""What CUDA itself takes once prompts were computed: its context, cuBLAS and scratch memory (699 to 709 MiB measured
-on an H200, see benchmarks/results/gpu.md). Other cards and drivers differ."""
+"""What CUDA itself takes of each GPU once prompts were computed: its context, cuBLAS and scratch memory (698 to 709 MiB
+measured on an H200 and two H100, see benchmarks/results/gpu.md). Other cards and drivers differ."""
+GPU_IDLE_BYTES = 530 << 20
+"""The same of a GPU that no layer is on."""
 IDLE_SEQUENCES = 1
 """Recurrent states that the engine keeps for idle chats beside the active ones (attention's cache is shared)."""
 LEAST_RESERVE_BYTES = 128 << 20
@@ -201,19 +203,21 @@ def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> i
 
 
 def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, compute: int) -> tuple[int, int, float]:
-    """(layers on the GPU, bytes of VRAM, share of the dense weights there): all that fit, experts never. Without a
-    layer there long prompts are computed on the GPU all the same, which takes the fixed part."""
+    """(layers on GPUs, bytes of VRAM of all of them, share of the dense weights there): all that fit, experts never.
+    llama.cpp spreads the layers over all GPUs, each with buffers of its own. Without a layer there long prompts are
+    computed on the first GPU all the same, which takes the fixed part."""
     if not machine.gpus or not gguf.n_layers:
         return 0, 0, 0.0
     movable = gguf.bytes.dense - gguf.bytes.embeddings + kv
     copy = max((t.nbytes for t in gguf.tensors if EXPERT_WEIGHT.match(t.name)), default=0)
-    fixed = compute + copy + GPU_RUNTIME_BYTES
+    each, others = compute + copy + GPU_RUNTIME_BYTES, len(machine.gpus) - 1
+    fixed = each * (1 + others)
     free = sum(gpu.free_bytes for gpu in machine.gpus) - fixed
     layers = gguf.n_layers + 1  # the output matrix counts as one
     fitting = layers if movable <= free else max(0, int(layers * free / movable))
     chosen = min(fitting, layers if request.n_gpu_layers is None else request.n_gpu_layers)
     share = chosen / layers
-    return chosen, int(movable * share) + fixed, share
+    return chosen, int(movable * share) + (fixed if chosen else each + GPU_IDLE_BYTES * others), share
 
 
 def _verdict(

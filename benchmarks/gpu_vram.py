@@ -73,9 +73,14 @@ def smi(query: str) -> list[list[str]]:
     return [[x.strip() for x in line.split(",")] for line in text.splitlines()]
 
 
+def each_used() -> list[int]:
+    """Bytes in use on each GPU by nvidia-smi."""
+    return [int(row[0]) << 20 for row in smi("--query-gpu=memory.used")]
+
+
 def used() -> int:
     """Bytes in use on all GPUs by nvidia-smi."""
-    return sum(int(row[0]) << 20 for row in smi("--query-gpu=memory.used"))
+    return sum(each_used())
 
 
 async def answer(engine: MonitoredEngine, n_vocab: int, seconds: float) -> tuple[int, float]:
@@ -130,14 +135,15 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
         result = await engine.bench(BenchRequest(prompt_tokens=256, tokens=short, seed=2))
         done, spent = await answer(engine, info.n_vocab, run.seconds)
         await asyncio.sleep(1.5)  # a sample that holds the last token
-        smi_after, processes, pid = used(), smi("--query-compute-apps=pid,used_memory"), engine.pid
+        smi_gpus, processes, pid = each_used(), smi("--query-compute-apps=pid,used_memory"), engine.pid
         lines = [x.split(": ", 1)[-1].strip() for x in log.read_text(errors="replace").splitlines()]
         row = {
             "backend": info.backend, "store": info.store, "gpu_layers": info.n_gpu_layers, **options,
             "ram_bytes": ram, "dense_bytes": info.dense_bytes, "expert_bytes": info.expert_bytes,
             "file_bytes": info.file_bytes, "kv_bytes": info.kv_bytes, "compute_bytes": info.compute_bytes,
             "vram_by_engine": info.vram_bytes, "vram_planned": predicted.vram,
-            "smi_before": before, "smi_loaded": loaded, "smi_after": smi_after,
+            "smi_before": before, "smi_loaded": loaded, "smi_after": sum(smi_gpus), "smi_gpus": smi_gpus,
+            "asked": run.backend, "reason": info.backend_reason,
             "smi_processes": processes, "pid": pid,
             "load_s": result.load_s, "prefill_tok_s": result.prefill_tok_s, "decode_tok_s": result.decode_tok_s,
             "answer_tokens": done, "answer_tok_s": done / spent if spent else None,
@@ -153,8 +159,8 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
 def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
     """(Markdown, whether the monitor is within 2 % of nvidia-smi and the plan within 5 %) of the runs on a GPU."""
     lines = [
-        "| model | backend | store | nvidia-smi, device | monitor | off | nvidia-smi, process | monitor | off "
-        "| planned | off | decode, tok/s |",
+        "| model | backend | store | nvidia-smi, device | monitor | off (the worst GPU) | nvidia-smi, process | monitor "
+        "| off | planned | off | decode, tok/s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     good = True
@@ -164,9 +170,11 @@ def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
         device, engine = sum(g[2] for g in row["meter"]), sum(g[3] or 0 for g in row["meter"])
         # in a container nvidia-smi knows the process by another number: the only one there, or what the load added
         by_process = [int(p[1]) << 20 for p in row["smi_processes"] if len(p) == 2 and p[1].isdigit()]
-        process = by_process[0] if len(by_process) == 1 else row["smi_after"] - row["smi_before"]
+        gpus = len(row["smi_gpus"])  # the engine has a context on each of them
+        process = sum(by_process) if len(by_process) == gpus else row["smi_after"] - row["smi_before"]
+        each = [g[2] / theirs - 1 for g, theirs in zip(row["meter"], row["smi_gpus"], strict=True)]
         offs = [
-            device / row["smi_after"] - 1,
+            max(each, key=abs),
             engine / process - 1 if engine else None,
             row["vram_planned"] / process - 1,
         ]
@@ -208,7 +216,7 @@ def main() -> int:
             if number == 0:
                 runs.append(Run("stream", layers, 2 * seconds, ram_share=0.45))
                 if not o.cpu:
-                    runs += [Run("mmap", 0, 3.0), Run("stream", 0, 3.0)]
+                    runs += [Run("mmap", 0, 3.0), Run("stream", 0, 3.0), Run("auto", layers, 3.0)]
             for run in runs:
                 kind = "-limited" if run.ram_share else "" if run.layers else "-cpu"
                 file = recordings / f"{number}-{run.backend}{kind}.fmrec"

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from backends.gguf_file import EXPERT_WEIGHT, GgufFile, read_gguf
 from backends.planner import (
+    GPU_IDLE_BYTES,
     GPU_RUNTIME_BYTES,
     LEAST_RESERVE_BYTES,
     PROCESS_BYTES,
@@ -154,6 +155,17 @@ def test_a_gpu_takes_everything_but_experts(tiny: GgufFile) -> None:
     half = plan(model, card, PlanRequest(n_gpu_layers=2))
     assert 0 < half.place.vram < got.place.vram
     assert plan(model, card, PlanRequest(n_gpu_layers=0)).place.vram == fixed  # long prompts are computed there
+
+
+def test_each_of_several_gpus_takes_its_own_buffers(tiny: GgufFile) -> None:
+    """As measured on two H100 (benchmarks/results/gpu.md)."""
+    model, card = scaled(tiny, 1000), Gpu("card", 8 * GIB, 8 * GIB)
+    one = plan(model, replace(MACHINE, gpus=(card,)))
+    two = plan(model, replace(MACHINE, gpus=(card, card)))
+    fixed = plan(model, replace(MACHINE, gpus=(card,)), PlanRequest(n_gpu_layers=0)).place.vram
+    assert two.place.vram == one.place.vram + fixed
+    idle = plan(model, replace(MACHINE, gpus=(card, card)), PlanRequest(n_gpu_layers=0)).place.vram
+    assert idle == fixed + GPU_IDLE_BYTES
 
 
 def test_hit_rates_keep_their_order_and_grow() -> None:

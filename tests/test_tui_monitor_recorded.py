@@ -95,3 +95,8 @@ async def test_a_recorded_map_says_what_it_shows(monkeypatch: pytest.MonkeyPatch
         assert "1 cell = " in shown
         assert "in RAM" in shown
         assert "on SSD" in shown
+
+
+def test_two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snap_compare: Any) -> None:
+    """A line for each, as nvidia-smi had them (benchmarks/results/gpu.md)."""
+    assert snap_compare(app_for(monkeypatch, tmp_path, "h100x2-stream", "24-bit"), terminal_size=(120, 36))

@@ -87,7 +87,7 @@ def fit_gpu(request: LoadRequest, gguf: GgufFile, kv: int) -> LoadRequest:
     if request.n_gpu_layers is not None or free is None:
         return request
     layers = gguf.n_layers + 1  # the output matrix counts as one
-    room = int(free * 0.92) - GPU_RESERVE_BYTES
+    room = int(free * 0.92) - GPU_RESERVE_BYTES * len(abi.gpu_devices())
     fits = layers if gguf.bytes.dense + kv <= room else max(0, room * layers // max(1, gguf.bytes.dense + kv))
     return msgspec.structs.replace(request, n_gpu_layers=min(layers, fits))
 
