@@ -159,7 +159,7 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
 def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
     """(Markdown, whether the monitor is within 2 % of nvidia-smi and the plan within 5 %) of the runs on a GPU."""
     lines = [
-        "| model | backend | store | nvidia-smi, device | monitor | off (the worst GPU) | nvidia-smi, process | monitor "
+        "| model | backend | store | nvidia-smi, device | monitor | off (worst GPU) | nvidia-smi, process | monitor "
         "| off | planned | off | decode, tok/s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
