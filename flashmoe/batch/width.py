@@ -12,7 +12,7 @@ from msgspec import Struct
 GAIN = 1.05
 """A doubled width must be this much faster, or the search ends: below it is noise."""
 START = 8
-START_STREAMING = 32
+START_STREAMING = 64
 """Where experts don't fit into their budget: there a read serves more sequences the wider a step is, and narrow trials
 of a cold pool are the slowest part of a batch."""
 

@@ -53,7 +53,7 @@ output:
   {"id", "answer", "thinking", "finish_reason", "model", "usage"}, or {"id", "error": {"code", "message"}};
   lines in OpenAI's form are answered in the form of OpenAI's batch output
 
---parallel auto starts with 8 sequences (32 where the experts don't fit into their budget), doubles them (up to 250)
+--parallel auto starts with 8 sequences (64 where the experts don't fit into their budget), doubles them (up to 250)
 while that makes the batch's own tokens come at least 5 % faster, halves them where the first width is too many, and
 stays at the best width that it measured; no work is done twice for it. It never takes more sequences than a quarter of
 the free RAM (half, where the experts don't fit into it) has room for in the KV cache. Answers are admitted with room
