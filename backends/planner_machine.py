@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from mmap import mmap
 from pathlib import Path
 
 from msgspec import Struct
 
 from backends.llamacpp import procfs
-
-PROBE_READ = 1 << 20
-"""Size of a probe's reads: about one matrix of an expert."""
 
 
 class Gpu(Struct, frozen=True):
@@ -41,7 +34,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     """Empty also where the installed llama.cpp can't use a GPU."""
     disk_free: int | None = None
     disk_bytes_s: float | None = None
-    """Random reads of 1 MiB or of an expert past the page cache, several at once."""
+    """What `backends.disk_probe` measured: random reads of an expert's matrices (or of 1 MiB), as the pool reads."""
     disk_source: str = "not measured"
     """Where `disk_bytes_s` comes from, for the reader of a plan."""
     memory_bytes_s: float | None = None
@@ -130,56 +123,3 @@ def probe_memory(seconds: float = 0.15) -> float:
         matrix @ vector
         best = max(best, matrix.nbytes / (time.perf_counter() - started))
     return best
-
-
-def probe_disk(folder: Path | str, files: Iterable[Path | str] = (), seconds: float = 0.8) -> float | None:
-    """Bytes per second of random 1 MiB reads past the page cache, eight at once.
-
-    It reads one of `files` of at least 256 MiB where there is one, else a nameless file of 256 MiB that it writes to
-    `folder`. None where the file system has no O_DIRECT or nothing can be written.
-    """
-    if not hasattr(os, "O_DIRECT"):
-        return None
-    for file in files:
-        try:
-            info = Path(file).stat()
-            if 256 << 20 <= info.st_size <= info.st_blocks * 512 * 1.05:  # a sparse file reads holes, at any speed
-                return read_at_random(str(file), seconds)
-        except OSError:
-            continue
-    try:
-        with tempfile.TemporaryFile(dir=folder) as scratch:  # without a name: a kill leaves nothing behind
-            block = os.urandom(1 << 20)
-            for _ in range(256):
-                scratch.write(block)
-            scratch.flush()
-            os.fsync(scratch.fileno())
-            return read_at_random(f"/proc/self/fd/{scratch.fileno()}", seconds)
-    except OSError:
-        return None
-
-
-def read_at_random(path: str, seconds: float, threads: int = 8) -> float | None:
-    """Bytes per second of random 1 MiB reads of a file past the page cache; None where it can't be read so."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError:
-        return None
-    blocks = os.fstat(fd).st_size // PROBE_READ
-    started = time.perf_counter()
-
-    def read(worker: int) -> int:
-        rng, done = random.Random(worker), 0
-        with mmap(-1, PROBE_READ) as buffer:
-            while time.perf_counter() - started < seconds:
-                done += os.preadv(fd, [buffer], rng.randrange(blocks) * PROBE_READ)
-        return done
-
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            total = sum(pool.map(read, range(threads)))
-        return total / (time.perf_counter() - started)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

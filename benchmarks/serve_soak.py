@@ -99,34 +99,36 @@ def main() -> int:
                     if text != alone[question]:
                         differing.setdefault(question, text)
 
-    def rss() -> float:
+    def memory() -> dict[str, float]:
+        """MiB of the server and of its engine: resident, and without the pages of files (code, the mapped model)."""
         process = psutil.Process(server.pid)
-        total = process.memory_info().rss - getattr(process.memory_info(), "shared", 0)
-        for child in process.children(recursive=True):
-            info = child.memory_info()
-            total += info.rss - getattr(info, "shared", 0)
-        return total / 2**20
+        found: dict[str, float] = {}
+        for name, members in (("server", [process]), ("engine", process.children(recursive=True))):
+            infos = [member.memory_info() for member in members]
+            found[f"{name}, RSS"] = sum(i.rss for i in infos) / 2**20
+            found[f"{name}, its own"] = sum(i.rss - getattr(i, "shared", 0) for i in infos) / 2**20
+        return found
 
     threads = [threading.Thread(target=clientele, args=(i,)) for i in range(args.clients)]
     for thread in threads:
         thread.start()
-    samples: list[float] = []
+    samples: list[dict[str, float]] = []
     while any(t.is_alive() for t in threads):
         time.sleep(min(5.0, max(0.1, args.minutes * 6)))
-        samples.append(rss())
+        samples.append(memory())
     for thread in threads:
         thread.join()
     time.sleep(2)
     metrics = httpx2.get(url + "/metrics").text
     in_flight = next(x for x in metrics.splitlines() if x.startswith("flashmoe_requests_in_flight ")).split()[1]
-    third = max(len(samples) // 3, 1)
-    early, late = sum(samples[:third]) / third, sum(samples[-third:]) / third
     print(f"{args.clients} clients, {args.minutes:g} min, {os.cpu_count()} cores: {counts}")
     print(f"requests in flight at the end: {in_flight}")
-    print(
-        f"own memory of server and engine: first third {early:.1f} MiB, last third {late:.1f} MiB, "
-        f"{late / early - 1:+.1%}"
-    )
+    third = max(len(samples) // 3, 1)
+    print("| MiB | first third | second | last | last to first |\n|---|---|---|---|---|")
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        thirds = [sum(part) / len(part) for part in (values[:third], values[third:-third] or values, values[-third:])]
+        print(f"| {name} | " + " | ".join(f"{x:.1f}" for x in thirds) + f" | {thirds[2] / thirds[0] - 1:+.1%} |")
     for question, text in differing.items():
         print(f"  differs or failed: {question!r}: {text[:100]!r} (alone: {str(alone.get(question))[:100]!r})")
     server.terminate()

@@ -8,6 +8,9 @@ few experts and any cache looks perfect. Here embeddings have a standard deviati
     python benchmarks/synthetic.py /tmp/synth.gguf                        # 8.4 GB: 24 layers x 128 experts, 8 used
     python benchmarks/synthetic.py /tmp/tiny.gguf --layers 4 --experts 16 --used 2 --embd 256 --ff 256
     python benchmarks/synthetic.py /tmp/s.gguf --split 3 --skew 1.0
+
+With ``--topics T`` the ids fall into T ranges of equal length whose embeddings have a direction in common: the router
+logits of two tokens of one topic then correlate by ``--topic-share`` (0: not at all, 1: the same experts always).
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ class Spec:
     seed: int = 0
     std: float = 0.002
     ctx: int = 32768
+    topics: int = 0
+    topic_share: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,14 @@ def _chunks(info: Info, spec: Spec, rng: np.random.Generator, bias: np.ndarray) 
             n = min(2048, info.dims[1] - row)
             out = np.empty((n * blocks_row, 34), np.uint8)
             out[:, :2] = np.full(n * blocks_row, 1 / 36.0, "<f2")[:, None].view(np.uint8)
-            values = np.clip(np.rint(rng.standard_normal((n * blocks_row, 32), dtype=np.float32) * 36), -127, 127)
+            values = rng.standard_normal((n * blocks_row, 32), dtype=np.float32)
+            if spec.topics:
+                topic = np.arange(row, row + n) * spec.topics // spec.vocab
+                shared = np.random.default_rng(spec.seed).standard_normal((spec.topics, spec.embd), dtype=np.float32)
+                own = values.reshape(n, spec.embd)
+                own *= np.sqrt(np.float32(1 - spec.topic_share))
+                own += shared[topic] * np.sqrt(np.float32(spec.topic_share))
+            values = np.clip(np.rint(values * 36), -127, 127)
             values.reshape(n, spec.embd)[:, 0] = 36
             out[:, 2:] = values.astype(np.int8).view(np.uint8)
             yield out.tobytes()

@@ -18,10 +18,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
+from backends.disk_probe import probe_disk
 from backends.gguf_file import GgufFile, read_gguf
 from backends.interface import BenchResult, EngineError, ModelInfo, Usage
 from backends.planner import PROCESS_BYTES, RESERVE_BYTES
-from backends.planner_machine import Machine, probe_disk, probe_memory
+from backends.planner_machine import Machine, probe_memory
 from backends.planner_speed import OVERHEAD_S, MeasuredRun, compute_seconds
 from flashmoe import paths
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from backends.disk_probe import probe_disk
 from backends.gguf_file import read_gguf
 from backends.interface import BenchResult, ModelInfo, Usage
-from backends.planner_machine import probe_disk, probe_memory
+from backends.planner_machine import probe_memory
 from flashmoe import measurements
 from flashmoe.hub.facts import facts_of
 from flashmoe.planning import plan_facts, plan_file, plan_header

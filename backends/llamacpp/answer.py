@@ -50,6 +50,8 @@ class Answer:
         self.sequence: KvSequence | None = None
         self.generated: list[int] = []
         self.cancelled = False
+        self.sent_back = False
+        """It had to give up its place once, because the KV cache was full."""
         self.reused = 0
         self.started = time.perf_counter()
         self.first_token = 0.0

@@ -3,11 +3,11 @@ and what `auto` falls back to."""
 
 from __future__ import annotations
 
+from backends.disk_probe import disk_bytes_per_second
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError, LoadRequest, ProgressCallback
 from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel, Parts
-from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import describe
 from backends.planner_kv import kv_bytes

@@ -68,6 +68,7 @@ def run_bench(
             _hash_logits(context, row, digest)
         _tell(progress, step + 1, request.tokens)
     after, read_after, faults_after = parts.counters(), procfs.read_bytes(), procfs.major_faults()
+    peak = procfs.peak_rss_bytes()  # before the probe, whose memory is not the model's
     disk = parts.disk_probe()
     n = request.tokens * request.parallel
     stall = _per(after.stall_s, before.stall_s, n)
@@ -91,7 +92,7 @@ def run_bench(
         disk_bytes_s=disk,
         bound_tok_s=bound,
         bound_share=None if bound is None else n / decode_s / bound,
-        peak_rss_bytes=procfs.peak_rss_bytes(),
+        peak_rss_bytes=peak,
         budget_bytes=info.budget_bytes,
         major_faults=None if faults_after is None or faults_before is None else faults_after - faults_before,
         logits_sha256=digest.hexdigest(),

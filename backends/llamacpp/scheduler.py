@@ -23,6 +23,9 @@ SHARE_FROM = 16
 """A prefix of another sequence is copied when it is at least so much longer than what the session itself has."""
 WAIT_FOR_PREFIX = 64
 """A prompt waits for a running prefill that will have so many more tokens of it."""
+GROWTH = 32
+"""An answer that had to give up its place comes back when each running one can grow by so many tokens: less, and it
+would be computed again to be sent away again."""
 
 
 class Scheduler:
@@ -144,7 +147,7 @@ class Scheduler:
         shared = min(shared, usable)
         take_other = other is not None and other is not own and shared >= agreed + SHARE_FROM
         source = other if take_other else own
-        needed = len(tokens) - (shared if take_other else agreed) + answer.reserve
+        needed = len(tokens) - (shared if take_other else agreed) + answer.reserve + self._promised(answer)
         if not book.make_room(needed, keep=source):
             if source is not None and not source.active:
                 return self._place_without(answer, source)
@@ -158,10 +161,18 @@ class Scheduler:
             return own
         return book.open(answer.request.session)
 
+    def _promised(self, answer: Answer) -> int:
+        """Cells that are free now but that running answers will fill: with the rest of their prompts, and, where
+        `answer` was sent back before, with what they grow until it has grown itself."""
+        rest = sum(other.todo for other in self.active if other.prefilling)
+        if not answer.sent_back:
+            return rest
+        return rest + len(self.active) * (GROWTH + answer.length // self.context.n_batch)
+
     def _place_without(self, answer: Answer, source: KvSequence) -> KvSequence | None:
         """There is no room beside the idle sequence that shares the prefix: the answer takes it over."""
         agreed = min(common_prefix(_array(source), answer.tokens), answer.length - 1)
-        needed = answer.length - agreed + answer.reserve
+        needed = answer.length - agreed + answer.reserve + self._promised(answer)
         if self.active and self.book.room + len(source.tokens) - agreed < needed:
             return None
         source.active, source.session = True, answer.request.session
@@ -224,7 +235,7 @@ class Scheduler:
             return False
         assert answer.sequence is not None
         self.book.release(answer.sequence)
-        answer.sequence = None
+        answer.sequence, answer.sent_back = None, True
         self.active.remove(answer)
         self.waiting.appendleft(answer)
         return True

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from backends.disk_probe import disk_bytes_per_second
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError, LoadProgress, LoadRequest, ModelInfo, ProgressCallback
 from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
 from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import Counters, LlamaModel, Parts
-from backends.llamacpp.probe import disk_bytes_per_second
 from backends.llamacpp.sizing import describe
 from backends.planner import working_set
 from backends.planner_kv import kv_bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +37,9 @@ class Output:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as e:
             raise OutputError(f"{path} can't be written: {e.strerror}") from None
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.close(self._fd)  # a pipe or a device can't say what it holds already
+            raise OutputError(f"{path} is not a file: a batch goes on in the file that it wrote before, so name one")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -55,7 +59,7 @@ class Output:
             for number, raw in enumerate(f, 1):
                 try:
                     line = msgspec.json.decode(raw) if raw.endswith(b"\n") else None
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     line = None
                 if line is None:
                     rest = f.read(1)
@@ -90,18 +94,29 @@ class Output:
         os.fsync(self._fd)
 
     def forget_failed(self) -> None:
-        """Rewrites the file without the lines that failed, so that they are run again."""
+        """Rewrites the file without the lines that failed, so that they are run again. Raises `OutputError`; the file
+        is as it was then."""
         if not self.failed:
             return
         with os.fdopen(os.dup(self._fd), "rb") as f:
             f.seek(0)
             keep = b"".join(raw for raw in f if not msgspec.json.decode(raw).get("error"))
-        fresh = self.path.with_name(self.path.name + ".new")
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        os.write(fd, keep)
-        os.fsync(fd)
-        fresh.replace(self.path)
+        target = self.path.resolve()  # what a link names, not the link
+        fresh = target.with_name(target.name + ".new")
+        fd = -1
+        try:
+            fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            rest = memoryview(keep)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+            fresh.replace(target)
+        except OSError as e:
+            if fd >= 0:
+                os.close(fd)
+                fresh.unlink(missing_ok=True)
+            raise OutputError(f"{fresh} can't be written: {e.strerror}; the answers so far are untouched") from None
         os.close(self._fd)
         self._fd = fd
         self.failed.clear()

@@ -16,6 +16,7 @@ from msgspec import Struct
 from backends.interface import Delta, EngineError, Finished, LoadRequest, ModelInfo, Telemetry
 from flashmoe.batch.energy import EnergyMeter
 from flashmoe.batch.lines import Item
+from flashmoe.batch.order import admission_order
 from flashmoe.batch.output import Output
 from flashmoe.batch.width import START_STREAMING, WidthSearch
 from flashmoe.hub.inuse import hold_until_exit
@@ -24,6 +25,10 @@ from flashmoe.serve.shapes import Shape, finish_reason, usage_of
 
 MAX_DEATHS = 3
 """An item that was in flight when the engine died this often is reported as failed: it may be what kills it."""
+
+
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""A server that can't answer is asked again after these pauses."""
 
 
 class Progress(Struct, kw_only=True, frozen=True):
@@ -63,20 +68,8 @@ class Summary(Struct, kw_only=True):
     cost_per_million_tokens: float | None = None
     stopped: str | None = None
     """Why the batch ended before its work did."""
-
-
-def by_prefix(items: Sequence[Item]) -> list[Item]:
-    """Items in an order that puts equal beginnings side by side, so that each is prefilled once."""
-
-    def key(item: Item) -> tuple[tuple[str, str], ...]:
-        if item.request.messages is not None:
-            return tuple((m.role, m.content) for m in item.request.messages)
-        return (("", item.request.prompt or ""),)
-
-    first_seen: dict[tuple[str, str], int] = {}
-    for item in items:  # groups keep the input's order, so that results come roughly as they were asked
-        first_seen.setdefault(key(item)[0], item.line)
-    return sorted(items, key=lambda item: (first_seen[key(item)[0]], key(item)))
+    retry: bool = False
+    """It was stopped by what may go away by itself: a server that can't be reached."""
 
 
 class Batch:
@@ -96,7 +89,7 @@ class Batch:
         price_kwh: float | None = None,
     ) -> None:
         self._load = load
-        self._queue = deque(by_prefix([i for i in items if i.id not in output.done and i.id not in output.failed]))
+        self._queue = deque(admission_order(i for i in items if i.id not in output.done and i.id not in output.failed))
         self._output = output
         self._total = len(items)
         self._skipped = len(items) - len(self._queue)
@@ -111,6 +104,8 @@ class Batch:
         self._active: dict[str, asyncio.Task[None]] = {}
         self._prefilling: set[str] = set()
         self._deaths: dict[str, int] = {}
+        self._refused: dict[str, list[int]] = {}
+        """Of an item that a server couldn't answer: how many answers there were each time."""
         self._tokens = 0
         self._window: deque[tuple[float, int]] = deque()
         self._first_telemetry: Telemetry | None = None
@@ -220,7 +215,11 @@ class Batch:
                 elif isinstance(event, Finished) and event.reason != "cancelled":
                     self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
         except EngineError as e:
-            if e.code != "engine_died" or (deaths := self._deaths.get(item.id, 0) + 1) >= MAX_DEATHS:
+            if e.code == "network":
+                await self._ask_again(item, e)
+            elif e.code == "unauthorized":
+                self.stop(e.message)  # it would be every line's
+            elif e.code != "engine_died" or (deaths := self._deaths.get(item.id, 0) + 1) >= MAX_DEATHS:
                 self._write(self._error_line(item, e))
             else:
                 self._deaths[item.id] = deaths
@@ -230,10 +229,27 @@ class Batch:
             self._prefilling.discard(item.id)
             self._wake.set()
 
+    async def _ask_again(self, item: Item, e: EngineError) -> None:
+        """After a pause; an item that keeps failing while others are answered fails, and where none is answered the
+        batch ends: a server that went away for the night must not turn thousands of lines into failures."""
+        refused = self._refused.setdefault(item.id, [])
+        refused.append(self.summary.done)
+        if len(refused) == 1 and len(self._refused) == 1:
+            self._on_note(f"{item.id}: {e.message}; trying again")
+        if len(refused) <= len(RETRY_S):
+            await asyncio.sleep(RETRY_S[len(refused) - 1])
+            self._queue.appendleft(item)
+        elif refused[-2] < self.summary.done:
+            self._write(self._error_line(item, e))
+        else:
+            self.summary.retry = True
+            self.stop(f"{e.message}; run the same command again to go on")
+
     # ---- results ------------------------------------------------------------------------------------------------
 
     def _answer(self, item: Item, answer: str, thinking: str, event: Finished) -> None:
         assert self.info is not None
+        self._refused.pop(item.id, None)
         self.summary.prompt_tokens += event.usage.prompt_tokens or 0
         self.summary.reused_tokens += event.usage.reused_tokens or 0
         self.summary.tokens += event.usage.completion_tokens or 0

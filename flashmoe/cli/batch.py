@@ -73,7 +73,7 @@ examples:
   flashmoe-tui batch qwen3.gguf prompts.jsonl -o answers.jsonl --retry-failed --json | jq .tokens_per_hour
 
 exit codes: 0 everything is answered, 1 a line failed or the batch was stopped, 2 wrong usage, 3 worth trying again
-(another batch writes the same file), 130 interrupted
+(another batch writes the same file, a server can't be reached), 130 interrupted
 """
 
 
@@ -102,7 +102,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="many prompts, sharing each expert read",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "model", metavar="MODEL", help="a GGUF file, a name in the library, a server's address, or demo"
@@ -195,6 +194,8 @@ def main(args: argparse.Namespace) -> int:
         _print_summary(summary)
     if interrupted:
         return EXIT_INTERRUPTED
+    if summary.retry:
+        return EXIT_RETRY
     return EXIT_FAILED if summary.stopped or summary.failed or problems else EXIT_OK
 
 

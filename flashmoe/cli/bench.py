@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from flashmoe.cli.columns import labelled
 from flashmoe.cli.common import (
     EXIT_OK,
     ProgressLine,
@@ -26,20 +27,42 @@ from flashmoe.cli.common import (
 if TYPE_CHECKING:
     from backends.interface import BenchRequest, BenchResult, LoadRequest, ModelInfo
 
+DESCRIPTION = """\
+Feeds random tokens to a model and measures how fast it computes them, what it reads and how long it waits for that, and
+how near this comes to what the machine could do at all. The tokens are given, not drawn from the answer: every backend,
+store and budget computes the same, which the hash over all logits proves."""
+
 EPILOG = """\
 The ids are numpy's default_rng(SEED).integers(0, n_vocab): the prompt first as one batch, then one id a step; with
---parallel as many whole prompts in a batch as it holds, then one id of each sequence a step. Two backends on one model
-and seed must print the same logits_sha256. What a backend can't know is null.
+--parallel as many whole prompts in a batch as it holds, then one id of each sequence a step. Random ids route more
+evenly than text does, so hit rates are those of a bad case. The file is not dropped from the page cache first: for a
+cold run use a RAM cap or drop it yourself.
 
-The bound is 1 / (compute + bytes read / what the disk was probed to give): above 100 % of it, reads overlap compute.
-The file is not dropped from the page cache first: for a cold run use a RAM cap or drop it yourself.
+what the figures mean (the name in --json):
+  load         seconds until the model could compute, and bytes that the disk gave for it (load_s, load_read_bytes)
+  prefill      tokens of the prompt a second (prefill_tok_s)
+  decode       tokens a second over all steps and sequences (decode_tok_s)
+  per token    seconds computing, seconds that computing waited for reads or submitted them, bytes that the disk gave
+               (compute_s_per_token, stall_s_per_token, read_bytes_per_token)
+  hit rate     the share of chosen experts that were in memory when they were chosen (hit_rate); major faults are pages
+               that a thread waited for (major_faults)
+  bound        1 / (compute + bytes read / what the disk gives): the speed without any overlap of the two, and how much
+               of it was reached (bound_tok_s, bound_share). Above 100 %, reads were hidden behind computing. What the
+               disk gives (disk_bytes_s) is measured in the same run, as the engine reads: random experts of the same
+               file past the page cache, as many at once as a layer wants, into huge pages
+  memory       the most that the process held (peak_rss_bytes), and what its experts may hold (budget_bytes)
+  logits       SHA-256 over the float32 logits of every step (logits_sha256): equal for two backends on one model,
+               seed and number of sequences
+What a backend can't know is "unknown", in --json null. The speed and the disk's rate are remembered for plan.
 
 examples:
   flashmoe-tui bench model.gguf --backend stream --ram 4 --json
   flashmoe-tui bench model.gguf --parallel 8 --tokens 64
   flashmoe-tui bench model.gguf --json | jq '.decode_tok_s, .bound_share'
+  for b in mmap stream; do flashmoe-tui bench model.gguf --backend $b --json | jq -r .logits_sha256; done
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 3 worth trying again, 130 interrupted
+exit codes: 0 done, 1 failed (also where --ram is below one token's experts), 2 wrong usage, 3 worth trying again (the
+engine was killed), 130 interrupted
 """
 
 
@@ -64,7 +87,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "bench",
         help="measure tokens per second, and how near the bound they are",
-        description="Feeds random tokens to a model and measures prefill, decode, reads and stalls.",
+        description=DESCRIPTION,
         epilog=EPILOG,
     )
     parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
@@ -137,20 +160,23 @@ def _print(info: ModelInfo, r: BenchResult) -> None:
     store = f", {r.store}" if r.store else ""
     out(f"{r.model} ({info.quant}) · {r.backend}{store} · {r.n_threads or '?'} threads")
     if r.lossy:
-        out(r.lossy)
-    out(info.backend_reason)
-    out(f"load      {r.load_s:.2f} s, {size(r.load_read_bytes)} read")
-    out(f"prefill   {r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} at once)")
-    out(f"decode    {r.decode_tok_s:.2f} tok/s ({r.tokens} steps)")
-    out(
-        f"per token {_ms(r.compute_s_per_token)} compute, {_ms(r.stall_s_per_token)} waiting for reads, "
-        f"{size(r.read_bytes_per_token)} read"
+        labelled("", r.lossy)
+    labelled("", info.backend_reason)
+    labelled("load      ", f"{r.load_s:.2f} s, {size(r.load_read_bytes)} read")
+    labelled("prefill   ", f"{r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} at once)")
+    labelled("decode    ", f"{r.decode_tok_s:.2f} tok/s ({r.tokens} steps)")
+    labelled(
+        "per token ",
+        f"{_ms(r.compute_s_per_token)} compute, {_ms(r.stall_s_per_token)} waiting for reads, "
+        f"{size(r.read_bytes_per_token)} read",
     )
-    out(f"hit rate  {'unknown' if r.hit_rate is None else f'{r.hit_rate:.1%}'}, {r.major_faults} major faults")
+    faults = "unknown" if r.major_faults is None else f"{r.major_faults}"
+    labelled("hit rate  ", f"{'unknown' if r.hit_rate is None else f'{r.hit_rate:.1%}'}, {faults} major faults")
     if r.bound_tok_s is not None and r.bound_share is not None:
-        out(f"bound     {r.bound_tok_s:.2f} tok/s without overlap at {rate(r.disk_bytes_s)}: {r.bound_share:.0%} of it")
+        speed = rate(r.disk_bytes_s)
+        labelled("bound     ", f"{r.bound_tok_s:.2f} tok/s without overlap at {speed}: {r.bound_share:.0%} of it")
     else:
-        out("bound     unknown")
+        labelled("bound     ", "unknown")
     held = size(r.budget_bytes) if r.budget_bytes else "any"
-    out(f"memory    {size(r.peak_rss_bytes)} at most; experts may hold {held}")
-    out(f"logits    {r.logits_sha256}")
+    labelled("memory    ", f"{size(r.peak_rss_bytes)} at most; experts may hold {held}")
+    labelled("logits    ", r.logits_sha256)

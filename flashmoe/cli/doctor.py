@@ -5,23 +5,44 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from flashmoe.cli.columns import labelled
 from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, ProgressLine, add_json_flag, out, print_json, rate, size
 
 if TYPE_CHECKING:
     from flashmoe.doctor import Report
 
-DESCRIPTION = """Prints what this machine has, what llama.cpp can use of it, what is wrong, and what to do.
+DESCRIPTION = """\
+Prints what this machine has, what llama.cpp can use of it, what is wrong, and what to do.
 
 The report is fit for a bug tracker: the home folder is shortened to ~, and tokens, addresses and host names are left
-out. The disk is probed for a second with random reads past the page cache (a scratch file of 256 MiB is written and
-deleted where there is no model to read)."""
+out. Nothing is changed; the disk is read for a second (where there is no model to read, a scratch file of 256 MiB is
+written and deleted)."""
 
-EXAMPLES = """examples:
+EXAMPLES = """\
+what it looks at:
+  Versions            the program, Python, llama.cpp and the libraries that matter
+  Machine             system, CPU and the instructions that llama.cpp has use for, memory (a cgroup's limit where there
+                      is one), GPUs
+  Disk of the models  file system, room, and what it gives: random experts of the largest model there (else 1 MiB
+                      blocks of a scratch file), read as the engine reads them, past the page cache. Below 0.3 GB/s
+                      a model larger than memory is slow
+  llama.cpp           which backends can be used and why not the others, devices, what it was built for
+  Folders             where config, models, chats and logs are, and whether they can be written
+  This user           configuration, history, and the variables that matter (that a token is set, never the token)
+  Terminal            colours, size, encoding; over SSH, within tmux
+
+findings, at the end:
+  x            a problem: something doesn't work; the sentence says what to do
+  !            a warning: it works, but worse than it could
+
+examples:
   flashmoe-tui doctor
-  flashmoe-tui doctor --json > report.json
   flashmoe-tui doctor --no-probe
+  flashmoe-tui doctor --json > report.json
+  flashmoe-tui doctor --json | jq -r '.findings[] | select(.level == "problem").message'
 
-exit codes: 0 nothing stands in the way, 1 something doesn't work"""
+exit codes: 0 nothing stands in the way (there may be warnings), 1 something doesn't work, 2 wrong usage, 130
+interrupted"""
 
 
 def register(subparsers: Any) -> None:
@@ -48,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
             out(title)
             width = max(len(name) for name, _ in rows)
             for name, text in rows:
-                out(f"  {name:<{width}} {text}")
+                labelled(f"  {name:<{width}} ", text)
             out()
         _findings(report)
     return EXIT_FAILED if any(finding.level == "problem" for finding in report.findings) else EXIT_OK
@@ -60,7 +81,7 @@ def _findings(report: Report) -> None:
         return
     out("What to know")
     for finding in report.findings:
-        out(f"  {'x' if finding.level == 'problem' else '!'} {finding.message}")
+        labelled(f"  {'x' if finding.level == 'problem' else '!'} ", finding.message)
 
 
 def _sections(r: Report) -> list[tuple[str, list[tuple[str, str]]]]:

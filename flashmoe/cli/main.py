@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -56,12 +58,18 @@ GROUPS = {
 EXIT_TEXT = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 worth trying again (network, a lock), 130 interrupted."
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps examples as written, and gives flags room."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Fits help to the terminal (at most 100 columns) but keeps examples as written, and gives flags room."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         options.setdefault("max_help_position", 28)
+        options.setdefault("width", min(shutil.get_terminal_size().columns, 102) - 2)
         super().__init__(prog, **options)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        from flashmoe.cli.help_text import reflow
+
+        return textwrap.indent(reflow(text, width - len(indent)), indent)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flashmoe.cli.columns import labelled
 from flashmoe.cli.common import (
     EXIT_FAILED,
     EXIT_OK,
@@ -35,20 +34,56 @@ LINE_BYTES_S = 100e6 / 8
 """A line of 100 Mbit/s: what the time of a download is told for where nothing was downloaded yet."""
 
 
+DESCRIPTION = """\
+Says whether a model runs on this machine, what of it would be in RAM, in VRAM and on the SSD, how fast it would answer
+and what bounds that. Nothing is loaded: the model's header tells it. A model on the hub is planned from its header too
+(some MB), before any download."""
+
+EPILOG = """\
+what the figures mean:
+  Speed        tokens per second of one answer, once its first tokens have warmed the cache. "estimated" is a formula:
+               what a token computes and fetches by the header, over this machine's cores, memory and disk. "from runs
+               here" are this model's own runs on this machine with about as much memory, as run, bench and the app
+               remember them. The range goes from even routing on a slow day to the best published hit rates.
+  bound by     disk: reading what was not in memory takes longer than computing; compute or memory bandwidth: computing
+               does, and a faster disk would bring nothing
+  RAM          what the engine's process will hold, beside what is available now: dense weights, as many experts as
+               memory (or --ram) has room for, the context's KV cache, compute buffers
+  VRAM         dense weights, KV cache and buffers on the GPU; experts never are
+  SSD          experts that don't fit: each is read when a router chooses it. The disk's rate is that of random experts
+               read as the engine reads them, past the page cache; it is measured once a month, or by bench
+  --ram        least: one token's experts, below which nothing would ever be found in memory; advised: from where most
+               choices hit; all: everything is in memory, and nothing streams
+  Context      KV cache of one token, and the most tokens that fit beside the least experts
+  Download     what is still to be fetched, and how long it takes at 100 Mbit/s
+
+What isn't known is shown as unknown, in --json as null. --json prints the same in bytes and seconds, with the request
+and the machine that the plan is for.
+
+examples:
+  flashmoe-tui plan ~/models/Qwen3-30B-A3B-Q4_K_M.gguf
+  flashmoe-tui plan qwen3.gguf --ram 6 --ctx 32768 --parallel 16
+  flashmoe-tui plan unsloth/Qwen3.5-397B-A17B-GGUF:UD-IQ2_XXS
+  flashmoe-tui plan qwen3.gguf --no-probe --json | jq '.plan.verdict, .plan.speed.expected'
+  flashmoe-tui plan qwen3.gguf > /dev/null && flashmoe-tui qwen3.gguf
+
+exit codes: 0 it runs here, 1 it doesn't (the first line says why and what would help) or the file is damaged,
+2 wrong usage, 3 worth trying again (the hub can't be reached), 130 interrupted"""
+
+
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command's parser."""
     parser = subparsers.add_parser(
-        "plan",
-        help="will it run here, and how fast",
-        description=(
-            "Says what of a model would be in RAM, in VRAM and on the SSD, the least and the advised memory for "
-            "experts, the expected tokens per second and what bounds them. A model on the hub is planned from its "
-            "header (a few MB), before any download. Exit code 0: it runs here; 1: it doesn't."
-        ),
-        epilog="example: flashmoe-tui plan unsloth/Qwen3.5-397B-A17B-GGUF:UD-IQ2_XXS --ctx 16384",
+        "plan", help="will it run here, and how fast", description=DESCRIPTION, epilog=EPILOG
     )
-    parser.add_argument("model", metavar="MODEL|REPO[:QUANT]", help="a file, a name in the library, or a repository")
-    parser.add_argument("--parallel", metavar="N", type=positive_int, default=1, help="sequences decoded together (1)")
+    parser.add_argument(
+        "model", metavar="MODEL|REPO[:QUANT]",
+        help="a GGUF file, a name in the library, demo, or a repository on the hub with one of its quantizations",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parallel", metavar="N", type=positive_int, default=1,
+        help="sequences decoded together, as batch and serve do: their context is planned for (default 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--no-probe", action="store_true", help="don't measure the disk and the memory where nothing is remembered"
     )
@@ -182,10 +217,7 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
 
 
 def _line(label: str, text: str) -> None:
-    """A labelled line, broken at the terminal's width (at most 100 columns)."""
-    width = min(100, max(40, shutil.get_terminal_size((100, 24)).columns))
-    first = f"{label:<11}" if label else ""
-    out(textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * 11 if label else ""))
+    labelled(f"{label:<11}" if label else "", text)
 
 
 def _rate(tokens_s: float) -> str:

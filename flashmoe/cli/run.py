@@ -11,26 +11,45 @@ from flashmoe.cli.common import UsageError, add_load_flags, load_request, note, 
 
 MAX_PROMPT_BYTES = 64 << 20
 
-DESCRIPTION = """Answers one prompt. The answer goes to stdout as it is made, everything else to stderr.
+DESCRIPTION = """\
+Answers one prompt. The answer goes to stdout as it is made, everything else to stderr.
 
 The prompt comes from stdin where none is given. In a pipe the answer is written byte for byte; on a terminal control
-characters in it are shown instead of executed. Ctrl-C stops, keeps what was printed, and exits 130."""
+characters in it are shown instead of executed. Ctrl-C stops within a layer, keeps what was printed, and exits 130."""
 
-EXAMPLES = """examples:
+EXAMPLES = """\
+what goes into the prompt, in this order:
+  --system     the system prompt, where the model's template has a place for it
+  --file       each file's text under its name, in the order given; - is stdin
+  PROMPT       the question, or stdin
+
+--schema and --grammar bind the answer, not the thinking before it: llama.cpp then only draws tokens that keep to the
+form. An answer that --max-tokens cuts short is no complete JSON, so run says so and exits 1.
+
+figures of --stats and of "usage" in --json:
+  prompt       tokens that were computed of the prompt, and how many a second (reused_tokens came from a cache)
+  answer       tokens, and how many a second, from the first to the last (completion_tokens, decode_s)
+  experts      the share of chosen experts that were in RAM (hit_rate), and bytes read from the SSD (read_bytes);
+               stall_s is how long computing waited for them. Left out, or null, where the backend can't know
+  seed         what repeats this answer with --seed, on this machine with these settings
+
+JSON lines of --json, by "type":
+  model        what was loaded, and how
+  prefill      done, total, reused: tokens of the prompt
+  delta        kind (answer or thinking), text
+  finished     reason (stop, length, context, cancelled), text, thinking, usage
+  failed       code, message
+
+examples:
   flashmoe-tui run demo "What is an expert?"
   git diff | flashmoe-tui run qwen3.gguf "Review this change." --file - --stats
   flashmoe-tui run qwen3.gguf --system "Answer in German." < question.txt
   flashmoe-tui run qwen3.gguf "Invent a person." --schema person.json --seed 1 | jq .name
-  flashmoe-tui run qwen3.gguf "Why is the sky blue?" --json | jq -r 'select(.type == "finished").usage'
+  flashmoe-tui run qwen3.gguf "Why is the sky blue?" --json | jq 'select(.type == "finished").usage'
+  flashmoe-tui run http://node7:8080/v1 "Hello"
 
-JSON lines of --json, by "type":
-  model      what was loaded
-  prefill    done, total, reused: tokens of the prompt
-  delta      kind (answer or thinking), text
-  finished   reason (stop, length, context, cancelled), text, thinking, usage
-  failed     code, message
-
-exit codes: 0 done, 1 failed or cut short by a full context, 2 wrong usage, 3 worth trying again, 130 interrupted"""
+exit codes: 0 done, 1 failed, or cut short by a full context or by --max-tokens within a schema, 2 wrong usage, 3 worth
+trying again (the engine was killed, a server can't be reached), 130 interrupted"""
 
 
 def register(subparsers: Any) -> None:

@@ -71,7 +71,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="an OpenAI-compatible endpoint on this machine",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")

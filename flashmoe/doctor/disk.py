@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from backends.planner_machine import read_at_random
+from backends.disk_probe import SCRATCH_BYTES, probe_file, probe_scratch
 from flashmoe.monitor.disk import Device
 
-PROBE_BYTES = 256 << 20
-"""Written and read where there is no model to read; deleted again."""
-READ_BYTES = 1 << 20
-"""About an expert matrix."""
 PROBE_S = 1.0
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "glusterfs", "lustre", "beegfs")
 
@@ -62,7 +57,7 @@ def file_system(path: Path) -> str:
 
 
 def bandwidth(folder: Path) -> tuple[float | None, str]:
-    """Bytes a second of random reads of 1 MiB past the page cache, and on what it was measured.
+    """Bytes a second of random reads past the page cache, and on what they were measured.
 
     Reads the largest GGUF of the folder, else a file of its own that it writes and deletes.
     """
@@ -70,25 +65,18 @@ def bandwidth(folder: Path) -> tuple[float | None, str]:
         return None, "this system has no O_DIRECT"
     model = _largest_model(folder)
     if model is not None:
-        return read_at_random(str(model), PROBE_S), f"random 1 MiB reads of {model.name}"
+        speed, what = probe_file(model, PROBE_S)
+        return speed, f"{what} of {model.name}"
     try:
-        if shutil.disk_usage(folder).free < 4 * PROBE_BYTES:
+        if shutil.disk_usage(folder).free < 4 * SCRATCH_BYTES:
             return None, "too little room for a probe"
-        with tempfile.TemporaryFile(dir=folder) as scratch:  # without a name: a kill leaves nothing behind
-            block = os.urandom(READ_BYTES)
-            for _ in range(PROBE_BYTES // READ_BYTES):
-                scratch.write(block)
-            scratch.flush()
-            os.fsync(scratch.fileno())
-            return read_at_random(
-                f"/proc/self/fd/{scratch.fileno()}", PROBE_S
-            ), "random 1 MiB reads of a scratch file of 256 MiB"
+        return probe_scratch(folder, PROBE_S), "random 1 MiB blocks of a scratch file of 256 MiB"
     except OSError as error:
         return None, f"no probe: {error.strerror}"
 
 
 def _largest_model(folder: Path) -> Path | None:
-    best, best_size = None, PROBE_BYTES
+    best, best_size = None, SCRATCH_BYTES
     for number, path in enumerate(folder.rglob("*.gguf")):
         if number > 1000:
             break

@@ -98,7 +98,7 @@ def _message(body: bytes) -> str:
     try:
         data = msgspec.json.decode(body[:65536])
         text = data["error"]["message"] if isinstance(data["error"], dict) else data["error"]
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return ""
     return f": {str(text)[:300]}" if text else ""
 

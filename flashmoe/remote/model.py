@@ -268,7 +268,7 @@ def _events_of(response: httpx2.Response) -> Iterator[dict[str, Any]]:
                 return
             try:
                 decoded = msgspec.json.decode(data)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise EngineError("network", "the server sent something that is not an answer") from None
             if isinstance(decoded, dict):
                 yield decoded
