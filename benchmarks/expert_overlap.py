@@ -174,7 +174,8 @@ def main() -> int:
         f"requests of {len({p.subject for p in pieces})} subjects; the pool holds {args.share:.0%}"
     )
     print(
-        "| sequences | seed | order | experts of a layer in a step | misses a token | KB read a token | against random |"
+        "| sequences | seed | order | experts of a layer in a step | misses a token "
+        "| KB read a token | against random |"
     )
     print("|---|---|---|---|---|---|---|")
     for width in (int(w) for w in args.widths.split(",")):
