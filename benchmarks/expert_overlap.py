@@ -173,10 +173,7 @@ def main() -> int:
         f"{path.name}: {gguf.n_layers} layers x {gguf.n_experts} experts, {gguf.n_expert_used} used; {len(pieces)} "
         f"requests of {len({p.subject for p in pieces})} subjects; the pool holds {args.share:.0%}"
     )
-    print(
-        "| sequences | seed | order | experts of a layer in a step | misses a token "
-        "| KB read a token | against random |"
-    )
+    print("| sequences | seed | order | experts of a layer a step | misses a token | KB read a token | to random |")
     print("|---|---|---|---|---|---|---|")
     for width in (int(w) for w in args.widths.split(",")):
         for seed in (int(s) for s in args.seeds.split(",")):

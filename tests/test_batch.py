@@ -275,6 +275,16 @@ def test_batch_survives_many_kills(model: Path, tmp_path: Path) -> None:
     kill_campaign(model, tmp_path, n=500, kills=20, seed=2)
 
 
+def test_prompts_from_stdin_are_named_so(tmp_path: Path) -> None:
+    cmd = command(Path("demo"), Path("-"), tmp_path / "out.jsonl", "--threads", "1")
+    text = '{"id": "a", "prompt": "Who are you?", "max_tokens": 3}\n{bad\n'
+    done = subprocess.run(cmd, input=text, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "flashmoe-tui: stdin, line 2: not valid JSON" in done.stderr
+    assert "1 answered, 1 bad line in" in done.stderr
+    assert set(results(tmp_path / "out.jsonl")) == {"a"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

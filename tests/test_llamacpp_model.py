@@ -296,6 +296,15 @@ def test_the_answer_ends_with_its_length_and_with_the_context(model: LlamaModel)
     assert end.usage.completion_tokens == 10
 
 
+@pytest.mark.parametrize("n_ctx", [1, 3])
+def test_a_tiny_context_is_rounded_up_and_works(tiny: Path, n_ctx: int) -> None:
+    model = load(tiny, n_ctx=n_ctx, n_seq_max=4)
+    assert model.info.n_ctx == 256
+    _, end = answer(model, GenerateRequest(id="1", tokens=tokens(3, 20), sampling=GREEDY))
+    assert end.usage.completion_tokens
+    model.close()
+
+
 # ---- samplers ----------------------------------------------------------------------------------------------------
 
 

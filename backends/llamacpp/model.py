@@ -28,7 +28,7 @@ from backends.interface import (
 from backends.llamacpp import native, procfs
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
-from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext
+from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext, rounded_context
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import restore_session, save_session
@@ -102,7 +102,7 @@ class LlamaModel:
             self.context = LlamaContext(
                 weights,
                 n_ctx=base.n_ctx,
-                n_batch=min(base.n_ubatch, base.n_ctx),
+                n_batch=min(base.n_ubatch, rounded_context(base.n_ctx)),
                 n_seqs=n_seqs,
                 n_threads=request.n_threads or procfs.usable_cpus(),
                 hook=parts.hook,

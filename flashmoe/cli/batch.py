@@ -59,6 +59,10 @@ stays at the best width that it measured; no work is done twice for it. It never
 the free RAM (half, where the experts don't fit into it) has room for in the KV cache. Answers are admitted with room
 for 256 tokens; where many grow longer than that at once, the last ones wait and are computed again up to there.
 
+Prompts with equal beginnings follow each other, so that each is read once; among the next 512 the one whose words are
+most like those just taken goes first, since like prompts use more of the same experts. A server that can't answer is
+asked again for half a minute; if it stays away the batch ends, and no line fails for it.
+
 At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding: at another batch width
 its kernels add up in another order (matrix products in F32, F16 and Q8_0; flash attention that splits the KV cache), so
 that a near tie between two tokens may break the other way.
@@ -138,7 +142,8 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.batch.runner import Batch
     from flashmoe.batch.sizing import choose
 
-    if str(args.input) == "-":
+    source = "stdin" if str(args.input) == "-" else str(args.input)
+    if source == "stdin":
         args.input = Path("/dev/stdin")
     items: list[Item] = []
     problems: list[Problem] = []
@@ -146,9 +151,9 @@ def main(args: argparse.Namespace) -> int:
         for entry in read_items(args.input):
             (items if isinstance(entry, Item) else problems).append(entry)  # type: ignore[arg-type]
     except OSError as e:
-        raise UsageError(f"{args.input} can't be read: {e.strerror}") from None
+        raise UsageError(f"{source} can't be read: {e.strerror}") from None
     for problem in problems:
-        error(f"{args.input}, line {problem.line}: {problem.message}")
+        error(f"{source}, line {problem.line}: {problem.message}")
     if args.output.exists() and args.output.samefile(args.input):
         raise UsageError("the output would overwrite the input: name another file after -o")
     path = resolve_model(args.model)
@@ -219,7 +224,7 @@ def _print_summary(s: Summary) -> None:
         (s.failed, "failed"),
         (s.skipped, "done before"),
         (s.remaining, "left"),
-        (s.bad_lines, "bad lines"),
+        (s.bad_lines, "bad line" if s.bad_lines == 1 else "bad lines"),
     ):
         line += f", {n} {word}" if n else ""
     note(line + (f" in {duration(s.seconds)}" if s.seconds else ""))
