@@ -282,7 +282,7 @@ class ChatScreen(ChatEngine):
         elif turn.ending == "length":
             self.say(f"Cut at the length limit; {self.key('chat.continue')} goes on.")
         elif turn.ending != "context":
-            self.activity.clear()
+            self.activity.done()
 
     # ---- the monitor ----------------------------------------------------------------------------------------------
 
