@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -15,6 +16,9 @@ import termios
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tui_screen import Screen
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,6 +37,9 @@ MESSAGE = "\n\n".join(
     ]
 )
 """About 2 kB of Markdown, as an answer has it."""
+
+LULL_S = 0.04
+"""Nothing for this long: the app has drawn what it had to draw."""
 
 FORK_PAUSE_S = 0.05
 """Between fork and exec, not part of any figure."""
@@ -89,28 +96,54 @@ class App:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.n_bytes = 0
         self.tail = b""
+        self._screen = Screen(columns, rows)
+        self._unread = bytearray()
 
     def read(self, seconds: float, until: bytes | None = None) -> bool:
-        """Reads for `seconds`, or until the output holds `until` (True)."""
+        """Reads for `seconds`, or until the output holds `until`, or it stands on the screen (True).
+
+        The app sends what changed of a line: words that it shows needn't come in one piece. The screen is worked out
+        only while nothing comes, so that this takes no time from an app in a hurry.
+        """
         end = time.monotonic() + seconds
+        looked = False
         while (left := end - time.monotonic()) > 0:
-            if not select.select([self.fd], [], [], left)[0]:
-                break
+            if not select.select([self.fd], [], [], left if looked or until is None else min(left, LULL_S))[0]:
+                if until is not None and until.decode("utf-8", "replace") in self.screen.text():
+                    return True
+                looked = True
+                continue
             try:
                 data = os.read(self.fd, 1 << 16)
             except OSError:
                 return False
+            looked = False
             self.n_bytes += len(data)
             self.tail = (self.tail + data)[-(1 << 18) :]
+            self._unread += data
             if until is not None and until in self.tail:
                 return True
         return until is None
+
+    @property
+    def screen(self) -> Screen:
+        """What stands on the terminal now."""
+        self._screen.feed(bytes(self._unread))
+        self._unread.clear()
+        return self._screen
 
     def read_for(self, seconds: float) -> None:
         """Reads for exactly `seconds`, however quiet it is."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.read(left)
+
+    def progress(self) -> tuple[int, float] | None:
+        """Tokens and seconds of the answer under way, as the app shows them."""
+        found = re.search(r"([\d,]+) tokens in (?:(\d+) min )?([\d.]+) s", self.screen.text())
+        if found is None:
+            return None
+        return int(found[1].replace(",", "")), int(found[2] or 0) * 60.0 + float(found[3])
 
     def write(self, text: str) -> None:
         """Types."""

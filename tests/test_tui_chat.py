@@ -332,3 +332,21 @@ async def test_ten_thousand_tokens_at_once_do_not_pile_up(tiny: Path) -> None:
         view = app.chat_screen.transcript.view(turn)
         assert isinstance(view, AnswerView)
         assert view._shown
+
+
+async def test_why_a_question_was_refused_can_be_read(slow: Path) -> None:
+    app = new_app(slow, n_ctx=4096)
+    async with running(app) as pilot:
+        await ready(pilot)
+        limit(app, None)
+        await ask(pilot, "Much", wait=False)
+        await until(pilot, lambda: "Answering" in app.chat_screen.activity.text)
+        await send(pilot, "and more")
+        await until(pilot, lambda: "An answer is being written" in app.chat_screen.activity.text)
+        before = app.chat_screen.flow.ctx_used
+        await until(pilot, lambda: app.chat_screen.flow.ctx_used > before)  # figures came, and waited
+        assert "An answer is being written" in app.chat_screen.activity.text
+        assert app.chat_screen.composer.text == "and more"
+        await until(pilot, lambda: "An answer is being written" not in app.chat_screen.activity.text)
+        await pilot.press("escape")
+        await until(pilot, lambda: not app.chat_screen.flow.busy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,44 @@ async def test_a_stopped_summary_leaves_nothing_out(tiny: Path, monkeypatch: pyt
         await until(pilot, lambda: bool(stops) and not flow.busy)
         assert not flow.conversation.dropped
         await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
+
+
+async def test_a_larger_context_is_kept_with_the_chat_and_the_model(tiny: Path, tmp_path: Path) -> None:
+    app = new_app(tiny, n_ctx=256)
+    async with running(app, (120, 50)) as pilot:
+        await fill(app, pilot, 2)
+        assert app.controller.model is not None
+        larger = app.controller.model.n_ctx
+        assert larger > 256
+        chat = app.chat_screen.flow.conversation.id or 0
+
+    def context(app: FlashmoeApp) -> int:
+        return app.controller.model.n_ctx if app.controller.model is not None and app.controller.state == "ready" else 0
+
+    app = new_app(tiny, n_ctx=256)
+    async with running(app, (120, 50)) as pilot:
+        await ready(pilot)
+        assert context(app) == 256
+        await app.chat_screen.flow.open_chat(chat)
+        await until(pilot, lambda: context(app) == larger)
+        await until(pilot, lambda: app.chat_screen.flow.conversation.turns)
+        await pilot.press("ctrl+r")  # it fits: nothing is asked
+        await until(pilot, lambda: app.chat_screen.flow.conversation.turns[-1].variant == 2)
+        await until(pilot, lambda: not app.chat_screen.flow.busy)
+        assert not app.chat_screen.flow.conversation.dropped
+        await app.chat_screen.flow.new_chat()
+        assert context(app) == larger  # a chat that can do with less doesn't load the model again
+    app = new_app(tiny, n_ctx=256, chat=chat)  # opened with the program
+    async with running(app) as pilot:
+        await until(pilot, lambda: context(app) == larger)
+    other = tmp_path / "other.gguf"
+    await asyncio.to_thread(shutil.copy, tiny, other)
+    app = new_app(other, n_ctx=256)
+    async with running(app) as pilot:
+        await ready(pilot)
+        await app.chat_screen.flow.open_chat(chat)
+        await app.chat_screen.flow._keeper.settled()
+        assert context(app) == 256  # so large a context on another model was never asked for
 
 
 async def test_an_end_that_comes_while_text_is_drawn_loses_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

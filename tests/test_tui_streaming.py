@@ -17,6 +17,28 @@ TEXT = (
 - a list with `code` that is long enough to break in the middle of it
 - 漢字かな交じり文 and שלום עולם and 👩‍👩‍👧 in one item
   that goes on in a second line
+  - with a nested point, and its text
+    > a quotation in it
+
+    and a paragraph behind
+  - another
+- the last
+
+1. one
+2. two
+
+   ```sh
+   make demo
+   ```
+3. three
+4. four
+5. five
+6. six
+7. seven
+8. eight
+9. nine
+10. ten moves the others to the right
+11. | not | a table |
 
 ```python
 scores = router(hidden_states)  # a line of code that is longer than the column is wide
@@ -27,6 +49,8 @@ scores = router(hidden_states)  # a line of code that is longer than the column 
 | 0 | 128 |
 
 > a quotation that **becomes bold late
+> - with a list
+> - of two points
 
 The end: """
     + "word " * 40
@@ -47,27 +71,32 @@ class SideBySide(App[None]):
 
     def halves(self) -> tuple[str, str]:
         """What stands on the left and on the right."""
-        lines = ["".join(s.text for s in strip.crop(0, 40)) for strip in self.screen._compositor.render_strips()]
-        others = ["".join(s.text for s in strip.crop(40, 80)) for strip in self.screen._compositor.render_strips()]
+        lines = [
+            "".join(s.text for s in strip.crop(0, 40)).rstrip() for strip in self.screen._compositor.render_strips()
+        ]
+        others = [
+            "".join(s.text for s in strip.crop(40, 80)).rstrip() for strip in self.screen._compositor.render_strips()
+        ]
         return "\n".join(lines), "\n".join(others)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_grown_text_looks_as_if_drawn_whole(seed: int) -> None:
     rng = random.Random(seed)
     app = SideBySide()
-    async with app.run_test(size=(80, 60)) as pilot:
+    async with app.run_test(size=(80, 90)) as pilot:
         grown, whole = app.query_one(".grown", SafeMarkdown), app.query_one(".whole", SafeMarkdown)
         at = 0
         while at < len(TEXT):
             step = rng.randint(1, 12)
             await grown.append(TEXT[at : at + step])
             at += step
-            if rng.random() < 0.3 or at >= len(TEXT):
-                await whole.update(TEXT[:at])
-                await pilot.pause()
+            if rng.random() < 0.12 or at >= len(TEXT):
+                await whole.update(grown.source)  # a line that has only begun isn't shown yet
+                await pilot.pause(0.05)  # the layout that follows on another's
                 left, right = app.halves()
                 assert left == right
+                assert len(TEXT[:at]) - len(grown.source) < 12
 
 
 async def test_a_piece_within_a_line_is_no_layout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +118,37 @@ async def test_a_piece_within_a_line_is_no_layout(monkeypatch: pytest.MonkeyPatc
             await markdown.append("word ")
             await pilot.pause()
         assert 0 < layouts < 30
+
+
+async def test_a_list_keeps_its_items_while_it_grows() -> None:
+    app = SideBySide()
+    async with app.run_test(size=(80, 30)) as pilot:
+        markdown = app.query_one(".grown", SafeMarkdown)
+        for start in ("- first point\n- second point\n- thi", "1. first point\n2. second point\n3. thi"):
+            await markdown.update("")
+            await markdown.append(start)
+            await pilot.pause()
+            before = list(markdown.query("MarkdownList MarkdownParagraph"))
+            assert len(before) == 3
+            for piece in ("rd", " point", "\n", "- " if start[0] == "-" else "4. ", "fourth", "\n\n    > quoted"):
+                await markdown.append(piece)
+                await pilot.pause()
+            after = list(markdown.query("MarkdownList MarkdownParagraph"))
+            assert after[:3] == before
+            assert len(after) == 5
+
+
+@pytest.mark.parametrize("sign", ["-", "=", "1", "#"])
+async def test_a_line_that_has_only_begun_changes_nothing_above_it(sign: str) -> None:
+    app = SideBySide()
+    async with app.run_test(size=(80, 30)) as pilot:
+        markdown = app.query_one(".grown", SafeMarkdown)
+        await markdown.append("A first line\n")
+        await pilot.pause()
+        before = app.halves()[0]
+        await markdown.append(sign)
+        await pilot.pause()
+        assert app.halves()[0] == before
+        await markdown.append("x and more")
+        await pilot.pause()
+        assert f"{sign}x and more" in app.halves()[0]

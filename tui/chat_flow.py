@@ -80,8 +80,16 @@ class ChatFlow(FlowContext):
         )
         self._keeper.opened(chat.uid, self.ctx_used)
         await self._view.show_turns(self.conversation.turns)
-        self._keeper.start(self.bring_context())
+        self._keeper.start(self._ready_to_go_on())
         return chat.draft
+
+    async def _ready_to_go_on(self) -> None:
+        """A chat was opened: the engine gets the context that it had."""
+        try:
+            await self.use_chosen_context()
+        except EngineError:
+            return  # stopped, which was told
+        await self.bring_context()
 
     async def leave(self) -> None:
         """Stops what runs and keeps what is worth keeping of the chat that is shown."""
@@ -104,12 +112,6 @@ class ChatFlow(FlowContext):
             await history.in_thread(history.set_draft, self.conversation.id, text)
         except HistoryError as error:
             self._view.say(error.message, "error")
-
-    async def settings_changed(self) -> None:
-        """Keeps the chat's settings."""
-        if self.conversation.id is not None:
-            history = await self._view.history()
-            await history.in_thread(history.set_settings, self.conversation.id, self.conversation.settings)
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -197,6 +199,7 @@ class ChatFlow(FlowContext):
         self._changed()
         try:
             await self._controller.ensure_loaded()
+            await self.use_chosen_context()
             await self.bring_context()
             request = await self._fitter.fit(self, going_on)
             if request is not None and not self.cancelled:

@@ -64,6 +64,7 @@ class ContextFitter:
                 old = self._controller.request or LoadRequest(path=model.path)
                 await flow.keep_context()
                 await self._controller.reload(n_ctx=grow, like=old)
+                await flow.remember_context(grow, old.path)
                 await flow.bring_context()
                 continue
             summary = await self._summarise(flow, oldest) if choice == "summarise" else ""

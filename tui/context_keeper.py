@@ -51,6 +51,11 @@ class ContextKeeper:
         async with self._lock:
             return await kv_store.save(self._controller, uid, tokens, self._config)
 
+    async def saved(self) -> None:
+        """Waits for a save that is under way, or is about to begin."""
+        async with self._lock:
+            pass
+
     async def bring_back(self, uid: str) -> int:
         """Brings a chat's context into the engine, once for each load; tokens that need no prefill now."""
         async with self._lock:

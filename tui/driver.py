@@ -52,12 +52,19 @@ class _HangupProof:
 
 
 class AppDriver(LinuxDriver):
-    """What `FlashmoeApp` runs on. The app gives `engine_pid` and `terminal_lost`."""
+    """What `FlashmoeApp` runs on. The app gives `engine_pid`, `terminal_lost` and `shown`."""
 
     def __init__(self, app: App[Any], **options: Any) -> None:
         super().__init__(app, **options)
         self._loop_lock = threading.Lock()
         self._file: Any = _HangupProof(self._file, self._lost)
+
+    def start_application_mode(self) -> None:
+        """At the start and after every suspension: what the app wrote before is gone from the screen."""
+        shown = getattr(self._app, "shown", None)
+        if shown is not None:
+            shown.forget()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def _lost(self) -> None:
         with contextlib.suppress(RuntimeError, AttributeError):

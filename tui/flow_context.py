@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from backends.interface import Sampling
+import msgspec
+
+from backends.interface import EngineError, LoadRequest, Sampling
 from flashmoe.config import Config
 from flashmoe.history.records import ContextCut, HistoryError, Message
 from tui.context_keeper import ContextKeeper
@@ -25,6 +29,9 @@ class FlowContext:
         self._config = config
         self._presets: Presets | None = None
         self._keeper = ContextKeeper(controller, config.kv_cache)
+        self._growing = asyncio.Lock()
+        self._refused: LoadRequest | None = None
+        """A larger context that couldn't be had, or whose load was stopped: not tried again."""
         self.conversation = self._fresh()
         self.ctx_used = 0
         """Tokens that the chat takes in the context, as its last answer left them."""
@@ -68,6 +75,59 @@ class FlowContext:
     def system_prompt(self) -> str:
         """The chat's own system prompt, else the configured one."""
         return self.conversation.settings.system_prompt or self._config.chat.system_prompt
+
+    # ---- a larger context of the chat's own -----------------------------------------------------------------------
+
+    def with_chosen_context(self, request: LoadRequest) -> LoadRequest:
+        """`request` with the larger context that was chosen in the shown chat for this model, where one was."""
+        settings = self.conversation.settings
+        n_ctx = settings.n_ctx or 0
+        if n_ctx <= (request.n_ctx or 0) or settings.n_ctx_model != PurePath(request.path).name:
+            return request
+        return msgspec.structs.replace(request, n_ctx=n_ctx)
+
+    async def use_chosen_context(self) -> None:
+        """Loads the model with the larger context that was chosen in the shown chat, unless it has that already.
+
+        Raises `EngineError` ``cancelled`` where the user stopped it; what else fails is told, and the old one stays.
+        """
+        async with self._growing:
+            controller = self._controller
+            request, model = controller.request, controller.model
+            if request is None:
+                return
+            wanted = self.with_chosen_context(request)
+            has = model is not None and model.n_ctx >= (wanted.n_ctx or 0)
+            if wanted is request or wanted == self._refused or (has and controller.state == "ready"):
+                return
+            if controller.state == "dead":
+                controller.request = wanted  # for when it is loaded
+                return
+            await self._keeper.saved()
+            try:
+                await controller.reload(n_ctx=wanted.n_ctx or 0, like=request)
+            except EngineError as error:
+                self._refused = wanted
+                if error.code == "cancelled":
+                    raise
+                size = f"{wanted.n_ctx:,} tokens"
+                self._view.say(f"This chat's context of {size} can't be had: {error.message}", "warning")
+
+    async def remember_context(self, n_ctx: int, path: str) -> None:
+        """From now on the shown chat is loaded with so large a context, on this model."""
+        self.conversation.settings = msgspec.structs.replace(
+            self.conversation.settings, n_ctx=n_ctx, n_ctx_model=PurePath(path).name
+        )
+        await self.settings_changed()
+
+    async def settings_changed(self) -> None:
+        """Keeps the chat's settings."""
+        if self.conversation.id is not None:
+            history = await self._view.history()
+            try:
+                await history.in_thread(history.set_settings, self.conversation.id, self.conversation.settings)
+            except HistoryError as error:
+                self._view.say(error.message, "error")
 
     def _fresh(self) -> Conversation:
         conversation = Conversation()

@@ -21,6 +21,10 @@ class ChatSettings(Struct, kw_only=True, frozen=True):
     sampling: Sampling | None = None
     """Sampler settings of the chat's own; they win over the preset."""
     thinking: bool | None = None
+    n_ctx: int | None = None
+    """Tokens of a larger context that was chosen when the usual one was full."""
+    n_ctx_model: str = ""
+    """File name of the model that `n_ctx` was chosen for: another one takes another amount of memory for it."""
 
 
 class Figures(Struct, kw_only=True, frozen=True):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
-from backends.interface import LoadProgress, ModelInfo, PrefillProgress
-from flashmoe import paths
+from backends.interface import PrefillProgress
 from flashmoe.history.records import Attachment as KeptAttachment
-from flashmoe.text_safety import visible_line
 from tui import figures, messages
 from tui.answer import Answer
 from tui.chat_flow import ChatFlow
@@ -21,7 +21,7 @@ from tui.conversation import Turn
 from tui.flow_view import ContextChoice, FullContext
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
-from tui.screens.chat_actions import ChatActions
+from tui.screens.chat_engine import IDLE_KEYS, ChatEngine, cause
 from tui.widgets.activity_line import ActivityLine
 from tui.widgets.composer import Attachment, AttachmentBar, Composer
 from tui.widgets.key_bar import KeyBar
@@ -35,11 +35,8 @@ if TYPE_CHECKING:
     from tui.app import FlashmoeApp
     from tui.screens.dialogs import Choice
 
-_IDLE_KEYS = ["chat.models", "chat.new", "chat.chats", "chat.experts", "app.palette", "app.help"]
-_BUSY_KEYS = ["chat.stop", *_IDLE_KEYS]
 
-
-class ChatScreen(ChatActions):
+class ChatScreen(ChatEngine):
     """One chat with one engine."""
 
     BINDINGS = bindings("chat")
@@ -58,7 +55,7 @@ class ChatScreen(ChatActions):
         self.flow = ChatFlow(self, app.controller, app.config)
         self._history: asyncio.Task[History] | None = None
         self._sending = self._resumed = False
-        self._last_load_line = self._figures_at = 0.0
+        self._figures_at = 0.0
         self._figures_of = ""
         self._told_problem: str | None = None
 
@@ -82,7 +79,7 @@ class ChatScreen(ChatActions):
                 yield AttachmentBar()
                 yield Composer(blink=False)
             yield Vertical(id="monitor")
-        yield KeyBar(self.main.keymap, _IDLE_KEYS)
+        yield KeyBar(self.main.keymap, IDLE_KEYS)
 
     def on_screen_resume(self, event: events.ScreenResume) -> None:
         """At the start every style was worked out a moment ago, when the widgets were mounted."""
@@ -124,6 +121,8 @@ class ChatScreen(ChatActions):
         self._show_transcript(bool(turns))
         await self.transcript.show(turns, self.flow.conversation.cut)
         self.query_one(TitleBar).show_context(self.flow.ctx_used)
+        # A long chat is a hundred thousand objects: looked through now rather than in the middle of typing.
+        self.set_timer(0.3, partial(gc.collect, 1))
 
     async def add_turn(self, turn: Turn) -> None:
         """Shows one more turn at the end."""
@@ -148,17 +147,6 @@ class ChatScreen(ChatActions):
         """An answer goes on after it had ended."""
         self.turn_changed(turn)
         self.transcript.follow()
-
-    def busy_changed(self) -> None:
-        """An answer began or ended."""
-        if not self.is_mounted or not self.query(KeyBar):  # the app is ending
-            return
-        if self.flow.busy:
-            self.query_one(KeyBar).show(_BUSY_KEYS)
-            if self.flow.answer_id is not None:
-                self.activity.show_waiting("Asked; waiting for the engine…")
-        else:
-            self.query_one(KeyBar).show(_IDLE_KEYS)
 
     async def choose_context(self, full: FullContext) -> ContextChoice:
         """Asks what goes when the context is full."""
@@ -288,76 +276,15 @@ class ChatScreen(ChatActions):
             self.say(f"Stopped. {self.key('chat.continue')} goes on, {self.key('chat.regenerate')} answers again.")
         elif turn.ending == "died":
             again = self.key("chat.continue") if turn.content else self.key("chat.regenerate")
-            self.say(f"{_cause(turn.error)} The next question starts it again; {again} goes on here.", "error")
+            self.say(f"{cause(turn.error)} The next question starts it again; {again} goes on here.", "error")
         elif turn.ending == "error":
             self.say(turn.error, "error")
         elif turn.ending == "length":
             self.say(f"Cut at the length limit; {self.key('chat.continue')} goes on.")
         elif turn.ending != "context":
-            self.activity.clear()
+            self.activity.done()
 
-    # ---- the engine -----------------------------------------------------------------------------------------------
-
-    def on_load_started(self, event: messages.LoadStarted) -> None:
-        """A model is being loaded."""
-        name = self._name_of(event.request.path)
-        self.query_one(TitleBar).show_model(None, f"loading {name}")
-        self.activity.show_loading(name, None, self.key("chat.stop"))
-        self.query_one(KeyBar).show(_BUSY_KEYS)
-        self._welcome()
-
-    def on_load_progressed(self, event: messages.LoadProgressed) -> None:
-        """The bar moves, at most eight times a second."""
-        now = time.monotonic()
-        if now - self._last_load_line >= 0.125 and self.main.controller.request is not None:
-            self._last_load_line = now
-            progress: LoadProgress = event.progress
-            self.activity.show_loading(
-                self._name_of(self.main.controller.request.path), progress, self.key("chat.stop")
-            )
-
-    def on_model_loaded(self, event: messages.ModelLoaded) -> None:
-        """Ready to answer."""
-        info: ModelInfo = event.info
-        title = self.query_one(TitleBar)
-        title.show_model(info)
-        title.show_context(self.flow.ctx_used)
-        self.busy_changed()
-        parts = [f"{visible_line(info.name, 40)} is ready after {info.load_s:.1f} s."]
-        if info.lossy:
-            parts.append(info.lossy)
-        elif not info.n_experts:
-            parts.append("It is a dense model: it has no experts, so nothing streams.")
-        self.say(" ".join(parts), "warning" if info.lossy else "info")
-        self._welcome()
-        self.main.monitoring.model_loaded(info, self.main.controller.pid)
-        if not self.flow.busy:  # else the answer that is waiting for this load does it first
-            self.run_worker(self.flow.bring_context(), group="context")
-
-    def on_load_failed(self, event: messages.LoadFailed) -> None:
-        """One sentence; the model that was loaded before is gone or stays, as the engine says."""
-        model = self.main.controller.model
-        self.query_one(TitleBar).show_model(model)
-        self.busy_changed()
-        cancelled = event.code == "cancelled"
-        self.say("Loading was cancelled." if cancelled else event.sentence, "info" if cancelled else "error")
-        self._welcome()
-
-    def on_engine_died(self, event: messages.EngineDied) -> None:
-        """The engine is gone between answers (in an answer its end says so too)."""
-        self.query_one(TitleBar).show_model(None, "engine stopped")
-        self.main.monitoring.engine_gone()
-        if not self.flow.busy:
-            self.say(f"{_cause(event.sentence)} The next question starts it again.", "error")
-
-    def on_engine_notice(self, event: messages.EngineNotice) -> None:
-        """Something to know, though nothing failed."""
-        self.notify(
-            visible_line(event.sentence, 300),
-            severity="warning" if event.level == "warning" else "information",
-            timeout=10,
-            markup=False,
-        )
+    # ---- the monitor ----------------------------------------------------------------------------------------------
 
     def on_telemetry_arrived(self, event: messages.TelemetryArrived) -> None:
         """Counters for the monitor."""
@@ -374,38 +301,6 @@ class ChatScreen(ChatActions):
     async def on_resize(self) -> None:
         """The monitor may have come into sight, or left it."""
         await self.main.monitoring.layout_changed()
-
-    # ---- the empty chat -------------------------------------------------------------------------------------------
-
-    def _name_of(self, path: str) -> str:
-        return "the guide" if path == str(paths.guide_model()) else visible_line(path.rsplit("/", 1)[-1], 50)
-
-    def _welcome(self) -> None:
-        welcome = self.query_one(Welcome)
-        controller = self.main.controller
-        request = controller.request
-        guide = request is not None and request.path == str(paths.guide_model())
-        if request is None:
-            welcome.say(
-                "Chat with Mixture-of-Experts models larger than your memory.\n"
-                f"{self.key('chat.models')} chooses a model to begin with.",
-                f"{self.key('app.palette')} all commands   {self.key('app.help')} help",
-                guide=False,
-            )
-        elif guide:
-            welcome.say(
-                "This is the guide, a small model that knows this program.\nAsk it something:",
-                f"Tab and Enter choose one, or type your own   {self.key('chat.models')} other models",
-                guide=True,
-            )
-        else:
-            name = controller.model.name if controller.model is not None else self._name_of(request.path)
-            welcome.say(
-                f"{visible_line(name, 50)}\nWrite below; {self.key('composer.send')} sends.",
-                f"{self.key('chat.settings')} system prompt and sampling   {self.key('chat.attach')} attach a file   "
-                f"{self.key('chat.chats')} earlier chats",
-                guide=False,
-            )
 
 
 def _open_history() -> History:
@@ -428,11 +323,7 @@ def _context_choices(full: FullContext, undo_key: str) -> list[Choice]:
         ]
     if full.grow:
         memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""
-        choices.append(Choice("grow", f"A context of {full.grow:,} tokens", f"Loads the model again{memory}"))
+        detail = f"Loads the model again{memory}; kept for this chat"
+        choices.append(Choice("grow", f"A context of {full.grow:,} tokens", detail))
     choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
     return choices
-
-
-def _cause(sentence: str) -> str:
-    """Why the engine died, without the advice to load again: here that happens by itself."""
-    return sentence.replace("; load the model again", "")

@@ -150,7 +150,8 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             highlighted = self.query_one("#thinking", OptionList).highlighted
             thinking = _THINKING[highlighted or 0][1]
         self.dismiss(
-            ChatSettings(
+            msgspec.structs.replace(
+                self._settings,
                 system_prompt=self.query_one("#system", TextArea).text.strip(),
                 preset=self._preset,
                 sampling=sampling if sampling != base else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from textual.content import Content
 from textual.widget import Widget
 
@@ -10,6 +12,8 @@ from flashmoe.text_safety import visible_line
 from tui import figures
 
 MUTED = "$foreground-muted"
+READ_S = 3.0
+"""Seconds for which the figures of an answer don't replace a warning: long enough to read why a key did nothing."""
 
 
 class ActivityLine(Widget):
@@ -23,6 +27,7 @@ class ActivityLine(Widget):
         super().__init__(id="activity")
         self._content = Content()
         self._prefill_start: tuple[float, int] | None = None
+        self._read_until = 0.0
 
     def render(self) -> Content:
         """The line as it was set last."""
@@ -43,10 +48,19 @@ class ActivityLine(Widget):
         """Nothing is going on."""
         self._set(Content())
 
+    def done(self) -> None:
+        """What was going on ended; why something was refused meanwhile can still be read."""
+        left, content = self._read_until - time.monotonic(), self._content
+        if left <= 0:
+            self.clear()
+        else:
+            self.set_timer(left, lambda: self.clear() if self._content is content else None)
+
     def say(self, sentence: str, level: str = "info") -> None:
         """A sentence that stays until something else happens. Levels: info, warning, error."""
         mark, style = {"error": ("✗ ", "$text-error"), "warning": ("! ", "$text-warning")}.get(level, ("", MUTED))
         self._set(Content.styled(mark + visible_line(sentence, 400), style))
+        self._read_until = time.monotonic() + (READ_S if level == "warning" else 0.0)
 
     def show_loading(self, name: str, progress: LoadProgress | None, cancel_key: str) -> None:
         """A model is being loaded."""
@@ -107,9 +121,12 @@ class ActivityLine(Widget):
 
     def show_answering(self, n_tokens: int, seconds: float, stop_key: str, thinking: bool) -> None:
         """Text is coming."""
+        if time.monotonic() < self._read_until:
+            return
         what = "Thinking" if thinking else "Answering"
         stop = f"  {stop_key} stops" if stop_key else ""
-        self._set(Content.styled(f"{what}  {n_tokens:,} tokens in {figures.duration(int(seconds))}{stop}", MUTED))
+        spent = figures.duration(seconds) if seconds >= 10 else f"{seconds:.0f} s"  # it moves once a second
+        self._set(Content.styled(f"{what}  {n_tokens:,} tokens in {spent}{stop}", MUTED))
 
     def _bar_width(self) -> int:
         return 10 if self.size.width < 70 else 16 if self.size.width < 100 else 24

@@ -13,6 +13,7 @@ from textual.widgets import Static
 from flashmoe.text_safety import SafeStream, visible, visible_line
 from tui import figures
 from tui.conversation import Turn
+from tui.widgets.settled import Settled
 
 if TYPE_CHECKING:
     from tui.widgets.safe_markdown import SafeMarkdown
@@ -30,7 +31,7 @@ _ENDINGS = {
 }
 
 
-class MessageView(Vertical):
+class MessageView(Vertical, Settled):
     """Common to both: the mark of the reader's cursor, and the turn that is shown."""
 
     DEFAULT_CSS = """
@@ -170,8 +171,10 @@ class AnswerView(MessageView):
 
     async def end(self) -> None:
         """The answer ended: what was held back is shown, and the whole text is rendered once more as one."""
-        self.end_thinking()
         self._shown += self._stream.end()
+        if not self.is_attached:
+            return
+        self.end_thinking()
         if self._markdown:
             markdown = self._rendered()
             if markdown.source or self._shown:
@@ -180,6 +183,8 @@ class AnswerView(MessageView):
 
     def refresh_turn(self) -> None:
         """After figures, ending or branches of the turn changed."""
+        if not self.query(".figures"):  # another chat was opened in the moment that this answer ended
+            return
         self.set_class(bool(self.turn.ending), "-ended")
         line = self.query_one(".figures", Static)
         line.set_class(bool(self._shown), "-some")

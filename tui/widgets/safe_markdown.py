@@ -6,17 +6,22 @@ made visible (`flashmoe.text_safety`). `Markdown.append` is fed at the repaint r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
-from textual.content import Content
-from textual.geometry import Region
+from textual.await_complete import AwaitComplete
 from textual.widgets import Markdown
-from textual.widgets._markdown import MarkdownParagraph
+
+from tui.widgets.growing_blocks import GrowingBulletList, GrowingOrderedList, GrowingParagraph, GrowingQuote
+from tui.widgets.settled import Settled
+
+_UNCLEAR = re.compile(r"[ \t]*(?:\d{1,9}[.)]?|[-+*=]+|[`~]{1,2}|#{1,6})[ \t]?")
+"""A line that has only begun and may become a list's item, a rule, a heading or code: a lone ``-`` would turn the line
+above into a heading for a moment, a lone ``3`` would end the list that it is to continue."""
 
 
 def _text(content: str) -> Token:
@@ -57,38 +62,16 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-class GrowingParagraph(MarkdownParagraph):
-    """A paragraph that is being written: most pieces of text end in the line that they began in.
-
-    Textual lays the whole screen out anew and sends the whole paragraph for each of them. Here a piece that leaves the
-    height as it was costs neither, and where text was only added, just the last line goes to the terminal.
-    """
-
-    _changed: Region | None = None
-
-    def set_content(self, content: Content) -> None:
-        """Shows `content` with as little work as it allows."""
-        before, (width, height) = self._content, self.content_size
-        if not width or content.get_height(cast(Any, self.styles), width) != height:
-            super().set_content(content)
-            return
-        grown = content.plain.startswith(before.plain) and content.spans[: len(before.spans)] == before.spans
-        self._content = content
-        self._changed = Region(0, height - 1, width, 1) if grown else None
-        self.update(content, layout=False)
-        self._changed = None
-
-    def refresh(self, *regions: Region, **options: Any) -> Any:
-        """As always, but for `set_content`, which knows what changed."""
-        if self._changed is not None and not regions:
-            regions = (self._changed,)
-        return super().refresh(*regions, **options)
-
-
-class SafeMarkdown(Markdown):
+class SafeMarkdown(Markdown, Settled):
     """Textual's Markdown without clickable links, images or HTML."""
 
-    BLOCKS = {**Markdown.BLOCKS, "paragraph_open": GrowingParagraph}
+    BLOCKS = {
+        **Markdown.BLOCKS,
+        "paragraph_open": GrowingParagraph,
+        "blockquote_open": GrowingQuote,
+        "bullet_list_open": GrowingBulletList,
+        "ordered_list_open": GrowingOrderedList,
+    }
 
     DEFAULT_CSS = """
     SafeMarkdown {
@@ -115,3 +98,18 @@ class SafeMarkdown(Markdown):
 
     def __init__(self, markdown: str | None = None, *, classes: str | None = None) -> None:
         super().__init__(markdown, classes=classes, parser_factory=_parser, open_links=False)
+        self._held = ""
+
+    def update(self, markdown: str) -> AwaitComplete:
+        """Shows `markdown`, all of it."""
+        self._held = ""
+        return super().update(markdown)
+
+    def append(self, markdown: str) -> AwaitComplete:
+        """Adds text at the end; a last line that can't be told yet waits for what follows, or for `update`."""
+        text = self._held + markdown
+        start = text.rfind("\n") + 1
+        unclear = (start > 0 or self.source.endswith("\n") or not self.source) and _UNCLEAR.fullmatch(text[start:])
+        self._held = text[start:] if unclear else ""
+        shown = text[: len(text) - len(self._held)]
+        return super().append(shown) if shown else AwaitComplete()

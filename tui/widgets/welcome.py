@@ -43,6 +43,7 @@ class Welcome(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="welcome")
+        self._hint = ""
 
     def compose(self) -> ComposeResult:
         """A heading, a sentence, questions, a hint."""
@@ -55,8 +56,23 @@ class Welcome(Vertical):
     def say(self, line: str, hint: str, *, guide: bool) -> None:
         """What stands here now. With `guide` the questions are offered."""
         self.query_one(".line", Static).update(Content(line))
-        self.query_one(".hint", Static).update(Content(hint))
+        self._hint = hint
+        self._lay_hint()
         self.set_class(guide, "-guide")
+
+    def on_resize(self) -> None:
+        """As many parts of the hint side by side as fit."""
+        self._lay_hint()
+
+    def _lay_hint(self) -> None:
+        """A key stays with what it does: lines break between the parts, which three blanks keep apart."""
+        lines: list[str] = []
+        for part in self._hint.split("   "):
+            if lines and len(lines[-1]) + 3 + len(part) <= self.content_size.width:
+                lines[-1] += "   " + part
+            else:
+                lines.append(part)
+        self.query_one(".hint", Static).update(Content("\n".join(lines)))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Asks."""
