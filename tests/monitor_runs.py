@@ -104,10 +104,10 @@ class Watched:
             if isinstance(event, Finished):
                 return
 
-    async def decode_for(self, samples: int) -> None:
+    async def decode_for(self, samples: int, *, tokens: int = 120) -> None:
         """Answers until so many samples were of decoding: random answers end when they like."""
         for seed in range(1, 500):
-            await self.answer(3, 120, seed)
+            await self.answer(3, tokens, seed)
             if sum(n for (where, _), n in self.stood.items() if where == "decode") >= samples:
                 return
 
