@@ -104,12 +104,13 @@ class DemoEngine:
         """Runs one token through the cache; returns the seconds that it took."""
         layers, experts = self.shape
         missed = 0
+        uses: list[np.ndarray] = []
         for row in range(layers):
             keys = self.rng.exponential(size=experts) / self.weights[row]
             if self.previous is not None:
                 keys[self.previous[row]] *= 0.35
             chosen = np.argpartition(keys, self.used)[: self.used]
-            self.meter.observe(row, chosen)
+            uses.append(chosen + row * experts)
             if self.previous is None:
                 self.previous = np.zeros((layers, self.used), np.int64)
             self.previous[row] = chosen
@@ -123,6 +124,7 @@ class DemoEngine:
             self.uses[row, chosen] += 1
             self.last[row, chosen] = self.tokens + 1
             self.heat[row, chosen] += 1
+        self.meter.note(uses)
         over = int(self.resident.sum()) - self.budget // self.expert_bytes
         if over > 0:
             flat = np.where(self.resident, self.stamp, np.iinfo(np.int64).max).reshape(-1)

@@ -31,6 +31,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 import numpy as np  # noqa: E402
 from synthetic import Spec, write_model  # noqa: E402
 
+from backends.engine.client import EngineClient  # noqa: E402
 from backends.gguf_file import read_gguf  # noqa: E402
 from backends.interface import BenchRequest, Finished, GenerateRequest, LoadRequest, Sampling  # noqa: E402
 from backends.planner import PlanRequest, plan  # noqa: E402
@@ -83,7 +84,7 @@ def used() -> int:
     return sum(each_used())
 
 
-async def answer(engine: MonitoredEngine, n_vocab: int, seconds: float) -> tuple[int, float]:
+async def answer(engine: EngineClient, n_vocab: int, seconds: float) -> tuple[int, float]:
     """Answers to random prompts, drawn without any cut so that routing spreads; (tokens, seconds of decoding)."""
     rng, tokens, spent = np.random.default_rng(3), 0, 0.0
     deadline = asyncio.get_running_loop().time() + seconds

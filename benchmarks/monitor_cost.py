@@ -4,7 +4,8 @@
     python benchmarks/monitor_cost.py
 
 Prints milliseconds of CPU for each part on a made-up model of 48 x 128 experts, and the share of one core that the
-whole takes at its usual rates (2 samples and 0.5 maps a second, 5 tokens a second).
+whole takes at its usual rates (2 samples and 0.5 maps a second, 5 tokens a second); then what the router hook keeps, in
+microseconds of a token, for a model of that shape and for the guide.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
+import numpy.typing as npt
 from demo_samples import DemoEngine
 from textual.app import App, ComposeResult
 from textual.containers import Horizontal
@@ -28,11 +30,13 @@ from textual.widgets import Static
 
 from backends.engine.protocol import encoder, event_decoder
 from backends.streaming.pace import Pace
-from backends.streaming.reuse import ReuseMeter
+from backends.streaming.reuse import SPEND, ReuseMeter
 from flashmoe.monitor.collector import Collector
 from flashmoe.monitor.feed import MonitorFeed
 from tui.screens.experts import ExpertMapView
 from tui.widgets.monitor_column import MonitorColumn
+
+I64 = npt.NDArray[np.int64]
 
 
 def cpu_ms(work: Callable[[], object], repeat: int) -> float:
@@ -57,6 +61,54 @@ class PaneApp(App[None]):
         with Horizontal():
             yield ExpertMapView(self.feed) if self.with_map else Static("")
             yield MonitorColumn(self.feed)
+
+
+def graphs_of(layers: int, experts: int, used: int) -> list[I64]:
+    """Uses of some tokens, row * experts + expert."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(layers)[:, None] * experts
+    return [(rows + np.stack([rng.permutation(experts)[:used] for _ in range(layers)])).reshape(-1) for _ in range(64)]
+
+
+def noted_us(layers: int, experts: int, used: int) -> tuple[float, float]:
+    """Microseconds that the hook's thread spends on what it keeps for the monitor: (a token, a layer of it)."""
+    meter, pace = ReuseMeter(layers, experts, [60_000] * layers, spend=SPEND), Pace()
+    graphs = graphs_of(layers, experts, used)
+    tokens = 2000
+    spent = layer_s = 0.0
+    for number in range(tokens):
+        started = time.perf_counter()
+        pace.begin(1)
+        for row in range(layers):
+            pace.chosen(row)
+        between = time.perf_counter()
+        meter.note([graphs[number % len(graphs)]])
+        spent += time.perf_counter() - started
+        layer_s += between - started
+        if number % 100 == 99:
+            meter.digest()  # another thread does that
+    return spent / tokens * 1e6, layer_s / tokens / layers * 1e6
+
+
+def digested_ms(layers: int, experts: int, used: int, speed: float) -> float:
+    """Milliseconds that the thread of the telemetry spends on the distances of half a second's tokens."""
+    now = [0.0]
+    meter = ReuseMeter(layers, experts, [60_000] * layers, spend=SPEND, clock=lambda: now[0] + time.thread_time())
+    graphs = graphs_of(layers, experts, used)
+    spent = carried = 0.0
+    number = 0
+    for sample in range(60):
+        now[0] += 0.5
+        carried += speed / 2
+        while carried >= 1:
+            meter.note([graphs[number % len(graphs)]])
+            number, carried = number + 1, carried - 1
+        started = time.thread_time()
+        meter.histogram()
+        meter.next_token_reuse()
+        if sample >= 20:  # what a session counts at its beginning whatever it costs is over
+            spent += time.thread_time() - started
+    return spent / 40 * 1e3
 
 
 async def painted(engine: DemoEngine, feed: MonitorFeed, samples: list[object]) -> float:
@@ -85,19 +137,6 @@ def main() -> None:
     feed.push_map(experts)
     collector = Collector(os.getpid(), Path(__file__))
     telemetry = engine.step().telemetry
-    layers, count = engine.shape
-    meter = ReuseMeter(layers, count, [engine.expert_bytes] * layers)
-    pace = Pace()
-    rng = np.random.default_rng(0)
-    graphs = [[rng.permutation(count)[: engine.used] for _ in range(layers)] for _ in range(50)]
-    turn = iter(range(10**9))
-
-    def token() -> None:
-        pace.begin(1)
-        for row, ids in enumerate(graphs[next(turn) % len(graphs)]):
-            pace.chosen(row)
-            meter.observe(row, ids)
-
     parts = {
         "reading the kernel's counters, a sample": (cpu_ms(collector.sample, 200), 2.0),
         "panes: frame, verdict, layout, paint, a sample": (
@@ -109,13 +148,22 @@ def main() -> None:
             2.0,
         ),
         "a map over the pipe, both ends": (cpu_ms(lambda: event_decoder.decode(encoder.encode(experts)), 100), 0.5),
-        "reuse distances and times of layers, a token": (cpu_ms(token, 200), 5.0),
+        "what the hook notes, a token": (noted_us(*engine.shape, engine.used)[0] / 1e3, 5.0),
+        "reuse distances of half a second of tokens": (digested_ms(*engine.shape, engine.used, 5.0), 2.0),
     }
     total = 0.0
     for name, (cost, rate) in parts.items():
         total += cost * rate / 1e3
         print(f"{name:<48} {cost:7.3f} ms   {cost * rate / 10:6.3f} % of a core")
     print(f"{'together':<48} {'':10}   {total * 100:6.3f} % of a core")
+    print()
+    for name, shape, speed in (("the guide", (8, 32, 4), 350.0), ("48 x 128", (48, 128, 8), 5.0)):
+        took, layer = noted_us(*shape)
+        digest = digested_ms(*shape, speed)
+        print(
+            f"{name} at {speed:g} tok/s: the hook notes {took:.1f} us a token ({layer:.2f} a layer), "
+            f"{took * speed / 1e4:.3f} % of a core; distances {digest:.2f} ms twice a second, {digest / 5:.3f} %"
+        )
 
 
 if __name__ == "__main__":

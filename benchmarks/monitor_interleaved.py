@@ -18,6 +18,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from math import comb
 from pathlib import Path
@@ -36,6 +37,7 @@ from flashmoe.monitor.collector import Sampler
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.live import LiveMonitor
 from flashmoe.monitor.sample import Sample
+from tui.redraws import Redraws
 from tui.screens.experts import ExpertMapView
 from tui.widgets.monitor_column import MonitorColumn
 
@@ -58,16 +60,52 @@ def report(name: str, ratios: list[float]) -> None:
     print(f"{name}: {statistics.median(ordered):.4f}x of the speed without ({low:.4f} to {high:.4f}, {n} pairs)")
 
 
+class Spent:
+    """CPU time of this process, and of those threads of the engine's that don't compute."""
+
+    def __init__(self, engine: int | None) -> None:
+        self._engine = engine
+        self.seconds = self.own = self.beside = 0.0
+        self._before: tuple[float, float, dict[str, float]] = (0.0, 0.0, {})
+
+    def _now(self) -> tuple[float, float, dict[str, float]]:
+        threads = {}
+        for task in Path(f"/proc/{self._engine}/task").iterdir():
+            with contextlib.suppress(OSError):
+                threads[task.name] = int((task / "schedstat").read_text().split()[0]) / 1e9
+        return time.monotonic(), time.process_time(), threads
+
+    def start(self) -> None:
+        """A stretch begins."""
+        self._before = self._now()
+
+    def stop(self) -> None:
+        """It ended; a thread that took more than a fifth of it computes."""
+        t, own, threads = self._now()
+        before_t, before_own, before = self._before
+        took = [threads[name] - before.get(name, 0.0) for name in threads]
+        self.seconds += t - before_t
+        self.own += own - before_own
+        self.beside += sum(s for s in took if s < 0.2 * (t - before_t))
+
+    def __str__(self) -> str:
+        own, beside = (x / self.seconds * 1e3 for x in (self.own, self.beside))
+        return f"{own:.1f} ms of CPU a second here, {beside:.1f} in the engine's threads beside those that compute"
+
+
 async def panes(args: argparse.Namespace) -> list[float]:
     """Ratios of speed with all panes to speed without."""
     feed = MonitorFeed()
     app = PaneApp(feed, with_map=True)
     views: list[Any] = []
 
+    redraws = Redraws()
+
     def arrived(sample: Sample) -> None:
-        feed.push(sample)
-        for view in views:
-            view.update_view()
+        frame = feed.push(sample)
+        if redraws.due(sample.t, frame.phase, busy=True):
+            for view in views:
+                view.update_view()
 
     live = LiveMonitor(arrived, watchable=False)
 
@@ -86,7 +124,7 @@ async def panes(args: argparse.Namespace) -> list[float]:
 
     async def stretch(number: int) -> float:
         async for news in client.generate(request(number, args.stretch)):
-            if isinstance(news, Finished):
+            if isinstance(news, Finished) and news.usage.completion_tokens is not None:
                 return news.usage.completion_tokens / news.usage.decode_s
         raise AssertionError
 
@@ -101,13 +139,18 @@ async def panes(args: argparse.Namespace) -> list[float]:
         for number in range(args.warm):
             await stretch(1000 + number)
         ratios = []
+        spent = {True: Spent(client.pid), False: Spent(client.pid)}
         for pair in range(args.pairs):
             speed: dict[bool, float] = {}
             for on in (True, False) if pair % 2 else (False, True):
                 await switch(on)
+                spent[on].start()
                 speed[on] = await stretch(pair * 2 + on)
+                spent[on].stop()
             ratios.append(speed[True] / speed[False])
         await switch(False)
+        for on, what in ((True, "with all panes"), (False, "without")):
+            print(f"{what}: {spent[on]}")
         print(f"with all panes {speed[True]:.2f} tok/s in the last pair, {speed[False]:.2f} without")
         return ratios
 
@@ -132,15 +175,17 @@ def always_on(args: argparse.Namespace) -> list[float]:
     model = StreamBackend().load(load_request(args), lambda _: True)
     pager: Any = model.pager  # type: ignore[attr-defined]
     kept: dict[str, Callable[..., Any]] = {
-        "observe": pager.meter.observe, "begin": pager.pace.begin, "chosen": pager.pace.chosen,
+        "note": pager.meter.note, "begin": pager.pace.begin, "chosen": pager.pace.chosen,
     }  # fmt: skip
 
     def nothing(*_: object, **__: object) -> None:
         return None
 
     def switch(on: bool) -> None:
-        pager.meter.observe = kept["observe"] if on else nothing
+        pager.meter.note = kept["note"] if on else nothing
         pager.pace.begin, pager.pace.chosen = (kept["begin"], kept["chosen"]) if on else (nothing, nothing)
+
+    due = [0.0]
 
     def stretch(number: int) -> float:
         model.submit(request(number, args.stretch))
@@ -148,7 +193,11 @@ def always_on(args: argparse.Namespace) -> list[float]:
         while model.busy():
             for news in model.step():
                 usage = news.usage if isinstance(news, Finished) else usage
+            if time.monotonic() >= due[0]:  # an engine's child is asked twice a second, by its other thread
+                due[0] = time.monotonic() + 0.5
+                pager.meter.digest()
         assert usage is not None
+        assert usage.completion_tokens is not None
         return usage.completion_tokens / usage.decode_s
 
     try:

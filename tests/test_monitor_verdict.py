@@ -123,6 +123,25 @@ def test_pages_that_are_taken_back_before_they_are_used() -> None:
     assert verdict.predicted_tok_s > 4
 
 
+def test_a_budget_over_what_the_kernel_can_keep() -> None:
+    """Measured: a page cache budget of 218 MiB inside 220 MiB, 186 faults a token, the CPU busy fetching them."""
+    mib = 1 << 20
+    thrash = work(tokens=97, total_s=2.36, stall_s=0.57, hook_s=0.26, cpu_s=1.32, major_faults=18_091, misses=329)
+    said = frame(thrash, cpus=2, memory_stall=0.18, resident=192 * mib, budget=218 * mib, ram_cache=186 * mib)
+    verdict = judge(said, info(n_threads=1, store="pagecache", expert_bytes=243 * mib), 1e9)
+    assert verdict.kind == "faults"
+    assert "187 a token" in verdict.detail
+    assert verdict.advice == "--ram 0.15, which stays in memory: 41.1 → 50.1 tok/s or more"
+    assert verdict.change_bytes == pytest.approx(-60 * mib, abs=mib)
+    # The kernel's figure of waits is of all tasks and may be late: far more faults than reads say it alone.
+    quiet = judge(msgspec.structs.replace(said, memory_stall=0.02), info(n_threads=1, store="pagecache"), 1e9)
+    assert quiet.kind == "faults"
+    assert quiet.advice == "--ram 0.15, which stays in memory"
+    # Half a fault for each miss is how reads look.
+    reading = work(tokens=97, total_s=2.36, stall_s=0.57, hook_s=0.26, cpu_s=1.32, major_faults=2_500, misses=5_000)
+    assert judge(frame(reading, cpus=2, memory_stall=0.02), info(n_threads=1), 1e9).kind == "cpu"
+
+
 def test_swapping_is_memory_pressure() -> None:
     verdict = judge(frame(work(major_faults=5_000), engine_swap=3 * GIB), info(), 1e9)
     assert verdict.kind == "memory"
@@ -131,7 +150,9 @@ def test_swapping_is_memory_pressure() -> None:
     # Reads of experts are booked as memory stalls by the kernel: those are the SSD's.
     reading = work(stall_s=1.6, read_bytes=int(2e9))
     assert judge(frame(reading, memory_stall=0.7), info(), 1.4e9).kind == "ssd"
-    assert judge(frame(work(stall_s=0.02), memory_stall=0.5), info(), 1.4e9).kind == "memory"
+    assert judge(frame(work(stall_s=0.02, major_faults=100), memory_stall=0.5), info(), 1.4e9).kind == "memory"
+    # Another program's waits are not the engine's.
+    assert judge(frame(work(stall_s=0.02), memory_stall=0.5), info(), 1.4e9).kind == "cpu"
 
 
 def test_a_shared_cpu_is_named() -> None:

@@ -5,56 +5,27 @@ The recordings are real: see tests/recordings/README.md for how they were made.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.color import ColorSystem
-from rich.segment import Segment
-from rich.style import Style
-from textual.color import Color
-from textual.filter import LineFilter
 from textual.pilot import Pilot
 
 from flashmoe.monitor.recording import Recording
+from tests.colour_modes import MODES, finish, prepare, theme
 from tui.screens.experts import ExpertMapView
 from tui.screens.replay import ReplayApp
 
 FOLDER = Path(__file__).parent / "recordings"
 RECORDINGS = ("guide", "48x128")
-MODES = ("24-bit", "256", "16", "none", "contrast")
 SIZES = [(80, 24), (120, 36), (200, 60)]
-
-
-class Palette256(LineFilter):
-    """What a terminal of 256 colours shows: each colour's nearest of its palette, as Rich chooses it."""
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [Segment(text, style and nearest(style), control) for text, style, control in segments]
-
-
-@lru_cache(4096)
-def nearest(style: Style) -> Style:
-    def reduced(colour: Any) -> Any:
-        if colour is None or colour.is_default:
-            return colour
-        return type(colour).from_triplet(colour.downgrade(ColorSystem.EIGHT_BIT).get_truecolor())
-
-    return style + Style(color=reduced(style.color), bgcolor=reduced(style.bgcolor))
 
 
 def app_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, mode: str) -> ReplayApp:
     monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLORTERM", "truecolor")
-    for variable in ("SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY", "NO_COLOR"):
-        monkeypatch.delenv(variable, raising=False)
-    if mode == "none":
-        monkeypatch.setenv("NO_COLOR", "1")
-    theme = {"16": "terminal", "contrast": "contrast"}.get(mode)
-    app = ReplayApp(Recording(FOLDER / f"{name}.fmrec"), theme=theme)
-    if mode == "256":
-        app._filters.append(Palette256())
+    prepare(monkeypatch, mode)
+    app = ReplayApp(Recording(FOLDER / f"{name}.fmrec"), theme=theme(mode))
+    finish(app, mode)
     app.player.paused = True
     app.player.seek(app.player.duration * 0.9)
     return app
@@ -81,8 +52,11 @@ def test_map(
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
-def test_map_in_colour_modes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snap_compare: Any, mode: str) -> None:
-    app = app_for(monkeypatch, tmp_path, "48x128", mode)
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_map_in_colour_modes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snap_compare: Any, name: str, mode: str
+) -> None:
+    app = app_for(monkeypatch, tmp_path, name, mode)
     assert snap_compare(app, terminal_size=(120, 36), run_before=open_map)
 
 

@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from backends.interface import ExpertMap, ModelInfo, Telemetry
+from tui.redraws import Redraws
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from tui.app import FlashmoeApp
 
 MAP_INTERVAL_S = 2.0
-IDLE_INTERVAL_S = 5.0
-"""Seconds between repaints while the engine does nothing: every one is some hundred bytes over the wire."""
 
 
 class SampleTaken(Message):
@@ -46,8 +45,7 @@ class Monitoring:
         self._probed = ""  # the model whose disk was measured last
         self.experts_open = False
         self.feed: MonitorFeed | None = None
-        self._drawn_t = -1e9
-        self._was_busy = True
+        self._redraws = Redraws()
 
     async def start(self, column: Widget, strip: Widget, *, measure: bool = True, record: Path | None = None) -> None:
         """Mounts the panes into their places and, unless told not to, starts to sample."""
@@ -93,18 +91,22 @@ class Monitoring:
         """A new sample: every pane looks again."""
         idle = sample.telemetry is not None and not sample.telemetry.n_active and not sample.telemetry.n_waiting
         if self.feed is not None:
-            self.feed.push(sample)
+            frame = self.feed.push(sample)
             busy = self._app.controller.busy or self._app.controller.state == "loading"
-            if busy or self._was_busy or sample.t - self._drawn_t >= IDLE_INTERVAL_S:
-                self._drawn_t = sample.t
+            hidden = self._hidden()
+            if self._redraws.due(sample.t, (busy, frame.phase, hidden), busy=busy) and not hidden:
                 self.update_views()
-            self._was_busy = busy
         info = self._info
         if idle and info is not None and not info.disk_bytes_s and self._probed != info.path:
             self._probed = info.path
             self._app.chat_screen.run_worker(self._probe_disk())
         if self._live is not None and self._live.maps_wanted and not self._maps_wanted:
             await self.layout_changed()
+
+    def _hidden(self) -> bool:
+        """Whether another screen covers the panes; dialogs let them be seen."""
+        screen = self._app.screen
+        return screen is not self._app.chat_screen and not screen.is_modal
 
     def update_views(self) -> None:
         """Every pane that can be seen looks at the feed again."""

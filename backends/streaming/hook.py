@@ -54,6 +54,7 @@ class RouterHook:
             t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
         }
         self._by_name = {t.entry.name: self._weights[t.pointer] for row in layout.rows for t in row.tensors}
+        self._row_of_topk = {TOPK_PREFIX + str(layer).encode(): row for layer, row in layout.row_of.items()}
         self._all = [frozenset(range(len(r.tensors))) for r in layout.rows]
         self._up = [frozenset(i for i, t in enumerate(r.tensors) if not t.is_down) for r in layout.rows]
         self._left: dict[int, set[int]] = {}
@@ -157,9 +158,7 @@ class RouterHook:
         return bool(ask)
 
     def _chosen(self, node: int) -> None:
-        name = C.string_at(node + _NAME).decode("ascii", "replace")
-        match = _TOPK.match(name)
-        row = self._layout.row_of.get(int(match[1])) if match else None
+        row = self._row_of_topk.get(C.string_at(node + _NAME))
         if row is None:
             return  # a layer whose experts aren't ours
         t = abi.Tensor.from_address(node)
@@ -171,20 +170,21 @@ class RouterHook:
             return  # the last layer of a ubatch that wants no logits computes on no token
         holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
         if holder and self._ggml.buffer_is_host(holder):
-            raw = np.ctypeslib.as_array((C.c_int32 * count).from_address(t.data))
+            raw = np.frombuffer(C.string_at(t.data, 4 * count), np.int32)
         else:  # the ids may lie in VRAM
             raw = np.empty(count, np.int32)
             self._ggml.tensor_get(node, raw.ctypes.data, 0, count * 4)
         experts = self._layout.rows[row].n_experts
         if n == 1:
             ids, counts = raw.astype(np.int64), None if self._weight == 1 else np.full(len(raw), self._weight)
-            if ids.max() >= experts or ids.min() < 0:
-                raise EngineError("bad_model", f"Layer {match[1] if match else '?'} chose an expert that isn't there.")
+            listed = raw.tolist()  # of so few, Python finds the largest sooner than numpy
+            if max(listed) >= experts or min(listed) < 0:
+                raise self._no_such_expert(row)
         else:
             table = np.lib.stride_tricks.as_strided(raw, (n, k), (stride * 4, 4))
             found = np.bincount(table.ravel(), minlength=experts)
             if len(found) > experts:
-                raise EngineError("bad_model", f"Layer {match[1] if match else '?'} chose an expert that isn't there.")
+                raise self._no_such_expert(row)
             ids = np.flatnonzero(found)
             counts = found[ids]
         ahead = None
@@ -196,6 +196,9 @@ class RouterHook:
             self._unslotted.add(row)
         elif self._slots is not None:
             self._slots.translate(row, raw.reshape(1, k) if n == 1 else table)
+
+    def _no_such_expert(self, row: int) -> EngineError:
+        return EngineError("bad_model", f"Layer {self._layout.rows[row].layer} chose an expert that isn't there.")
 
     def _ask_product(self, node: int) -> bool:
         weight = C.c_void_p.from_address(node + _SRC).value or 0

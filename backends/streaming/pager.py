@@ -145,6 +145,9 @@ class Pager:
         self._collect_guesses()
         self._clear_overflow()
         self.ledger.flush()
+        noted = self.ledger.take_noted()
+        if noted:
+            self.meter.note(noted, decode=self._decoding)
         if self._slots is None:
             self._trim()
         if self._slots is None and _major_faults() - self._faults > 16 and time.monotonic() - self._synced > 0.25:
@@ -170,7 +173,6 @@ class Pager:
                 return False
         else:
             self._quiet += 1
-        self.meter.observe(row, ids, decode=self._decoding)  # while the reads are on their way
         if ahead is not None and self._quiet <= self.ledger.rows:  # with nothing missing there is nothing to guess
             self._read_ahead(row + 1, ahead())
         if absent:

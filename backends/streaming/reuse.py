@@ -4,17 +4,20 @@ The reuse distance of a use (Mattson's stack distance) is the bytes of the disti
 the last use of the same expert, itself included. A least-recently-used budget of B bytes hits exactly the uses whose
 distance is at most B, so one histogram of distances gives the hit rate at every budget at once.
 
-The meter is fed by the router hook, so it must cost next to nothing: it follows a fixed random share of each layer's
-experts (SHARDS: distances among the sampled experts, scaled up, are an unbiased estimate) and works once per decoded
-graph in a few numpy operations. Every graph moves the clock; distances are taken of as many graphs as stay within a
-share of the session's time (all of them on a model that takes tens of milliseconds a token, each standing for itself;
-one in some tens on a tiny one, standing for those between). Models with up to `max_sampled` experts in all are followed
-whole.
+The router hook only hands over which experts a graph used (`note`: one list grows); the work is done when somebody
+asks for figures, on the asker's thread, for all graphs since the last time together. A fixed random share of each
+layer's experts is followed (SHARDS: distances among the sampled experts, scaled up, are an unbiased estimate). Every
+graph moves the clock; distances are taken of as many graphs as stay within a share of the session's time (all of them
+on a model that takes tens of milliseconds a token, each standing for itself; one in some tens on a tiny one, standing
+for those between). Models with up to `max_sampled` experts in all are followed whole.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,8 +31,10 @@ N_BINS = 120
 
 _EDGES: npt.NDArray[np.float64] = 2.0 ** (BIN_BASE_LOG2 + np.arange(N_BINS) / BINS_PER_OCTAVE)
 
-SPEND = 0.004
+SPEND = 0.002
 """The share of the session's time that distances may take."""
+MOST_NOTED = 1 << 15
+"""Uses that wait for somebody to ask; then whoever notes one more does the work, so that the list stays short."""
 _ALWAYS_GRAPHS = 32
 """So many graphs are counted whatever they cost: a session that has just begun has a curve, too."""
 _MOST_CREDIT_S = 0.01
@@ -38,10 +43,10 @@ _HALF_LIFE_TOKENS = 1024
 
 
 class ReuseMeter:
-    """Reuse distances over the stream of (row, experts) that the router chose.
+    """Reuse distances over the stream of experts that the router chose.
 
-    A row is a layer that has routed experts, counted from 0 in graph order. `observe` is called by one thread; the
-    readers may be called by another (they copy).
+    A row is a layer that has routed experts, counted from 0 in graph order. `note` is called by one thread; the readers
+    may be called by others.
     """
 
     def __init__(
@@ -83,16 +88,16 @@ class ReuseMeter:
         self._all = 0.0
         self._repeated = np.zeros(n_rows, dtype=np.float64)
         self._counted = np.zeros(n_rows, dtype=np.float64)
-        self._pending: list[npt.NDArray[np.int64]] = []
-        self._pending_rows: list[int] = []
+        self._noted: deque[tuple[list[npt.NDArray[np.int64]], bool]] = deque()
+        self._n_noted = 0
+        self._lock = threading.Lock()
         self._spend, self._clock = spend, clock
         self._credit = 0.0
         self._credit_t: float | None = None
         self._counted_graphs = 0
         self._skipped = 0  # graphs since the last one that was counted
         self._skipped_uses = 0
-        self._pending_row = -1
-        self._pending_decode = True
+        self._cost_s = 0.0  # of one graph's distances, as they took lately
         self._since_fade = 0
 
     @property
@@ -100,56 +105,98 @@ class ReuseMeter:
         """The share of the experts that is followed, 1 where the measurement is exact."""
         return self._rate
 
-    def observe(self, row: int, experts: Sequence[int] | npt.NDArray[np.integer], *, decode: bool = True) -> None:
-        """The distinct experts that row `row` uses in this graph; rows come in order, a lower one starts the next.
+    def note(self, uses: list[npt.NDArray[np.int64]], *, decode: bool = True) -> None:
+        """A graph used these experts: row * n_experts + expert, in the order of its rows, each at most once.
 
-        Uses with `decode` False (prefill: one graph touches most experts) move the clock but aren't counted.
+        Uses with `decode` False (prefill: one graph touches most experts) move the clock but aren't counted. The arrays
+        are kept until the next `digest`.
         """
-        if row <= self._pending_row:
-            self.flush()
-        self._pending.append(experts)  # type: ignore[arg-type]
-        self._pending_rows.append(row * self._n_experts)
-        self._pending_row = row
-        self._pending_decode = decode
+        self._noted.append((uses, decode))
+        self._n_noted += sum(map(len, uses))
+        if self._n_noted >= MOST_NOTED and self._lock.acquire(blocking=False):
+            try:
+                self._digest()
+            finally:
+                self._lock.release()
 
-    def flush(self) -> None:
-        """Accounts for the graph seen so far; called by `observe` when the next one starts."""
-        pending, self._pending, self._pending_row = self._pending, [], -1
-        starts, self._pending_rows = self._pending_rows, []
-        if not pending:
-            return
-        ids = np.concatenate(pending).astype(np.int64) + np.repeat(starts, [len(each) for each in pending])
-        followed = self._flat_index[ids]
-        if self._rate < 1.0:
-            followed = followed[followed >= 0]
-        n = len(followed)
-        if self._pending_decode:
-            self._skipped += 1
-            self._skipped_uses += len(ids)
-            if n and self._may_spend():
-                started = self._clock()
-                self._count(followed, float(self._skipped))
-                self._all += self._skipped_uses
-                self._skipped = self._skipped_uses = 0
-                self._counted_graphs += 1
-                self._credit -= self._clock() - started
-            self._since_fade += 1
-            if self._since_fade >= _FADE_TOKENS:
-                self._since_fade = 0
-                self._fade()
-        self._last[followed] = np.arange(self._position, self._position + n)
-        self._last_graph[followed] = self._graph
-        self._position += n
-        self._graph += 1
+    def digest(self) -> None:
+        """Accounts for the graphs noted so far; every reader does it first."""
+        with self._lock:
+            self._digest()
 
-    def _may_spend(self) -> bool:
-        if self._spend >= 1.0:
-            return True
+    def _digest(self) -> None:
+        noted = [self._noted.popleft() for _ in range(len(self._noted))]  # more may be appended meanwhile
+        self._n_noted = 0
+        decodes = sum(decode for _, decode in noted)
+        step = self._step(decodes)
+        after = step - 1  # graphs of decode before the first that is counted
+        clock: list[npt.NDArray[np.int64]] = []  # uses of graphs that only move the clock
+        graphs: list[int] = []
+        for uses, decode in noted:
+            graph = np.concatenate(uses) if len(uses) > 1 else uses[0]
+            if decode:
+                self._skipped += 1
+                self._skipped_uses += len(graph)
+                self._since_fade += 1
+                if after <= 0:
+                    self._move(clock, graphs)
+                    clock, graphs, after = [], [], step
+                    self._take(graph)
+                after -= 1
+                if self._since_fade >= _FADE_TOKENS:
+                    self._since_fade = 0
+                    self._fade()
+            clock.append(graph)
+            graphs.append(len(graph))
+        self._move(clock, graphs)
+
+    def _step(self, decodes: int) -> int:
+        """One in how many of so many graphs is to be counted, to stay within the share of time."""
+        if self._spend >= 1.0 or not decodes:
+            return 1
         now = self._clock()
         since = now - self._credit_t if self._credit_t is not None else 0.0
         self._credit_t = now
         self._credit = min(_MOST_CREDIT_S, self._credit + self._spend * since)  # an hour's pause is no licence
-        return self._credit > 0 or self._counted_graphs < _ALWAYS_GRAPHS
+        wanted = max(0, _ALWAYS_GRAPHS - self._counted_graphs)
+        if self._cost_s > 0 and self._credit > 0:
+            wanted = max(wanted, int(self._credit / self._cost_s))
+        elif self._credit > 0:
+            wanted = decodes
+        return math.ceil(decodes / wanted) if wanted else decodes + 1
+
+    def _take(self, graph: npt.NDArray[np.int64]) -> None:
+        """Counts the distances of one graph's uses, and books what that cost."""
+        followed = self._followed(graph)
+        if not len(followed):
+            return
+        started = self._clock()
+        self._count(followed, float(self._skipped))
+        self._all += self._skipped_uses
+        self._skipped = self._skipped_uses = 0
+        self._counted_graphs += 1
+        took = self._clock() - started
+        self._credit -= took
+        self._cost_s = took if self._cost_s <= 0 else 0.9 * self._cost_s + 0.1 * took
+
+    def _followed(self, graph: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        followed: npt.NDArray[np.int32] = self._flat_index[graph]
+        return followed[followed >= 0] if self._rate < 1.0 else followed
+
+    def _move(self, uses: list[npt.NDArray[np.int64]], lengths: list[int]) -> None:
+        """Moves the clock over some graphs. Where an expert comes more than once its last use stands: numpy assigns in
+        order."""
+        if not uses:
+            return
+        of = np.repeat(np.arange(self._graph, self._graph + len(uses)), lengths)
+        followed = self._flat_index[np.concatenate(uses)]
+        if self._rate < 1.0:
+            there = followed >= 0
+            followed, of = followed[there], of[there]
+        self._last[followed] = np.arange(self._position, self._position + len(followed))
+        self._last_graph[followed] = of
+        self._position += len(followed)
+        self._graph += len(uses)
 
     def _count(self, followed: npt.NDArray[np.int32], weight: float) -> None:
         """Takes the distances of a graph's uses; each counts `weight` times, for the graphs that weren't counted."""
@@ -192,10 +239,13 @@ class ReuseMeter:
         a censored observation. Kaplan and Meier's estimator counts it as such (1958); taken for misses at any budget,
         first uses made large budgets look a fifth worse than they turned out, early in a session.
         """
-        hist = self._hist.copy()
+        with self._lock:
+            self._digest()
+            hist, unseen = self._hist.copy(), self._unseen.copy()
+            missed = self._all * self._rate - self._sampled
         # SHARDS-adj: hot experts that happen not to be followed (or to be) would bend the curve; their uses are near.
-        hist[0] = max(0.0, hist[0] + self._all * self._rate - self._sampled)
-        counts = kaplan_meier(hist, self._unseen)
+        hist[0] = max(0.0, hist[0] + missed)
+        counts = kaplan_meier(hist, unseen)
         return tuple(round(x / self._rate) for x in counts)
 
     def hit_rate_at(self, budget_bytes: float) -> float | None:
@@ -204,11 +254,13 @@ class ReuseMeter:
 
     def next_token_reuse(self) -> float | None:
         """The share of a token's experts that the token before it used too; None before any use."""
+        self.digest()
         counted = float(self._counted.sum())
         return float(self._repeated.sum()) / counted if counted else None
 
     def next_token_reuse_by_row(self) -> npt.NDArray[np.float32]:
         """The same per row, float32 of n_rows; NaN where a row has no use yet."""
+        self.digest()
         with np.errstate(invalid="ignore", divide="ignore"):
             return (self._repeated / self._counted).astype(np.float32)
 
@@ -229,14 +281,21 @@ def kaplan_meier(seen: npt.NDArray[np.float64], censored: npt.NDArray[np.float64
 
 def hit_rate_at(histogram: Sequence[float], budget_bytes: float) -> float | None:
     """`ReuseMeter.hit_rate_at` from a histogram; linear within a bin. What nothing is known of counts as missed."""
+    rates = hit_rates_at(histogram, np.array([budget_bytes], np.float64))
+    return None if rates is None else float(rates[0])
+
+
+def hit_rates_at(histogram: Sequence[float], budgets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """`hit_rate_at` for many budgets at once."""
     counts = np.asarray(histogram, dtype=np.float64)
     total = float(counts.sum())
     if total <= 0 or len(counts) != N_BINS + 1:
         return None
-    if budget_bytes <= 0:
-        return 0.0
-    position = (np.log2(budget_bytes) - BIN_BASE_LOG2) * BINS_PER_OCTAVE
-    whole = int(np.clip(np.floor(position) + 1, 0, N_BINS))
-    part = float(np.clip(position - (whole - 1), 0.0, 1.0)) if whole < N_BINS else 0.0
-    hits = float(counts[:whole].sum()) + (part * float(counts[whole]) if whole < N_BINS else 0.0)
-    return hits / total
+    # hits of a budget that ends with each bin, and before the first
+    cumulated = np.concatenate(([0.0], np.cumsum(counts[:N_BINS])))
+    position = (np.log2(np.maximum(budgets, 1.0)) - BIN_BASE_LOG2) * BINS_PER_OCTAVE
+    whole = np.clip(np.floor(position) + 1, 0, N_BINS).astype(np.int64)
+    part = np.clip(position - (whole - 1), 0.0, 1.0)
+    following = np.where(whole < N_BINS, counts[np.minimum(whole, N_BINS - 1)], 0.0)
+    rates: npt.NDArray[np.float64] = np.where(budgets > 0, (cumulated[whole] + part * following) / total, 0.0)
+    return rates

@@ -21,6 +21,8 @@ from flashmoe.monitor.sample import Gpu, Sample
 
 _GPU_EVERY_S = 1.0
 _CGROUP_EVERY_S = 5.0
+_CACHED_EVERY_S = 2.0
+"""How much of a file is in the page cache moves slowly, and the kernel walks pages to tell."""
 
 
 class Collector:
@@ -37,6 +39,8 @@ class Collector:
         self._cgroup_t = -1e9
         self._device: Device | None = None
         self._cache: PageCacheMeter | None = None
+        self._cached: int | None = None
+        self._cached_t = -1e9
         self._closed = False
         if model is not None:
             self.model_file(model)
@@ -55,6 +59,7 @@ class Collector:
         with self._lock:
             old, self._cache, self._device = self._cache, cache, device
             self._telemetry = None
+            self._cached = None
             if old is not None:
                 old.close()
 
@@ -77,6 +82,10 @@ class Collector:
             if now - self._cgroup_t >= _CGROUP_EVERY_S:
                 self._cgroup_t = now
                 self._cgroup = procfs.CgroupMemory(pid)
+            if self._cache is None:
+                self._cached = None
+            elif self._cached is None or now - self._cached_t >= _CACHED_EVERY_S:
+                self._cached, self._cached_t = self._cache.read(), now
             return Sample(
                 t=now,
                 wall=time.time(),
@@ -86,7 +95,7 @@ class Collector:
                 disk=self._device.read() if self._device else None,
                 gpus=self._gpus[0],
                 gpu_note=self._gpus[1],
-                model_cached=self._cache.read() if self._cache else None,
+                model_cached=self._cached,
                 telemetry=self._telemetry,
                 cpus=procfs.usable_cpus(pid),
             )

@@ -38,6 +38,7 @@ class ExpertArrays:
         self.hits = _vector(source.hits, "<u4", rows)
         self.misses = _vector(source.misses, "<u4", rows)
         self.next_token_reuse = _vector(source.next_token_reuse, "<f4", rows)
+        self._skews: dict[float, npt.NDArray[np.float64]] = {}
 
     @cached_property
     def relative_heat(self) -> npt.NDArray[np.float32] | None:
@@ -64,23 +65,38 @@ class ExpertArrays:
         """The number of the newest token."""
         return int(self.last_used.max()) if self.last_used is not None else None
 
-    def hit_rate(self, row: int) -> float | None:
-        """Share of a row's chosen experts that were resident."""
+    @cached_property
+    def hit_rates(self) -> npt.NDArray[np.float64] | None:
+        """Per row the share of its chosen experts that were resident; NaN before any use."""
         if self.hits is None or self.misses is None:
             return None
-        total = int(self.hits[row]) + int(self.misses[row])
-        return int(self.hits[row]) / total if total else None
+        hits = self.hits.astype(np.float64)
+        total = hits + self.misses
+        rates: npt.NDArray[np.float64] = np.divide(hits, total, out=np.full(self.rows, np.nan), where=total > 0)
+        return rates
+
+    def hit_rate(self, row: int) -> float | None:
+        """Share of a row's chosen experts that were resident."""
+        rates = self.hit_rates
+        return None if rates is None or np.isnan(rates[row]) else float(rates[row])
+
+    @cached_property
+    def resident_shares(self) -> npt.NDArray[np.float64] | None:
+        """Per row the resident share of its bytes."""
+        return None if self.residency is None else self.residency.mean(axis=1, dtype=np.float64)
 
     def resident_share(self, row: int | None = None) -> float | None:
         """Resident share of a row's bytes, or of all."""
         if self.residency is None:
             return None
+        shares = self.resident_shares
+        assert shares is not None
         if row is not None:
-            return float(self.residency[row].mean())
+            return float(shares[row])
         weights = np.asarray(self.expert_bytes, dtype=np.float64)
         if weights.sum() <= 0:
-            return float(self.residency.mean())
-        return float(np.average(self.residency.mean(axis=1), weights=weights))
+            return float(shares.mean())
+        return float(np.average(shares, weights=weights))
 
     def resident_bytes(self) -> int | None:
         """Bytes of experts in RAM."""
@@ -88,18 +104,36 @@ class ExpertArrays:
             return None
         return int(self.residency.sum(axis=1) @ np.asarray(self.expert_bytes, dtype=np.float64))
 
-    def experts_for(self, share: float, row: int | None = None) -> float | None:
-        """How many experts make `share` of a row's uses; over all rows the mean. None before any use."""
+    @cached_property
+    def _sorted_uses(self) -> npt.NDArray[np.float64] | None:
+        """Per row the running share of its uses, the most used expert first; NaN before any use."""
         if self.uses is None:
             return None
-        rows = self.uses if row is None else self.uses[row : row + 1]
-        ordered = -np.sort(-rows.astype(np.float64), axis=1)
-        totals = ordered.sum(axis=1)
-        seen = totals > 0
-        if not seen.any():
+        ordered = -np.sort(-self.uses.astype(np.float64), axis=1)
+        totals = ordered.sum(axis=1, keepdims=True)
+        shares: npt.NDArray[np.float64] = np.divide(
+            np.cumsum(ordered, axis=1), totals, out=np.full_like(ordered, np.nan), where=totals > 0
+        )
+        return shares
+
+    def skew(self, share: float) -> npt.NDArray[np.float64] | None:
+        """Per row how many experts make `share` of its uses; NaN before any use."""
+        if share not in self._skews:
+            running = self._sorted_uses
+            if running is None:
+                return None
+            needed = (running >= share - 1e-9).argmax(axis=1) + 1.0
+            needed[np.isnan(running[:, 0])] = np.nan
+            self._skews[share] = needed
+        return self._skews[share]
+
+    def experts_for(self, share: float, row: int | None = None) -> float | None:
+        """How many experts make `share` of a row's uses; over all rows the mean. None before any use."""
+        needed = self.skew(share)
+        if needed is None:
             return None
-        reached = np.cumsum(ordered[seen], axis=1) >= share * totals[seen, None] - 1e-9
-        return float((reached.argmax(axis=1) + 1).mean())
+        seen = needed[~np.isnan(needed)] if row is None else needed[row : row + 1]
+        return float(seen.mean()) if len(seen) and not np.isnan(seen).any() else None
 
     def uses_share(self, row: int, expert: int) -> float | None:
         """An expert's share of its row's uses."""
@@ -119,6 +153,8 @@ class Cells:
         self.per_column = max(1, math.ceil(arrays.columns / max(1, columns)))
         self.rows = math.ceil(arrays.rows / self.per_row)
         self.columns = math.ceil(arrays.columns / self.per_column)
+        high = _sizes(arrays.rows, self.per_row)[:, None]
+        self._members = high * _sizes(arrays.columns, self.per_column)[None, :]
         heat, residency = arrays.relative_heat, arrays.residency
         if by_use:
             heat = None if heat is None else np.take_along_axis(heat, arrays.order, axis=1)
@@ -138,11 +174,12 @@ class Cells:
 
     def _mean(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Means over cells; the last row and column may stand for fewer."""
-        pad = ((0, self.rows * self.per_row - values.shape[0]), (0, self.columns * self.per_column - values.shape[1]))
-        padded = np.pad(values.astype(np.float64), pad, constant_values=np.nan)
-        blocks = padded.reshape(self.rows, self.per_row, self.columns, self.per_column)
-        means: npt.NDArray[np.float64] = np.nanmean(blocks, axis=(1, 3))
-        return means
+        sums: npt.NDArray[np.float64] = values.astype(np.float64)
+        if self.per_row > 1:
+            sums = np.add.reduceat(sums, np.arange(0, values.shape[0], self.per_row), axis=0)
+        if self.per_column > 1:
+            sums = np.add.reduceat(sums, np.arange(0, values.shape[1], self.per_column), axis=1)
+        return sums / self._members
 
     @property
     def scale(self) -> str:
@@ -152,6 +189,12 @@ class Cells:
         experts = f"{self.per_column} experts" if self.per_column > 1 else "1 expert"
         layers = f" × {self.per_row} layers" if self.per_row > 1 else ""
         return f"1 cell = {experts}{layers}"
+
+
+def _sizes(whole: int, part: int) -> npt.NDArray[np.float64]:
+    """Sizes of the parts that `whole` is cut into; the last may be smaller."""
+    starts = np.arange(0, whole, part)
+    return np.minimum(part, whole - starts).astype(np.float64)
 
 
 def _array(data: bytes | None, kind: str, rows: int, columns: int) -> npt.NDArray[Any] | None:

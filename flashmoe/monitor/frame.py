@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
@@ -32,11 +33,6 @@ class Work(Struct, kw_only=True):
     major_faults: int | None = None
     cpu_s: float | None = None
     gpu_busy: float | None = None
-
-    def plus(self, other: Work) -> Work:
-        """The two stretches together."""
-        summed: dict[str, Any] = {name: _add(getattr(self, name), getattr(other, name)) for name in _SUMMED}
-        return Work(**summed, gpu_busy=_busy(self, other))
 
     @property
     def tok_s(self) -> float | None:
@@ -77,15 +73,18 @@ _SUMMED = (
 )
 
 
-def _add(a: Any, b: Any) -> Any:
-    return None if a is None or b is None else a + b
-
-
-def _busy(a: Work, b: Work) -> float | None:
-    if a.gpu_busy is None or b.gpu_busy is None:
-        return b.gpu_busy if a.gpu_busy is None else a.gpu_busy
-    weight = a.total_s + b.total_s
-    return (a.gpu_busy * a.total_s + b.gpu_busy * b.total_s) / weight if weight > 0 else b.gpu_busy
+def together(stretches: Collection[Work]) -> Work | None:
+    """All of them as one; None of none. What one of them doesn't know isn't known of all."""
+    if not stretches:
+        return None
+    summed: dict[str, Any] = {}
+    for name in _SUMMED:
+        values = [getattr(work, name) for work in stretches]
+        summed[name] = None if None in values else sum(values)
+    busy = [(work.gpu_busy, work.total_s) for work in stretches if work.gpu_busy is not None]
+    seconds = sum(s for _, s in busy)
+    mean = sum(share * s for share, s in busy) / seconds if seconds > 0 else busy[-1][0] if busy else None
+    return Work(**summed, gpu_busy=mean)
 
 
 class Frame(Struct, kw_only=True, frozen=True):
@@ -148,6 +147,7 @@ class Deriver:
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()
         self._work: dict[str, deque[Work]] = {"decode": deque(), "prefill": deque()}
+        self._totals: dict[str, Work | None] = {}
         self._last_phase: Phase = "idle"  # what advanced last
         self._start: Sample | None = None  # the first sample of what isn't booked yet
         self._started = False  # a request became active and nothing advanced since: it reads its prompt
@@ -159,6 +159,7 @@ class Deriver:
             self._samples.clear()
             for work in self._work.values():
                 work.clear()
+            self._totals.clear()
             previous = None
         if previous is not None:
             before, now = previous.telemetry, sample.telemetry
@@ -211,18 +212,16 @@ class Deriver:
             return True
         window = self._work[phase]
         window.append(work)
+        self._totals.pop(phase, None)
         while len(window) > 4 and sum(w.total_s for w in window) - window[0].total_s > PHASE_WINDOW_S:
             window.popleft()
         return True
 
     def _total(self, phase: str) -> Work | None:
-        window = self._work[phase]
-        if not window:
-            return None
-        total = window[0]
-        for work in list(window)[1:]:
-            total = total.plus(work)
-        return total
+        """The window's stretches together, summed once for each that comes."""
+        if phase not in self._totals:
+            self._totals[phase] = together(self._work[phase])
+        return self._totals[phase]
 
     def _frame(self, b: Sample, a: Sample) -> Frame:
         dt = b.t - a.t

@@ -6,6 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flashmoe.monitor.sample import Gpu
 
 _DRM = Path("/sys/class/drm")
@@ -70,15 +72,11 @@ class GpuMeter:
                         if entry.pid == pid and entry.usedGpuMemory is not None:
                             engine = int(entry.usedGpuMemory)
             found.append(
-                Gpu(
-                    index=index,
-                    name=name,
-                    total=int(info.total),
-                    used=int(info.used),
-                    engine_used=engine,
-                    busy=busy,
-                )
+                Gpu(index=index, name=name, total=int(info.total), used=int(info.used), engine_used=engine, busy=busy)
             )
+        if any(gpu.engine_used is not None for gpu in found):
+            # It is seen on one GPU, so where it isn't it holds nothing. Seen on none, it may be hidden by a container.
+            found = [g if g.engine_used is not None else msgspec.structs.replace(g, engine_used=0) for g in found]
         return found
 
     def _amd(self) -> list[Gpu]:

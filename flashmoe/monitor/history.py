@@ -63,20 +63,21 @@ class History:
             if candidate * keep >= span or self.last_t - self.first_t < candidate * (keep - 1):
                 tier_width, tier = candidate, buckets
                 break
-        last_column = math.floor(self.last_t / width)
+        first_column = math.floor(self.last_t / width) - columns + 1
+        oldest = math.floor((self.last_t - span) / tier_width)
         sums, counts = [0.0] * columns, [0.0] * columns
         for bucket, total, count in reversed(tier):
-            start = bucket * tier_width
-            if start + tier_width <= self.last_t - span:
+            if bucket < oldest:
                 break
-            # A bucket wider than a column fills every column that it covers.
-            low = math.floor(start / width)
-            high = max(low, math.ceil((start + tier_width) / width) - 1) if tier_width > width else low
-            for column in range(low, high + 1):
-                place = column - last_column + columns - 1
-                if 0 <= place < columns:
-                    sums[place] += total
-                    counts[place] += count
+            place = int(bucket * tier_width // width) - first_column
+            if tier_width > width:  # a bucket wider than a column fills every column that it covers
+                end = math.ceil((bucket + 1) * tier_width / width) - first_column
+                for column in range(max(0, place), min(columns, max(end, place + 1))):
+                    sums[column] += total
+                    counts[column] += count
+            elif 0 <= place < columns:
+                sums[place] += total
+                counts[place] += count
         means = [s / c if c else None for s, c in zip(sums, counts, strict=True)]
         return _bridged(means, int(_BRIDGE_S / width))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import comb
 
+import numpy as np
+import numpy.typing as npt
+
 from backends.interface import ModelInfo
 from flashmoe.monitor.frame import Frame, Work
 
@@ -15,6 +18,10 @@ _PRIOR_LAYERS = 20.0
 """A number of reads that was seen in fewer layers than this is timed mostly by the line through the others."""
 _LEAST_LAYERS = 50.0
 _EXPLAINED = 0.8
+_ALL = 0.9995
+"""A hit rate from which nothing is left to predict."""
+
+Rates = npt.NDArray[np.float64]
 
 
 def curve_at(hist: tuple[int, ...], budget: float) -> float | None:
@@ -24,13 +31,30 @@ def curve_at(hist: tuple[int, ...], budget: float) -> float | None:
     return hit_rate_at(hist, budget)
 
 
+def hit_curve(measured: float, hist: tuple[int, ...], held: float, budgets: npt.NDArray[np.float64]) -> Rates | None:
+    """What each budget would hit where `held` bytes hit the share `measured`; None: no curve.
+
+    Above `held` as `predict_hit_rate` says; below it the curve itself, bent to meet what is measured.
+    """
+    from backends.streaming.reuse import hit_rates_at
+
+    rates = hit_rates_at(hist, np.append(budgets, held))
+    if rates is None:
+        return None
+    curve, here = rates[:-1], float(rates[-1])
+    below = curve * (measured / here if here > 0 else 1.0)
+    more = 1 - (1 - measured) * (1 - curve) / (1 - here) if here < _ALL else below
+    bent: Rates = np.clip(np.where(budgets > held, more, below), 0.0, 1.0)
+    return bent
+
+
 def predict_hit_rate(measured: float, hist: tuple[int, ...], held: float, change: float) -> float | None:
     """The hit rate with `change` more bytes than the `held` that gave `measured`; None: no curve.
 
     The curve is that of an LRU cache. The pager's order is a better one, so only the ratio of misses is taken from it.
     """
     now, then = curve_at(hist, held), curve_at(hist, held + change)
-    if now is None or then is None or now >= 0.9995:
+    if now is None or then is None or now >= _ALL:
         return None
     return 1 - (1 - measured) * (1 - then) / (1 - now)
 

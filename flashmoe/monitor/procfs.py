@@ -9,6 +9,9 @@ from flashmoe.monitor.sample import MemoryCounters, Pressure, ProcessCounters
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _KIB = 1024
+_STATUS = ("RssAnon", "RssShmem", "RssFile", "VmSwap")
+_IO = ("read_bytes",)
+_MEMINFO = ("MemTotal", "MemAvailable", "MemFree", "Cached", "Buffers", "Shmem", "SwapTotal", "SwapFree")
 
 
 def _text(path: str) -> str | None:
@@ -19,12 +22,22 @@ def _text(path: str) -> str | None:
         return None
 
 
-def _keyed(text: str | None) -> dict[str, int]:
-    """``Name:  123 kB`` lines as bytes (values without a unit as they are)."""
+def _values(text: str | None, keys: tuple[str, ...], after: str = ":") -> dict[str, int]:
+    """The values of lines ``Name:  123 kB`` as bytes (without a unit as they are), of the keys that are there.
+
+    Each key is searched for: these files have 60 lines of which a handful matter, many times a minute.
+    """
     values: dict[str, int] = {}
-    for line in (text or "").splitlines():
-        key, _, rest = line.partition(":")
-        parts = rest.split()
+    if text is None:
+        return values
+    text = "\n" + text
+    for key in keys:
+        at = text.find(f"\n{key}{after}")
+        if at < 0:
+            continue
+        start = at + len(key) + 1 + len(after)
+        end = text.find("\n", start)
+        parts = text[start : end if end >= 0 else len(text)].split()
         if parts and parts[0].isdigit():
             values[key] = int(parts[0]) * (_KIB if len(parts) > 1 and parts[1] == "kB" else 1)
     return values
@@ -39,8 +52,8 @@ def process(pid: int) -> ProcessCounters | None:
     fields = stat.rsplit(")", 1)[1].split()
     if len(fields) < 18 or fields[0] == "Z":
         return None
-    status = _keyed(_text(f"/proc/{pid}/status"))
-    io = _keyed(_text(f"/proc/{pid}/io"))
+    status = _values(_text(f"/proc/{pid}/status"), _STATUS)
+    io = _values(_text(f"/proc/{pid}/io"), _IO)
     return ProcessCounters(
         pid=pid,
         read_bytes=io.get("read_bytes"),
@@ -56,7 +69,7 @@ def process(pid: int) -> ProcessCounters | None:
 
 def memory(limits: CgroupMemory | None = None) -> MemoryCounters | None:
     """The machine's memory, with the cgroup's limit where `limits` has one."""
-    info = _keyed(_text("/proc/meminfo"))
+    info = _values(_text("/proc/meminfo"), _MEMINFO)
     if "MemTotal" not in info:
         return None
     limit, used, cached = limits.read() if limits else (None, None, None)
@@ -166,14 +179,8 @@ class CgroupMemory:
         """(limit, used, page cache among the used) in bytes; all None where nothing limits."""
         if self._limit_file is None or self._usage_file is None:
             return None, None, None
-        cached: int | None = None
-        stat = dict(
-            line.split(" ", 1) for line in (_text(str(self._stat_file)) or "").splitlines() if line.count(" ") == 1
-        )
-        for key in self._cache_keys:
-            if stat.get(key, "").isdigit():
-                cached = int(stat[key])
-                break
+        stat = _values(_text(str(self._stat_file)), self._cache_keys, " ")
+        cached = next((stat[key] for key in self._cache_keys if key in stat), None)
         return self._number(self._limit_file), self._number(self._usage_file), cached
 
 

@@ -25,6 +25,13 @@ _STEPS = tuple(
 _KEEP_FREE = 512 * _MIB
 """Memory that no advice touches."""
 _WORTH_SAYING = 1.05
+_STALLED = 0.1
+"""The share of time that some task waits for memory, from which faults are not just those of a first use."""
+_FAULTS_OF_A_MISS = 4
+"""Reading an expert counts as half a fault (measured), of which some room is left."""
+_SOME_FAULTS = 4
+_KEPT = 0.85
+"""Of the pages that the kernel let the experts have: it needs some to work with."""
 _FULL = 0.9
 """A budget that holds less of itself than this, and gave nothing up yet, is still filling."""
 
@@ -70,22 +77,45 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
     stall, hook, compute = work.stall_s, work.hook_s or 0.0, work.compute_s or 0.0
     if hook > 0.2 * work.total_s and hook >= stall and hook >= 0.5 * compute:
         return _hook(frame, work, info, hook)
+    if taken := _taken_back(frame, work, info):
+        return taken
     if stall > compute:
         return _ssd(frame, work, info, ceiling)
-    got = _cpu_got(work, info, frame)
-    faults = (work.major_faults or 0) / work.tokens
-    if faults > 20 and got is not None and got[0] < 0.7 * got[1]:
-        # Experts were made resident, and the kernel took them back before they were computed on.
-        without = work.total_s - compute * (1 - got[0] / got[1])
-        return Verdict(
-            kind="faults",
-            headline="bound by page faults",
-            detail=f"{faults:.0f} a token: memory is too short to keep what was just read",
-            advice=_change("with a pool or more memory, up to", work, without),
-            tok_s=work.tok_s,
-            predicted_tok_s=_speed(work, without),
-        )
     return _compute(frame, work, info)
+
+
+def _taken_back(frame: Frame, work: Work, info: ModelInfo) -> Verdict | None:
+    """Experts were made resident, and the kernel took them back before they were computed on: the engine counts them
+    as held, so its waits are few, and the computing itself waits, or the CPUs are busy fetching pages."""
+    faults, stalled = (work.major_faults or 0) / work.tokens, frame.memory_stall or 0.0
+    got = _cpu_got(work, info, frame)
+    starved = got[0] / got[1] if got is not None and got[0] < 0.7 * got[1] else None
+    unexplained = work.misses is not None and faults > _FAULTS_OF_A_MISS * work.misses / work.tokens
+    if faults <= 20 or (starved is None and stalled < _STALLED and not unexplained):
+        return None
+    if starved is not None:
+        without = work.total_s - (work.compute_s or 0.0) * (1 - starved)
+    else:
+        without = work.total_s * (1 - min(0.9, stalled))
+    held = min(frame.resident or 0, frame.ram_cache or 0)
+    advice, change = _change("with a pool or more memory, up to", work, without), None
+    if info.store == "pagecache" and held:
+        keeps = int(_KEPT * held)
+        change = keeps - frame.budget if frame.budget else None
+        gain = f"{units.speed(work.tok_s)} → {units.speed(_speed(work, without))} tok/s or more"
+        if change is None or change < 0:
+            advice = f"--ram {keeps / _GIB:.2f}, which stays in memory"
+            if without * _WORTH_SAYING < work.total_s:
+                advice += f": {gain}"
+    return Verdict(
+        kind="faults",
+        headline="bound by page faults",
+        detail=f"{faults:.0f} a token: memory is too short to keep what was just read",
+        advice=advice,
+        tok_s=work.tok_s,
+        predicted_tok_s=_speed(work, without),
+        change_bytes=change if change is not None and change < 0 else None,
+    )
 
 
 def _hook(frame: Frame, work: Work, info: ModelInfo, hook: float) -> Verdict:
@@ -140,7 +170,8 @@ def _memory_pressure(frame: Frame, work: Work, info: ModelInfo) -> Verdict | Non
             change_bytes=-_step_over(swapped),
         )
     waits = (work.stall_s or 0.0) / work.total_s
-    if stalled > 0.2 and work.stall_s is not None and stalled > 2 * waits:
+    # The kernel tells of all tasks together: others' waits alone don't bound the engine.
+    if stalled > 0.2 and work.stall_s is not None and stalled > 2 * waits and faults > _SOME_FAULTS:
         short = max(0, _KEEP_FREE - (frame.ram_available or 0))
         give = _step_over(max(short, (info.budget_bytes or frame.resident or _GIB) // 8))
         return Verdict(

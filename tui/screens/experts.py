@@ -13,11 +13,12 @@ from tui import keymap as keys
 from tui.widgets.budget_curve import MOST_ROWS, budget_curve
 from tui.widgets.expert_map import legend, no_map, row_of_cells
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, meter, spread
+from tui.widgets.layer_rates import LEAST, LayerRates
+from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, spread
 
 _LABEL = 5
-_RATES = 17
-_LOOK_S = 0.5
+_WIDEST_CELL = 4
+_LOOK_S = 1.0
 _KEYS = ["experts.sort", "experts.hottest", "experts.curve", "experts.back"]
 
 
@@ -38,6 +39,8 @@ class ExpertMapView(Lines):
         self.by_use = False
         self.with_curve = False
         """Whether the map gives rows to the budget's curve; where rows are left over it is drawn anyway."""
+        self._map_key: tuple[object, ...] = ()
+        self._map_lines: list[Content] = []
 
     # ---- the cursor ------------------------------------------------------------------------------------------------
 
@@ -81,38 +84,41 @@ class ExpertMapView(Lines):
 
     def make_lines(self, width: int, height: int) -> list[Content]:
         """Headline, map, cursor's details, legend."""
-        return [fit(content, width) for content in self._lines(width, height)]
-
-    def _lines(self, width: int, height: int) -> list[Content]:
         arrays = self.feed.arrays
         if arrays is None:
-            return [self._headline(width, None, None), Content(""), line((no_map(self.feed), MUTED))]
+            return [self._headline(width, None, None), Content(""), fit(line((no_map(self.feed), MUTED)), width)]
         self.row, self.column = min(self.row, arrays.rows - 1), min(self.column, arrays.columns - 1)
-        rates = _RATES if width >= 100 and arrays.residency is not None else 0
         room = max(1, height - 7 - (MOST_ROWS + 1 if self.with_curve and height >= 24 else 0))
-        across = width - _LABEL - rates
+        key = (arrays, self.feed.model, width, room, self.row, self.column, self.by_use)
+        if key != self._map_key:  # a map comes every two seconds, a look at the figures under it twice a second
+            self._map_key, self._map_lines = key, self._map(arrays, width, room)
+        lines = [*self._map_lines, *self._details(arrays, width)]
+        if not self._spare_rows:
+            return lines
+        curve = budget_curve(self.feed, width, height - len(lines) - 2)  # where the model has few layers
+        return [*lines, line(("─" * width, RULE)), *(fit(each, width) for each in curve)] if curve else lines
+
+    def _map(self, arrays: ExpertArrays, width: int, room: int) -> list[Content]:
+        """Headline, numbers, a line for each row of cells, and a rule."""
+        least = LEAST if width >= 100 and arrays.residency is not None else 0
+        across = width - _LABEL - least
         cells = Cells(arrays, room, across, by_use=self.by_use)
-        wide = 2 if 2 * cells.columns <= across else 1  # two columns make a cell square
+        wide = max(1, min(_WIDEST_CELL, across // cells.columns))
+        across = _LABEL + cells.columns * wide
+        rates = LayerRates(arrays, width - across)
         lines = [self._headline(width, arrays, cells)]
-        under = self.row // cells.per_row
-        rates_title = f"{'hit':>5} {'in RAM':>8}" if rates else ""
-        at = self.column // cells.per_column
+        under, at = self.row // cells.per_row, self.column // cells.per_column
         ruler = line(" " * _LABEL, self._ruler(cells, at, wide))
-        lines.append(spread(ruler, line((rates_title, MUTED)), width))
+        lines.append(line(fit(ruler, across), rates.title()))
         for row in range(cells.rows):
             first = row * cells.per_row
             label = line(
                 (f"{arrays.layers[first]:>{_LABEL - 2}}", "bold $primary" if row == under else MUTED), (" │", RULE)
             )
             body = row_of_cells(cells, row, at if row == under else None, wide)
-            tail = self._rates(arrays, first, cells.per_row) if rates else Content("")
-            lines.append(spread(line(label, body), tail, width))
+            lines.append(line(label, body, rates.row(first, cells.per_row)))
         lines.append(line(("─" * width, RULE)))
-        lines += self._details(arrays, width)
-        if not self._spare_rows:
-            return lines
-        curve = budget_curve(self.feed, width, height - len(lines) - 2)  # where the model has few layers
-        return [*lines, line(("─" * width, RULE)), *curve] if curve else lines
+        return [fit(content, width) for content in lines]
 
     def _headline(self, width: int, arrays: ExpertArrays | None, cells: Cells | None) -> Content:
         model = self.feed.model
@@ -140,14 +146,6 @@ class ExpertMapView(Lines):
                     marks[cell * wide + offset] = char
         before, after = "".join(marks[: at * wide]), "".join(marks[(at + 1) * wide :])
         return line((before, MUTED), ("▼".ljust(wide), "bold $primary"), (after, MUTED))
-
-    def _rates(self, arrays: ExpertArrays, first: int, count: int) -> Content:
-        rows = range(first, min(first + count, arrays.rows))
-        known = [rate for row in rows if (rate := arrays.hit_rate(row)) is not None]
-        hit = sum(known) / len(known) if known else None
-        resident = [share for row in rows if (share := arrays.resident_share(row)) is not None]
-        share = sum(resident) / len(resident) if resident else None
-        return line((" │", RULE), f"{units.percent(hit)} ", meter(share, 8))
 
     def _details(self, arrays: ExpertArrays, width: int) -> list[Content]:
         row, expert = self.row, self.expert(arrays)
@@ -220,7 +218,7 @@ class ExpertsScreen(Screen[None]):
         yield KeyBar(self.app.keymap, _KEYS)  # type: ignore[attr-defined]
 
     def on_mount(self) -> None:
-        """Looks at the feed twice a second; only lines that changed are painted."""
+        """Looks at the feed once a second; only lines that changed are painted."""
         self.set_interval(_LOOK_S, self.view.update_view)
 
     @property

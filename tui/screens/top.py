@@ -7,6 +7,7 @@ from typing import Any
 
 from flashmoe.monitor.recording import Recorder
 from flashmoe.monitor.watching import Watcher
+from tui.redraws import Redraws
 from tui.screens.watch import WatchApp
 
 
@@ -37,9 +38,15 @@ class TopApp(WatchApp):
         self.run_worker(self._follow(), exit_on_error=False)
 
     async def _follow(self) -> None:
-        watcher = Watcher(self.feed, self._recorder)
+        watcher, redraws = Watcher(self.feed, self._recorder), Redraws()
         async for _ in watcher.follow(self._path):
-            self.look()
+            frame = self.feed.frame
+            if frame is None:
+                continue
+            busy = frame.phase in ("prefill", "decode")
+            # a program that watches takes CPUs from the one that computes, as the panes beside the chat would
+            if redraws.due(frame.t, (frame.phase, self.feed.model), busy=busy):
+                self.look()
         self.ended = True
         self.feed.note = f"process {self._pid} has ended; the last figures stay"
         self.look()

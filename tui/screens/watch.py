@@ -86,6 +86,10 @@ class WatchScreen(Screen[None]):
         self.query_one(MonitorColumn).with_map = narrow
         self.look()
 
+    def on_screen_resume(self) -> None:
+        """What came while the map covered the panes."""
+        self.look()
+
     def look(self) -> None:
         """Every part looks at the feed again."""
         for part in self.query(Lines):
@@ -127,8 +131,8 @@ class WatchApp(App[int]):
         return []
 
     def look(self) -> None:
-        """Shows what the feed holds now."""
-        if self._watch_screen.is_attached:
+        """Shows what the feed holds now, unless another screen covers it."""
+        if self._watch_screen.is_attached and self.screen is self._watch_screen:
             self._watch_screen.look()
 
     def action_span(self) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 from textual.content import Content
 
 from flashmoe.monitor import units
 from flashmoe.monitor.feed import MonitorFeed
-from flashmoe.monitor.prediction import curve_at, predict_hit_rate
+from flashmoe.monitor.prediction import curve_at, hit_curve
 from tui.widgets.monitor_lines import COMPUTE, MUTED, TITLE, line, spread
 
 LEAST_ROWS = 6
 MOST_ROWS = 13
 _LABEL = 6
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def has_curve(feed: MonitorFeed) -> bool:
+    """Whether there is anything to draw one from."""
+    frame, model = feed.frame, feed.model
+    if frame is None or model is None or not model.expert_bytes or not (frame.resident or frame.budget):
+        return False
+    return frame.reuse_hist is not None and any(frame.reuse_hist)
 
 
 def budget_curve(feed: MonitorFeed, width: int, rows: int, *, titled: bool = True) -> list[Content]:
@@ -26,26 +35,22 @@ def budget_curve(feed: MonitorFeed, width: int, rows: int, *, titled: bool = Tru
         return []
     hist, total = frame.reuse_hist, model.expert_bytes
     held = min(held, total)  # whole pages can come to more than the experts in them
-    here = curve_at(hist, held)
     measured = frame.decode.hit_rate if frame.decode is not None else None
-    if here is None:
-        return []
     if measured is None:
-        measured = here
-    rates = []
-    for column in range(columns):
-        budget = total * (column + 1) / columns
-        rate = predict_hit_rate(measured, hist, held, budget - held) if budget > held else None
-        if rate is None:  # below the budget of now the curve itself, drawn so that it meets what is measured
-            rate = (curve_at(hist, budget) or 0.0) * (measured / here if here > 0 else 1.0)
-        rates.append(min(1.0, max(0.0, rate)))
+        measured = curve_at(hist, held)
+    if measured is None:
+        return []
+    rates = hit_curve(measured, hist, held, total * np.arange(1, columns + 1) / columns)
+    if rates is None:
+        return []
     at = min(columns - 1, max(0, round(held / total * columns) - 1))
     high = min(rows, MOST_ROWS) - 2 - titled
     title = spread(line(("hit rate by budget", TITLE)), line(("from this session's choices", MUTED)), width)
     lines = [title] if titled else []
+    eighths = np.rint(8 * high * rates).astype(int)
     for row in range(high, 0, -1):
         label = "100 %" if row == high else "50 %" if row == (high + 1) // 2 else ""
-        text = "".join(_BLOCKS[min(8, max(0, round(8 * (rate * high - row + 1))))] for rate in rates)
+        text = "".join(_BLOCKS[n] for n in np.clip(eighths - 8 * (row - 1), 0, 8).tolist())
         inside, beyond = text[: at + 1], text[at + 1 :]
         lines.append(line((f"{label:>{_LABEL - 1}} ", MUTED), (inside, COMPUTE), (beyond, MUTED)))
     now = f"now {units.size(held, total)}, hit {units.percent(measured).strip()}"

@@ -5,7 +5,8 @@ In RAM: ``░▒▓█``. On SSD: ``· : + #``. Colour says the same again: what
 
 from __future__ import annotations
 
-from textual.content import Content
+import numpy as np
+from textual.content import Content, Span
 
 from flashmoe.monitor.expert_stats import Cells
 from flashmoe.monitor.feed import MonitorFeed
@@ -31,21 +32,38 @@ def glyph(level: int | None, resident: bool | None) -> tuple[str, str]:
     return (IN_RAM[level], _RAM_STYLES[level]) if resident else (ON_SSD[level], _SSD_STYLES[level])
 
 
+_KINDS = tuple(glyph(level, resident) for resident in (None, False, True) for level in (None, 0, 1, 2, 3))
+"""What each code of `_codes` looks like."""
+
+
+def _codes(cells: Cells, row: int) -> list[int]:
+    """A number for each cell of a row: 0 for an unknown level, 1 to 4 for the levels, and 5 or 10 more for a cell that
+    is known to be on SSD or in RAM."""
+    codes = np.zeros(cells.columns, np.int64)
+    if cells.level is not None:
+        codes += cells.level[row] + 1
+    if cells.resident is not None:
+        codes += np.where(cells.resident[row], 10, 5)
+    found: list[int] = codes.tolist()
+    return found
+
+
 def row_of_cells(cells: Cells, row: int, cursor: int | None = None, wide: int = 1) -> Content:
     """One row of cells, each `wide` columns; `cursor` is the cell that is shown reversed."""
-    parts: list[tuple[str, str]] = []
-    for column in range(cells.columns):
-        level = int(cells.level[row, column]) if cells.level is not None else None
-        resident = bool(cells.resident[row, column]) if cells.resident is not None else None
-        char, style = glyph(level, resident)
-        char *= wide
+    chars: list[str] = []
+    spans: list[Span] = []
+    start, before = 0, ""
+    for column, code in enumerate(_codes(cells, row)):
+        char, style = _KINDS[code]
         if column == cursor:
             style = "reverse bold $primary"
-        if parts and parts[-1][1] == style:
-            parts[-1] = (parts[-1][0] + char, style)
-        else:
-            parts.append((char, style))
-    return Content.assemble(*parts)
+        if style != before:
+            if before:
+                spans.append(Span(start * wide, column * wide, before))
+            start, before = column, style
+        chars.append(char * wide)
+    spans.append(Span(start * wide, cells.columns * wide, before))
+    return Content("".join(chars), spans)
 
 
 def legend() -> Content:

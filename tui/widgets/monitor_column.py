@@ -8,7 +8,7 @@ from textual.content import Content
 
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets import monitor_sections as sections
-from tui.widgets.budget_curve import LEAST_ROWS, MOST_ROWS, budget_curve
+from tui.widgets.budget_curve import LEAST_ROWS, MOST_ROWS, budget_curve, has_curve
 from tui.widgets.expert_map import mini_map
 from tui.widgets.monitor_lines import Lines, bottom, framed, rule
 
@@ -33,6 +33,9 @@ _DROP = ("hit rate by budget", "experts", "SSD", "memory", "token")
 _GROW = ("memory", "verdict", "SSD", "token", "memory", "verdict", "experts", "hit rate by budget")
 
 
+_EMPTY = Content("")
+
+
 class MonitorColumn(Lines):
     """All panes in a column of 30 columns or more. Owner: whoever holds the feed calls `update_view` after a push."""
 
@@ -48,6 +51,7 @@ class MonitorColumn(Lines):
         self.with_map = with_map
         self._map_key: tuple[object, ...] = ()
         self._map_lines: list[Content] = []
+        self._frames: dict[int, tuple[int, Content, Content]] = {}
 
     def cycle_span(self, step: int = 1) -> str:
         """Shows the next stretch of history; returns its name."""
@@ -69,11 +73,22 @@ class MonitorColumn(Lines):
             right = self.feed.span[0] if not lines else self._right(title)
             lines.append(rule(title, width, first=not lines, right=right))
             made = self._section(title, make, inner, given)
-            made += [Content("")] * (given - len(made))
-            lines += [framed(content, width) for content in made]
-        lines += [framed(Content(""), width)] * (height - 1 - len(lines))
+            made += [_EMPTY] * (given - len(made))
+            lines += [self._framed(len(lines) + i, content, width) for i, content in enumerate(made)]
+        lines += [framed(_EMPTY, width)] * (height - 1 - len(lines))
         lines.append(bottom(width))
         return lines
+
+    def _framed(self, y: int, content: Content, width: int) -> Content:
+        """A line between the frame's sides; the one that was there before where it says the same."""
+        kept = self._frames.get(y)
+        if kept is not None and kept[0] == width:
+            old = kept[1]
+            if old is content or (old.plain == content.plain and old.spans == content.spans):
+                return kept[2]
+        made = framed(content, width)
+        self._frames[y] = (width, content, made)
+        return made
 
     def _section(self, title: str, make: _Section, width: int, rows: int) -> list[Content]:
         """A section's lines; the map's are kept until there is another map."""
@@ -90,11 +105,11 @@ class MonitorColumn(Lines):
         needs["experts"] = (4, arrays.rows + 2) if arrays is not None else (1, 1)
         if not self.with_map:
             del needs["experts"]
-        if self.with_map or not budget_curve(self.feed, 40, LEAST_ROWS, titled=False):
+        if self.with_map or not has_curve(self.feed):
             del needs["hit rate by budget"]
         frame = self.feed.frame
-        if frame is not None and frame.gpus:  # one has a line under its curve, several have one each
-            needs["memory"] = (3, 5 + max(2, len(frame.gpus)))
+        if frame is not None and frame.gpus:
+            needs["memory"] = (3, 5 + sections.vram_rows(len(frame.gpus)))
         return needs
 
     def _right(self, title: str) -> str:

@@ -7,10 +7,13 @@ from textual.content import Content
 from flashmoe.monitor import units
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame, Work
+from flashmoe.monitor.sample import Gpu
 from tui.widgets.monitor_lines import ALARM, COMPUTE, HOOK, MUTED, READ, line, meter, shares, spark, spread, wrap
 
 _LABEL = 5
 _VALUE = 17
+_GPUS_IN_FULL = 4
+_ROWS_BESIDE_GPUS = 5
 
 
 def _curve(feed: MonitorFeed, label: str, name: str, top: float, value: str, width: int, style: str) -> Content:
@@ -47,7 +50,7 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         cache = cache.replace("page cache", "cache")
     lines.append(spread(_note(cache), line((limit, MUTED)), width))
     experts = _experts_line(feed, frame, width)
-    gpu_lines = _vram(feed, frame, width)
+    gpu_lines = _vram(feed, frame, width, rows)
     trouble = _pressure_line(frame)
     if experts is not None:
         lines.append(experts)
@@ -93,22 +96,36 @@ def _kv_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None:
     return line(" " * _LABEL, (text, MUTED), meter(share, max(0, width - _LABEL - len(text))))
 
 
-def _vram(feed: MonitorFeed, frame: Frame, width: int) -> list[Content]:
+def vram_rows(gpus: int) -> int:
+    """Lines that so many GPUs would like: a second one for the engine's share each, as long as they are few."""
+    return 2 * gpus if gpus <= _GPUS_IN_FULL else gpus
+
+
+def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Content]:
     if not frame.gpus:
         return [line((f"{'VRAM':<{_LABEL}}", "bold"), (frame.gpu_note or "unknown", MUTED))]
     if len(frame.gpus) == 1:
         gpu = frame.gpus[0]
         lines = [_curve(feed, "VRAM", "vram", gpu.total, _of(gpu.used, gpu.total), width, COMPUTE)]
-        engine = f"engine {units.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
-        busy = f" · {units.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""
-        return [*lines, _note(engine + busy)]
+        return [*lines, _gpu_note(gpu)]
+    in_full = len(frame.gpus) <= _GPUS_IN_FULL and rows >= _ROWS_BESIDE_GPUS + vram_rows(len(frame.gpus))
     lines = []
     for gpu in frame.gpus:
         value = _of(gpu.used, gpu.total)
-        room = max(4, width - _LABEL - len(value) - 1)
+        own = f"own {_own(gpu.engine_used, gpu.total)} · " if gpu.engine_used is not None and not in_full else ""
+        if _LABEL + 5 + len(own) + len(value) > width:
+            own = ""
+        room = max(4, width - _LABEL - len(own) - len(value) - 1)
         gauge = meter(gpu.used / gpu.total if gpu.total else None, room)
-        lines.append(line((f"{f'GPU{gpu.index}':<{_LABEL}}", "bold"), gauge, f" {value}"))
+        lines.append(line((f"{f'GPU{gpu.index}':<{_LABEL}}", "bold"), gauge, f" {own}{value}"))
+        if in_full:
+            lines.append(_gpu_note(gpu))
     return lines
+
+
+def _gpu_note(gpu: Gpu) -> Content:
+    engine = f"engine {units.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
+    return _note(engine + (f" · {units.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""))
 
 
 def _pressure_line(frame: Frame) -> Content | None:
