@@ -154,19 +154,26 @@ class Batch:
 
     async def _pump(self) -> None:
         self._started = time.monotonic()
+        self._fill()
         while (self._queue or self._active) and not self._stopping:
-            while self._queue and len(self._active) < self._search.width:
-                item = self._queue.popleft()
-                self._prefilling.add(item.id)
-                self._active[item.id] = asyncio.create_task(self._one(item))
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 0.5)
             now = time.monotonic()
+            self._fill()  # first: a place that an answer left a moment ago is no narrower width
             self._search.observe(self._tokens, len(self._active), len(self._prefilling), now)
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()
+                self._fill()
+
+    def _fill(self) -> None:
+        if self._stopping or not self._client.alive:
+            return  # what is sent to a dead engine would count as killed by it
+        while self._queue and len(self._active) < self._search.width:
+            item = self._queue.popleft()
+            self._prefilling.add(item.id)
+            self._active[item.id] = asyncio.create_task(self._one(item))
 
     async def _revive(self) -> None:
         """Starts the engine again; what was in flight has gone back to the queue by itself."""
