@@ -52,6 +52,9 @@ class Summary(Struct, kw_only=True):
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    """Answered by an earlier call."""
+    failed_before: int = 0
+    """Failed in an earlier call, and not run again."""
     bad_lines: int = 0
     remaining: int = 0
     width: int = 1
@@ -114,7 +117,8 @@ class Batch:
         self._started: float | None = None
         self._wake = asyncio.Event()
         self._energy = EnergyMeter()
-        self.summary = Summary(skipped=self._skipped)
+        failed = sum(item.id in output.failed for item in items)
+        self.summary = Summary(skipped=self._skipped - failed, failed_before=failed)
         self.info: ModelInfo | None = None
 
     # ---- the outside --------------------------------------------------------------------------------------------
