@@ -76,8 +76,8 @@ examples:
   flashmoe-tui batch http://node7:8080/v1 prompts.jsonl -o answers.jsonl --parallel 64
   flashmoe-tui batch qwen3.gguf prompts.jsonl -o answers.jsonl --retry-failed --json | jq .tokens_per_hour
 
-exit codes: 0 everything is answered, 1 a line failed (in this call or before) or the batch was stopped, 2 wrong usage, 3
-worth trying again (another batch writes the same file, a server can't be reached), 130 interrupted
+exit codes: 0 everything is answered, 1 a line failed (in this call or before) or the batch was stopped, 2 wrong usage,
+3 worth trying again (another batch writes the same file, a server can't be reached), 130 interrupted
 """
 
 
