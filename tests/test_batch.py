@@ -227,6 +227,18 @@ def test_batch_greedy_equals_one_alone(model: Path, tmp_path: Path) -> None:
     assert {k: v["answer"] for k, v in one.items()} == {k: v["answer"] for k, v in many.items()}
 
 
+def test_lines_that_failed_are_told_until_they_are_run_again(model: Path, tmp_path: Path) -> None:
+    source, out = prompts(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
+    with source.open("a") as f:
+        f.write(json.dumps({"id": "bad", "prompt": [10**6], "max_tokens": 2}))
+    for more, done, before, failed_before in (((), 2, 0, 0), ((), 0, 2, 1), (("--retry-failed",), 0, 2, 0)):
+        run = subprocess.run(command(model, source, out, "--json", *more), capture_output=True, text=True, timeout=100)
+        assert run.returncode == 1  # not everything is answered, whichever call it was
+        summary = json.loads(run.stdout)
+        assert (summary["done"], summary["skipped"], summary["failed_before"]) == (done, before, failed_before)
+        assert summary["remaining"] == 0
+
+
 def test_answers_that_grow_longer_than_was_likely_all_end(model: Path, tmp_path: Path) -> None:
     """The context is made for answers of 256 tokens; here all eight grow to 600."""
     source = prompts(tmp_path / "in.jsonl", 8, max_tokens=600)

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from flashmoe.batch import runner
 from flashmoe.batch.lines import Item, read_items
 from flashmoe.batch.output import Output
 from flashmoe.batch.runner import Batch, Summary
+from flashmoe.batch.width import WidthSearch
 
 
 class Server(ThreadingHTTPServer):
@@ -24,6 +27,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     asked = 0
+    pause_s = 0.0
 
     def verdict(self, question: str, n: int) -> int:
         return 200
@@ -43,8 +47,14 @@ class Handler(BaseHTTPRequestHandler):
         if status != 200:
             self.send(b'{"error": {"message": "not now \xff"}}', status)
             return
-        chunk = {"choices": [{"delta": {"content": f"re {question}"}, "finish_reason": "stop"}]}
-        self.send(b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n", 200)
+        self.send_response(200)
+        self.end_headers()
+        for text, end in (("re ", None), (question, "stop")):
+            chunk = {"choices": [{"delta": {"content": text}, "finish_reason": end}]}
+            self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            self.wfile.flush()
+            time.sleep(self.server.pause_s)
+        self.wfile.write(b"data: [DONE]\n\n")
 
     def send(self, body: bytes, status: int) -> None:
         self.send_response(status)
@@ -71,11 +81,13 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path / "home"))
 
 
-async def batch(server: Server, tmp_path: Path, n: int, width: int = 2) -> tuple[Summary, dict[str, dict], list[str]]:
+async def batch(
+    server: Server, tmp_path: Path, n: int, width: int | None = 2
+) -> tuple[Summary, dict[str, dict], list[str]]:
     source, out, notes = tmp_path / "in.jsonl", tmp_path / "out.jsonl", []
     source.write_text("".join(json.dumps({"id": f"p{i}", "prompt": f"question {i}"}) + "\n" for i in range(n)))
     items = [i for i in read_items(source) if isinstance(i, Item)]
-    load = LoadRequest(path=f"http://127.0.0.1:{server.server_port}", n_seq_max=width)
+    load = LoadRequest(path=f"http://127.0.0.1:{server.server_port}", n_seq_max=width or 16)
     with Output(out) as output:
         made = Batch(
             load, items, output, log_path=tmp_path / "log", width=width, on_progress=lambda p: None,
@@ -126,6 +138,17 @@ async def test_a_missing_key_ends_the_batch_at_once(
     assert (summary.failed, rows) == (0, {})
     assert "wants a key" in (summary.stopped or "")
     assert server.asked <= 4
+
+
+async def test_the_width_is_measured_while_answers_end_all_the_time(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that ends leaves a place for a moment; that must not begin the measurement anew."""
+    server.pause_s = 0.02
+    monkeypatch.setattr(runner, "WidthSearch", partial(WidthSearch, window_s=0.25))
+    summary, rows, _ = await batch(server, tmp_path, 700, None)
+    assert len(rows) == 700
+    assert len(summary.measured_tok_s) >= 2
 
 
 def test_the_exit_code_says_that_it_is_worth_trying_again(tmp_path: Path) -> None:

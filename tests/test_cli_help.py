@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from flashmoe.cli.common import note
 from flashmoe.cli.help_text import reflow
 from flashmoe.cli.main import COMMANDS, build_parser, main, module
 
@@ -79,3 +81,23 @@ def test_examples_are_accepted(line: str, tmp_path: Path) -> None:
     prepare = getattr(module(command), "prepare", list)
     _, unknown = build_parser(command).parse_known_args(prepare(words[1:]))
     assert not unknown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_notes_break_between_words_on_a_terminal_and_stay_one_line_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "energy unknown: this machine has no RAPL counter \x1b[31m at /sys/class/powercap/intel-rapl/and/further"
+    screen, file = Terminal(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    note(text)
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == "energy unknown: this machine has no"
+    assert "/sys/class/powercap/intel-rapl/and/further" in lines  # what may be copied is kept whole
+    assert "\x1b" not in screen.getvalue()
+    monkeypatch.setattr("sys.stderr", file)
+    note(text)
+    assert file.getvalue().count("\n") == 1

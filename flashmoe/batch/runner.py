@@ -52,6 +52,9 @@ class Summary(Struct, kw_only=True):
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    """Answered by an earlier call."""
+    failed_before: int = 0
+    """Failed in an earlier call, and not run again."""
     bad_lines: int = 0
     remaining: int = 0
     width: int = 1
@@ -115,7 +118,8 @@ class Batch:
         self._unsynced = False
         self._wake = asyncio.Event()
         self._energy = EnergyMeter()
-        self.summary = Summary(skipped=self._skipped)
+        failed = sum(item.id in output.failed for item in items)
+        self.summary = Summary(skipped=self._skipped - failed, failed_before=failed)
         self.info: ModelInfo | None = None
 
     # ---- the outside --------------------------------------------------------------------------------------------
@@ -158,22 +162,24 @@ class Batch:
 
     async def _pump(self) -> None:
         self._started = time.monotonic()
+        self._fill()
         while (self._queue or self._active) and not self._stopping:
-            self._fill()
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 0.5)
-            self._fill()
+            self._wake.clear()
+            self._fill()  # first: a place that an answer left a moment ago is no narrower width
             await self._sync()
-            now = time.monotonic()
-            self._search.observe(self._tokens, len(self._active), len(self._prefilling), now)
+            self._search.observe(self._tokens, len(self._active), len(self._prefilling), now := time.monotonic())
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()
+                self._fill()
 
     def _fill(self) -> None:
         """As many items in flight as the width wants."""
-        while self._queue and len(self._active) < self._search.width and not self._stopping:
+        if self._stopping or not self._client.alive:
+            return  # what is sent to a dead engine would count as killed by it
+        while self._queue and len(self._active) < self._search.width:
             item = self._queue.popleft()
             self._prefilling.add(item.id)
             self._active[item.id] = asyncio.create_task(self._one(item))

@@ -76,8 +76,8 @@ examples:
   flashmoe-tui batch http://node7:8080/v1 prompts.jsonl -o answers.jsonl --parallel 64
   flashmoe-tui batch qwen3.gguf prompts.jsonl -o answers.jsonl --retry-failed --json | jq .tokens_per_hour
 
-exit codes: 0 everything is answered, 1 a line failed or the batch was stopped, 2 wrong usage, 3 worth trying again
-(another batch writes the same file, a server can't be reached), 130 interrupted
+exit codes: 0 everything is answered, 1 a line failed (in this call or before) or the batch was stopped, 2 wrong usage,
+3 worth trying again (another batch writes the same file, a server can't be reached), 130 interrupted
 """
 
 
@@ -201,7 +201,8 @@ def main(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     if summary.retry:
         return EXIT_RETRY
-    return EXIT_FAILED if summary.stopped or summary.failed or problems else EXIT_OK
+    incomplete = summary.stopped or summary.failed or summary.failed_before or problems
+    return EXIT_FAILED if incomplete else EXIT_OK
 
 
 def _progress_text(p: Progress) -> str:
@@ -223,6 +224,7 @@ def _print_summary(s: Summary) -> None:
     for n, word in (
         (s.failed, "failed"),
         (s.skipped, "done before"),
+        (s.failed_before, "failed before (--retry-failed runs them again)"),
         (s.remaining, "left"),
         (s.bad_lines, "bad line" if s.bad_lines == 1 else "bad lines"),
     ):

@@ -12,8 +12,10 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -81,8 +83,14 @@ def out(text: str = "", *, end: str = "\n") -> None:
 
 
 def note(text: str) -> None:
-    """Writes a line to stderr, where progress and diagnostics belong."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """Writes a line to stderr, where progress and diagnostics belong; a terminal's is broken between words."""
+    text = visible(text)
+    if sys.stderr.isatty() and len(text) >= (columns := shutil.get_terminal_size().columns):
+        text = "\n".join(
+            textwrap.fill(line, max(columns - 1, 20), break_long_words=False, break_on_hyphens=False)
+            for line in text.split("\n")
+        )
+    print(text, file=sys.stderr, flush=True)
 
 
 def error(text: str) -> None:

@@ -169,6 +169,7 @@ def _terminal(r: Report) -> list[tuple[str, str]]:
     t = r.terminal
     extra = [word for word, on in (("over SSH", t["ssh"]), (t["multiplexer"], t["multiplexer"]),
                                    ("NO_COLOR", t["no_colour"]), (t["program"], t["program"])) if on]  # fmt: skip
+    extra = list(dict.fromkeys(extra))  # a multiplexer calls itself the program, too
     return [
         ("TERM", f"{t['term'] or 'not set'}, {t['colours']} colours, {t['size']}, {t['encoding']}"),
         *([("also", ", ".join(extra))] if extra else []),

@@ -199,7 +199,8 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
         _line("VRAM", "none used")
     if plan.expert_bytes:
         disk = f"disk {rate(here.disk_bytes_s)} ({here.disk_source})"
-        _line("SSD", f"{size(p.experts_ssd)} of experts are read when chosen; {disk}")
+        stream = f"{size(p.experts_ssd)} of experts are read when chosen" if p.experts_ssd else "nothing streams"
+        _line("SSD", f"{stream}; {disk}")
         b = plan.budgets
         least, advised, every = size(b.least), size(b.advised), size(b.best)
         _line("--ram", f"least {least}, advised {advised}, all {every}; this machine can give {size(b.here)}")
