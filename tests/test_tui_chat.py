@@ -356,13 +356,10 @@ async def test_a_long_chat_fills_a_large_screen_and_scrolls() -> None:
         for number in range(40):
             history.add_message(chat, "assistant", f"Number {number}. " + "word\n" * 100)  # a few lines as Markdown
     app = new_app(chat=chat)
-    async with running(app, (80, 24)) as pilot:
+    async with running(app, (200, 60)) as pilot:
         transcript = app.chat_screen.transcript
         await until(pilot, lambda: transcript.turns and transcript.max_scroll_y > 0)
-        mounted = len(transcript.views)
-        assert mounted < 20
-        await pilot.resize_terminal(200, 60)
-        await until(pilot, lambda: transcript.max_scroll_y > 0 and len(transcript.views) > mounted)
+        assert len(transcript.views) < 20
         assert "Number 39" in shown(app)
         assert transcript.following
         await pilot.press("pageup")
