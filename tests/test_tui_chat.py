@@ -334,19 +334,33 @@ async def test_ten_thousand_tokens_at_once_do_not_pile_up(tiny: Path) -> None:
         assert view._shown
 
 
-async def test_why_a_question_was_refused_can_be_read(slow: Path) -> None:
-    app = new_app(slow, n_ctx=4096)
+async def test_why_a_key_did_nothing_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tui.widgets.activity_line.READ_S", 2.0)
+    app = new_app()
     async with running(app) as pilot:
-        await ready(pilot)
-        limit(app, None)
-        await ask(pilot, "Much", wait=False)
-        await until(pilot, lambda: "Answering" in app.chat_screen.activity.text)
-        await send(pilot, "and more")
-        await until(pilot, lambda: "An answer is being written" in app.chat_screen.activity.text)
-        before = app.chat_screen.flow.ctx_used
-        await until(pilot, lambda: app.chat_screen.flow.ctx_used > before)  # figures came, and waited
-        assert "An answer is being written" in app.chat_screen.activity.text
-        assert app.chat_screen.composer.text == "and more"
-        await until(pilot, lambda: "An answer is being written" not in app.chat_screen.activity.text)
-        await pilot.press("escape")
-        await until(pilot, lambda: not app.chat_screen.flow.busy)
+        line = app.chat_screen.activity
+        line.show_answering(1, 1.0, "Esc", thinking=False)
+        await pilot.press("x", "enter")  # refused: no model is loaded
+        await until(pilot, lambda: "No model is loaded" in line.text)
+        line.show_answering(2, 2.0, "Esc", thinking=False)
+        line.done()
+        assert "No model is loaded" in line.text
+        await until(pilot, lambda: not line.text)
+        line.show_answering(3, 3.0, "Esc", thinking=False)
+        assert "3 tokens in 3 s" in line.text
+
+
+async def test_a_long_chat_fills_a_large_screen_and_scrolls() -> None:
+    with History() as history:
+        chat = history.create_chat(title="long").id
+        for number in range(40):
+            history.add_message(chat, "assistant", f"Number {number}. " + "word\n" * 100)  # a few lines as Markdown
+    app = new_app(chat=chat)
+    async with running(app, (200, 60)) as pilot:
+        transcript = app.chat_screen.transcript
+        await until(pilot, lambda: transcript.turns and transcript.max_scroll_y > 0)
+        assert len(transcript.views) < 20
+        assert "Number 39" in shown(app)
+        assert transcript.following
+        await pilot.press("pageup")
+        await until(pilot, lambda: not transcript.following)

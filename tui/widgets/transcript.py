@@ -22,16 +22,16 @@ from tui.keymap import bindings
 from tui.widgets.cut_line import CutLine
 from tui.widgets.message_view import AnswerView, MessageView, QuestionView, view_of
 
-TAIL_LINES = 60
-"""Estimated lines that are mounted at the end of the chat: about two screens."""
+TAIL_SCREENS = 2
+"""What is mounted at the end of the chat, in heights of it, as far as that can be estimated."""
 STEP = 6
 """Messages that come in at a time when the reader scrolls up."""
 MOST = 30
 """Mounted messages; beyond it those farthest below the reader leave."""
 
 
-def _lines(turn: Turn) -> int:
-    return 3 + len(turn.content) // 70 + turn.content.count("\n")
+def _lines(turn: Turn, width: int) -> int:
+    return 3 + len(turn.content) // width + turn.content.count("\n")
 
 
 class Transcript(VerticalScroll):
@@ -144,14 +144,39 @@ class Transcript(VerticalScroll):
             await self.mount_all([view_of(turn, markdown=self._markdown) for turn in turns[self._start :]])
             await self._update_more()
             await self._place_cut()
+        self.call_after_refresh(self._fill)
 
-    @staticmethod
-    def _tail_start(turns: list[Turn]) -> int:
+    def _tail_start(self, turns: list[Turn]) -> int:
+        screen = self.app.size  # before the first layout
+        width, height = max(20, self.size.width or screen.width * 2 // 3), self.size.height or screen.height
         start, lines = len(turns), 0
-        while start > 0 and (lines < TAIL_LINES or start > len(turns) - 2):
+        while start > 0 and (lines < TAIL_SCREENS * height or start > len(turns) - 2):
             start -= 1
-            lines += _lines(turns[start])
+            lines += _lines(turns[start], width)
         return start
+
+    def on_resize(self) -> None:
+        """A larger screen shows more."""
+        self.call_after_refresh(self._fill)
+
+    async def _fill(self) -> None:
+        """While the chat leaves a part of the screen empty, older messages come in: nothing would scroll to them."""
+        if not self._start or not self.size.height or self.max_scroll_y > 0:
+            return
+        async with self._lock:
+            await self._mount_older()
+        self.follow()
+        self.call_after_refresh(self._fill)
+
+    async def _mount_older(self) -> None:
+        """Mounts some older messages."""
+        start, first = max(0, self._start - STEP), next(iter(self.views), None)
+        with self.app.batch_update():
+            new = [view_of(turn, markdown=self._markdown) for turn in self.turns[start : self._start]]
+            await self.mount_all(new, before=first)
+            self._start = start
+            await self._update_more()
+            await self._place_cut()
 
     async def add(self, turn: Turn) -> MessageView:
         """A new message at the end."""
@@ -257,19 +282,10 @@ class Transcript(VerticalScroll):
             async with self._lock:
                 if self._start == 0:
                     return
-                start = max(0, self._start - STEP)
-                views = self.views
-                anchor = views[0] if views else None
+                anchor = next(iter(self.views), None)
                 before = anchor.virtual_region.y if anchor is not None else 0
                 with self.app.batch_update():
-                    new = [view_of(turn, markdown=self._markdown) for turn in self.turns[start : self._start]]
-                    if anchor is not None:
-                        await self.mount_all(new, before=anchor)
-                    else:
-                        await self.mount_all(new)
-                    self._start = start
-                    await self._update_more()
-                    await self._place_cut()
+                    await self._mount_older()
                     for view in self.views[MOST:]:
                         if not self._is_live(view):
                             await view.remove()
