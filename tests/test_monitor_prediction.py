@@ -76,3 +76,19 @@ def test_pace_counts_layers_by_their_reads(monkeypatch: pytest.MonkeyPatch) -> N
     found = pace.table()
     assert found is not None
     assert len(found) == MOST + 1
+
+
+def test_graphs_that_follow_at_once_are_timed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("backends.streaming.pace.time.perf_counter", lambda: now[0])
+    pace = Pace()
+    for _ in range(101):  # 3 ms each; the first is of another width than the one before it
+        pace.begin(1)
+        for row in range(4):
+            pace.chosen(row)
+            now[0] += 0.00075
+    table = pace.table()
+    assert table is not None
+    layers, seconds = table[0]
+    assert 3 * 12 <= layers <= 3 * 16  # one in seven
+    assert seconds / layers == pytest.approx(0.00075, rel=0.01)

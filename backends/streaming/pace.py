@@ -14,6 +14,8 @@ MOST = 32
 """Layers that read more are counted with these."""
 _FADE_GRAPHS = 32
 _HALF_LIFE_GRAPHS = 256
+_APART_S = 0.02
+"""A tiny model's graphs come faster than that: one now and then is timed, so that it costs next to nothing there."""
 _LONGEST_S = 5.0
 """A longer gap was no layer: the process was stopped, or the disk hung."""
 
@@ -28,6 +30,7 @@ class Pace:
         self._layers = [0.0] * (MOST + 1)
         self._row = -1
         self._since = 0.0
+        self._begun = -_APART_S
         self._tokens = 0
         self._counted = False
         self._graphs = 0
@@ -39,9 +42,11 @@ class Pace:
     def begin(self, tokens: int) -> None:
         """A graph of `tokens` tokens that decode starts, 0 for a prefill's. Graphs of another width than the one before
         aren't counted: they are the last piece of a prompt, or the first step of a wider batch."""
-        self._row, self._counted = -1, 0 < tokens == self._tokens
+        now = time.perf_counter()
+        self._row, self._counted = -1, 0 < tokens == self._tokens and now - self._begun >= _APART_S
         self._tokens = tokens
         if self._counted:
+            self._begun = now
             self._graphs += 1
             if self._graphs % _FADE_GRAPHS == 0:
                 keep = 0.5 ** (_FADE_GRAPHS / _HALF_LIFE_GRAPHS)

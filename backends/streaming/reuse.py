@@ -31,7 +31,7 @@ N_BINS = 120
 
 _EDGES: npt.NDArray[np.float64] = 2.0 ** (BIN_BASE_LOG2 + np.arange(N_BINS) / BINS_PER_OCTAVE)
 
-SPEND = 0.002
+SPEND = 0.001
 """The share of the session's time that distances may take."""
 MOST_NOTED = 1 << 15
 """Uses that wait for somebody to ask; then whoever notes one more does the work, so that the list stays short."""

@@ -13,7 +13,7 @@ from tui import keymap as keys
 from tui.widgets.budget_curve import MOST_ROWS, budget_curve
 from tui.widgets.expert_map import legend, no_map, row_of_cells
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.layer_rates import LEAST, LayerRates
+from tui.widgets.layer_rates import ALL, LEAST, LayerRates
 from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, spread
 
 _LABEL = 5
@@ -103,7 +103,9 @@ class ExpertMapView(Lines):
         least = LEAST if width >= 100 and arrays.residency is not None else 0
         across = width - _LABEL - least
         cells = Cells(arrays, room, across, by_use=self.by_use)
-        wide = max(1, min(_WIDEST_CELL, across // cells.columns))
+        # two columns make a cell square; wider only where the rates have all their columns
+        roomy = (width - _LABEL - ALL) // cells.columns
+        wide = max(1, min(2, across // cells.columns), min(_WIDEST_CELL, roomy))
         across = _LABEL + cells.columns * wide
         rates = LayerRates(arrays, width - across)
         lines = [self._headline(width, arrays, cells)]

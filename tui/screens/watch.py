@@ -49,7 +49,8 @@ class WatchTitle(Lines):
             parts.append(("no model", MUTED))
         if self.feed.note:
             parts.append((f"   {self.feed.note}", MUTED))
-        speed = f"{units.speed(frame.tok_s)} tok/s" if frame is not None and frame.tok_s is not None else ""
+        known = model is not None and frame is not None and frame.tok_s is not None
+        speed = f"{units.speed(frame.tok_s)} tok/s" if known and frame is not None else ""
         return [spread(line(*parts), line((speed, "bold")), width)]
 
 

@@ -15,6 +15,8 @@ from tui.widgets.monitor_lines import COMPUTE, MUTED, READ, RULE, line, meter
 
 LEAST = 17
 """Columns of the hit rate and a bar of what is in RAM: kept free on a screen of 100 columns or more."""
+ALL = 42
+"""Columns of all of it."""
 _BAR, _LONGEST_BAR = 8, 24
 
 Values = npt.NDArray[np.float64]
