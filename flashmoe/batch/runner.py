@@ -167,8 +167,9 @@ class Batch:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 0.5)
             self._wake.clear()
-            self._fill()  # first: a place that an answer left a moment ago is no narrower width
+            self._fill()  # before the disk is waited for: the engine's next step begins in a moment
             await self._sync()
+            self._fill()  # a place that an answer left meanwhile is no narrower width
             self._search.observe(self._tokens, len(self._active), len(self._prefilling), now := time.monotonic())
             self._report(now)
             if not self._client.alive and not self._stopping:
