@@ -32,6 +32,8 @@ _FAULTS_OF_A_MISS = 4
 _SOME_FAULTS = 4
 _KEPT = 0.85
 """Of the pages that the kernel let the experts have: it needs some to work with."""
+_CPUS_TAKEN = 0.2
+"""The share of time that some task waits for a CPU, from which another thread would find none free."""
 _FULL = 0.9
 """A budget that holds less of itself than this, and gave nothing up yet, is still filling."""
 
@@ -252,7 +254,7 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
         alone = waits + compute * got[0] / got[1]
         predicted = _speed(work, alone)
         advice = _change("without other programs", work, alone)
-    elif not on_gpu and threads and cpus and threads < cpus:
+    elif not on_gpu and threads and cpus and threads < cpus and (frame.cpu_stall or 0.0) < _CPUS_TAKEN:
         fewer = waits + compute * threads / cpus
         predicted = _speed(work, fewer)
         advice = f"--threads {cpus}: up to {units.speed(predicted)} tok/s"
