@@ -125,6 +125,8 @@ def test_suspending_stops_the_engine_too_and_both_go_on(answering: tuple[App, in
     os.kill(app.pid, signal.SIGCONT)
     assert wait_for(lambda: state(app.pid) != "T" and state(engine) != "T", app=app)
     assert wait_for(lambda: b"\x1b[?1049h" in app.tail, app=app)
+    # The terminal begins empty, so all is sent again, also what hasn't changed meanwhile.
+    assert wait_for(lambda: b"tell me much" in app.tail and b"F1" in app.tail, app=app)
 
 
 def test_ctrl_q_ends_with_code_0(answering: tuple[App, int]) -> None:

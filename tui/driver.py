@@ -52,19 +52,21 @@ class _HangupProof:
 
 
 class AppDriver(LinuxDriver):
-    """What `FlashmoeApp` runs on. The app gives `engine_pid`, `terminal_lost` and `shown`."""
+    """What `FlashmoeApp` runs on. The app gives `engine_pid`, `terminal_lost` and `redraw`."""
 
     def __init__(self, app: App[Any], **options: Any) -> None:
         super().__init__(app, **options)
         self._loop_lock = threading.Lock()
+        self._began = False
         self._file: Any = _HangupProof(self._file, self._lost)
 
     def start_application_mode(self) -> None:
-        """At the start and after every suspension: what the app wrote before is gone from the screen."""
-        shown = getattr(self._app, "shown", None)
-        if shown is not None:
-            shown.forget()
+        """At the start and after every suspension: what the app wrote before is gone from the screen then."""
         super().start_application_mode()  # type: ignore[no-untyped-call]
+        if self._began:
+            with contextlib.suppress(RuntimeError, AttributeError):
+                self._loop.call_soon_threadsafe(self._app.redraw)  # type: ignore[attr-defined]
+        self._began = True
 
     def _lost(self) -> None:
         with contextlib.suppress(RuntimeError, AttributeError):

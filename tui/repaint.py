@@ -11,6 +11,7 @@ terminal may have drawn it wider or narrower than Textual believes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from textual._compositor import ChopsUpdate, CompositorUpdate, LayoutUpdate
-from textual.app import App
+from textual.app import App, ScreenStackError
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.strip import Strip
@@ -196,7 +197,7 @@ class _Changes(CompositorUpdate):
 
 
 class SparingApp(App[int]):
-    """Sends the terminal what it doesn't show yet. Its driver calls `shown.forget` when the terminal begins anew."""
+    """Sends the terminal what it doesn't show yet. Its driver calls `redraw` when the terminal begins anew."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -204,7 +205,9 @@ class SparingApp(App[int]):
 
     def redraw(self) -> None:
         """Sends all of the screen once more: something else may have written on it."""
-        self.screen.refresh()
+        self.shown.forget()
+        with contextlib.suppress(ScreenStackError):  # it is ending, or has hardly begun
+            self.screen.refresh()
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         written = self._running and not self._closed and not self._batch_count and not self.is_headless
