@@ -182,10 +182,11 @@ def test_an_interruption_keeps_what_was_printed_and_leaves_no_engine(model: Path
     assert not any(map(alive, engines))
 
 
-def test_an_engine_that_is_killed_is_one_sentence_and_worth_trying_again(model: Path) -> None:
-    process = subprocess.Popen(
-        command("run", model, "Hello", "--ctx", "2048"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def test_an_engine_that_is_killed_is_one_sentence_and_worth_trying_again(model: Path, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.gbnf"  # the answer must not end before the engine does
+    endless.write_text("root ::= [a-z] root")
+    argv = command("run", model, "Hello", "--ctx", "2048", "--grammar", endless)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.read(3)
     for engine in children(process.pid):
