@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """From the start of the process to a usable screen: a key that is typed at once shows on it.
 
-The packages are compiled to bytecode first, as pip and make leave them: a checkout whose Python is told to keep none
-(PYTHONDONTWRITEBYTECODE) compiles at every start, which is no start of an installed program.
+The first run, which isn't counted, compiles the packages to bytecode, as pip and make leave them: a checkout whose Python
+is told to keep none (PYTHONDONTWRITEBYTECODE) compiles at every start, which is no start of an installed program.
 
 python benchmarks/tui_startup.py [--runs 7] [--chats 10000]
 """
@@ -10,14 +10,13 @@ python benchmarks/tui_startup.py [--runs 7] [--chats 10000]
 from __future__ import annotations
 
 import argparse
-import compileall
 import statistics
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tui_bench import FORK_PAUSE_S, ROOT, App, make_home, scratch
+from tui_bench import FORK_PAUSE_S, App, make_home, scratch
 
 
 def main() -> int:
@@ -27,8 +26,6 @@ def main() -> int:
     parser.add_argument("--chats", type=int, default=10_000)
     parser.add_argument("--model", help="a model to load at once, as the demo does")
     options = parser.parse_args()
-    for package in ("backends", "flashmoe", "tui"):
-        compileall.compile_dir(ROOT / package, quiet=1)
     painted: list[float] = []
     typed: list[float] = []
     with scratch() as folder:
