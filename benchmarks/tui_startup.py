@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """From the start of the process to a usable screen: a key that is typed at once shows on it.
 
-The first run, which isn't counted, compiles the packages to bytecode, as pip and make leave them: a checkout whose Python
-is told to keep none (PYTHONDONTWRITEBYTECODE) compiles at every start, which is no start of an installed program.
+The first run, which isn't counted, compiles the packages to bytecode, as pip and make leave them: a checkout whose
+Python is told to keep none (PYTHONDONTWRITEBYTECODE) compiles at every start, which no installed program does.
 
 python benchmarks/tui_startup.py [--runs 7] [--chats 10000]
 """
