@@ -18,11 +18,12 @@ from typing import Any
 
 from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from textual._compositor import ChopsUpdate, CompositorUpdate, LayoutUpdate
+from textual._compositor import ChopsUpdate, Compositor, CompositorUpdate, LayoutUpdate
 from textual.app import App, ScreenStackError
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.screen import Screen
 from textual.strip import Strip
+from textual.widget import Widget
 
 # Latin, Greek, Cyrillic, punctuation, arrows, mathematics, box drawing, blocks, shapes (but for the two wide ones) and
 # Braille: one cell each in every terminal. No soft hyphen, no joiners, no variation selectors.
@@ -35,6 +36,8 @@ GAP = 24
 8 bytes) and the colours anew (up to 40)."""
 
 
+FEW = 64
+"""Dirty regions, beyond which looking for the widgets that they touch isn't worth it."""
 UNKNOWN = ""
 WHOLE = "\x1b"
 """Begins the drawing of what can't be taken apart."""
@@ -167,6 +170,40 @@ class Shown:
                     for first, last in shown.runs(wanted):
                         sent += [f"\x1b[{y + 1};{x + first + 1}H", *wanted.cut(first, last).drawn()]
         return "".join(sent)
+
+
+class SparingCompositor(Compositor):
+    """Draws only the widgets that a repaint touches.
+
+    Textual draws every widget within the rectangle around all that changed: a key in the composer and a figure in the
+    monitor make that the whole screen, and the drawing of a chat of some fifty widgets takes most of a repaint.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._touched: list[Region] = []
+
+    def render_partial_update(self) -> ChopsUpdate | None:
+        """The repaint of what is dirty."""
+        _ = self.cuts  # worked out from all that is visible, and kept
+        if len(self._dirty_regions) <= FEW:
+            self._touched = list(self._dirty_regions)
+        try:
+            return super().render_partial_update()
+        finally:
+            self._touched = []
+
+    @property
+    def visible_widgets(self) -> dict[Widget, tuple[Region, Region]]:
+        """Widgets by what is seen of them (region, clip); while a part is repainted, those that it touches."""
+        visible = super().visible_widgets
+        if not self._touched:
+            return visible
+        return {
+            widget: (region, clip)
+            for widget, (region, clip) in visible.items()
+            if any(map(region.intersection(clip).overlaps, self._touched))
+        }
 
 
 def _by_line(update: ChopsUpdate) -> Iterator[tuple[int, list[tuple[int, Strip]]]]:

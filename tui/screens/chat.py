@@ -21,6 +21,7 @@ from tui.conversation import Turn
 from tui.flow_view import ContextChoice, FullContext
 from tui.keymap import bindings
 from tui.monitoring import SampleTaken
+from tui.repaint import SparingCompositor
 from tui.screens.chat_engine import IDLE_KEYS, ChatEngine, cause
 from tui.widgets.activity_line import ActivityLine
 from tui.widgets.composer import Attachment, AttachmentBar, Composer
@@ -51,6 +52,7 @@ class ChatScreen(ChatEngine):
 
     def __init__(self, app: FlashmoeApp) -> None:
         super().__init__(id="chat")
+        self._compositor = SparingCompositor()
         self.main = app
         self.flow = ChatFlow(self, app.controller, app.config)
         self._history: asyncio.Task[History] | None = None
