@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from backends.gguf_file import GgufFile
-from backends.planner_kv import CELLS, number, swa_layers
+from backends.planner_kv import number, padded, swa_layers
 
 _GATED_ATTENTION = {"qwen3next", "qwen35", "qwen35moe", "qwen4exp"}
 
@@ -43,7 +43,7 @@ def compute_bytes(gguf: GgufFile, n_ctx: int, n_ubatch: int = 512) -> ComputeByt
         moe = max(2 * used * embd + 2 * embd, 3 * used * ff + 4 * embd, used * (embd + ff) + 4 * embd)
     floats = max(attention, moe, 3 * gguf.n_ff * bool(gguf.bytes.attention) + 4 * embd, 5 * embd, _recurrent(gguf))
     ubatch = max(1, min(n_ubatch, n_ctx))
-    cells = -(-max(n_ctx, 1) // CELLS) * CELLS
+    cells = padded(max(n_ctx, 1))
     masks = (2 if any(swa_layers(gguf)) else 1) if kv_heads else 0
     fixed = 4 * _fixed(gguf)
     touched = 4 * ubatch * floats + fixed + 2 * cells * ubatch * masks

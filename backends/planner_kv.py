@@ -28,6 +28,11 @@ CELLS = 256
 """The context is padded to a multiple of this."""
 
 
+def padded(n_ctx: int) -> int:
+    """Cells that llama.cpp allocates for so many tokens of context: the next multiple of `CELLS`."""
+    return -(-n_ctx // CELLS) * CELLS
+
+
 class KvBytes(Struct, frozen=True):
     """Bytes that a context takes besides its compute buffers."""
 
@@ -45,13 +50,13 @@ def kv_bytes(
     gguf: GgufFile, n_ctx: int, *, n_seqs: int = 1, n_ubatch: int = 512, swa_full: bool = True, type_bytes: float = 2.0
 ) -> KvBytes:
     """KV cache and recurrent state of a unified cache of `n_ctx` tokens for `n_seqs` sequences; f16 by default."""
-    cells = -(-max(n_ctx, 1) // CELLS) * CELLS
+    cells = padded(max(n_ctx, 1))
     recurrent = _recurrent_layers(gguf)
     swa = swa_layers(gguf)
     window = number(gguf, "attention.sliding_window", 0) or _WINDOW.get(gguf.architecture, 0)
     swa_cells = cells
     if not swa_full and window:
-        swa_cells = min(-(-min(cells, window * n_seqs + n_ubatch) // CELLS) * CELLS, cells)
+        swa_cells = min(padded(min(cells, window * n_seqs + n_ubatch)), cells)
     attention, per_token = 0.0, 0.0
     for layer, width in enumerate(_widths(gguf, swa)):
         if recurrent[layer] and gguf.architecture != "falcon-h1":

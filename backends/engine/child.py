@@ -135,9 +135,9 @@ class Child:
         owed = 0
         while not self._stopping.is_set():
             busy = self._model is not None and self._model.busy()
-            wait = until - time.monotonic() if owed > 0 else 0.0
+            wait = max(0.0, until - time.monotonic()) if owed > 0 else 0.0
             try:
-                command = self._queue.get(block=not busy or wait > 0, timeout=wait if busy and wait > 0 else None)
+                command = self._queue.get(timeout=wait if busy else None)
             except queue.Empty:
                 started, before = time.monotonic(), len(self._active)
                 self._step()

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.loading import Weights
+from backends.planner_kv import padded
 
 
 class AbortFlag:
@@ -113,12 +114,6 @@ class DecodeResult:
     seconds: float = 0.0
 
 
-def rounded_context(n_ctx: int) -> int:
-    """Tokens as llama.cpp allocates them: a multiple of 256. It clamps the batch before it rounds, and a batch below
-    the number of sequences aborts it."""
-    return -(-n_ctx // 256) * 256
-
-
 class LlamaContext:
     """Owns a ``llama_context`` over `weights`. Not thread-safe, but for `abort`."""
 
@@ -145,7 +140,8 @@ class LlamaContext:
         self.abort = abort or AbortFlag()
         params = L.llama_context_default_params()
         # llama.cpp sizes its outputs by n_batch and wants one for each sequence
-        params.n_ctx, params.n_ubatch = rounded_context(n_ctx), n_batch
+        # llama.cpp clamps the batch before it pads the context, and a batch below the number of sequences aborts it.
+        params.n_ctx, params.n_ubatch = padded(n_ctx), n_batch
         params.n_batch = max(n_batch, n_seqs)
         params.n_seq_max, params.kv_unified = n_seqs, True
         params.n_threads = params.n_threads_batch = n_threads

@@ -28,13 +28,14 @@ from backends.interface import (
 from backends.llamacpp import native, procfs
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
-from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext, rounded_context
+from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import restore_session, save_session
 from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
 from backends.llamacpp.thinking import PlainParser, ThinkingParser, can_think, parser_for
 from backends.llamacpp.vocab import Vocab
+from backends.planner_kv import padded
 
 IDLE_SEQUENCES = 4
 """Sequences kept for idle chats beside those that may be active."""
@@ -102,7 +103,7 @@ class LlamaModel:
             self.context = LlamaContext(
                 weights,
                 n_ctx=base.n_ctx,
-                n_batch=min(base.n_ubatch, rounded_context(base.n_ctx)),
+                n_batch=min(base.n_ubatch, padded(base.n_ctx)),
                 n_seqs=n_seqs,
                 n_threads=request.n_threads or procfs.usable_cpus(),
                 hook=parts.hook,

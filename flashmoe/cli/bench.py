@@ -117,6 +117,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     from backends.interface import BenchRequest
+    from backends.planner_kv import padded
     from flashmoe.measurements import record_bench
 
     path = resolve_model(args.model)
@@ -126,10 +127,8 @@ def main(args: argparse.Namespace) -> int:
     load = load_request(args, path, n_seq_max=args.parallel, store=args.store)
     need = (args.prompt_tokens + args.tokens) * args.parallel
     if load.n_ctx is None:
-        # a multiple of 256, as llama.cpp pads it: the same for all backends
-        load = load_request(
-            args, path, n_seq_max=args.parallel, store=args.store, n_ctx=max(-(-need // 256) * 256, 1024)
-        )
+        # as llama.cpp pads it: the same for all backends
+        load = load_request(args, path, n_seq_max=args.parallel, store=args.store, n_ctx=max(padded(need), 1024))
     elif load.n_ctx < need:
         raise UsageError(f"--ctx {load.n_ctx} is too small for {need} tokens: raise it or leave it out")
     info, result = run_async(_run(load, request))
