@@ -108,17 +108,6 @@ async def test_load_answer_count_bench_unload(client: EngineClient, tiny: Path) 
         await answer(client, ask("3"))
 
 
-async def test_the_child_steps_back_as_far_as_it_is_told(tmp_path: Path) -> None:
-    made = EngineClient(log_path=tmp_path / "engine.log", niceness=3)
-    await made.start()
-    try:
-        assert made.pid is not None
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        assert os.getpriority(os.PRIO_PROCESS, made.pid) == min(19, own + 3)
-    finally:
-        await made.stop()
-
-
 async def test_several_answers_at_once_keep_apart(client: EngineClient, tiny: Path) -> None:
     await client.load(request(tiny, n_seq_max=4))
     alone = [(await answer(client, ask(f"a{i}", f"question {i}")))[0] for i in range(6)]

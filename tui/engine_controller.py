@@ -45,9 +45,6 @@ ENGINE_NICE = 1
 
 EngineState = Literal["none", "loading", "ready", "dead"]
 
-NICENESS = 5
-"""Of the engine: its threads spin on every core, and a key that is typed shows before the next token."""
-
 
 class EngineController:
     """Drives one engine child for the app. All methods run on the event loop."""
@@ -178,9 +175,7 @@ class EngineController:
         if self._client is None:
             from backends.engine.client import EngineClient
 
-            self._client = EngineClient(
-                log_path=self._log_path, on_event=self._on_event, env=self._env, niceness=NICENESS
-            )
+            self._client = EngineClient(log_path=self._log_path, on_event=self._on_event, env=self._env)
         return self._client
 
     def _on_event(self, event: object) -> None:

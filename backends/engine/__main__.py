@@ -1,4 +1,4 @@
-"""``python -m backends.engine [NICENESS]``: the child process. Started by `backends.engine.client`."""
+"""``python -m backends.engine``: the child process. Started by `backends.engine.client`, of no use by hand."""
 
 from backends.engine.child import main
 

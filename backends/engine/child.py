@@ -284,8 +284,6 @@ def _id_of(command: p.Command) -> str:
 
 def main() -> int:
     """Entry point: moves the protocol away from fd 0 and 1, so that nothing a library prints can get into it."""
-    if len(sys.argv) > 1:
-        os.nice(int(sys.argv[1]))
     commands, events = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

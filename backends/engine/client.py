@@ -65,15 +65,12 @@ class EngineClient:
         log_path: Path,
         on_event: Callable[[p.ChildEvent | Died], None] | None = None,
         env: Mapping[str, str] | None = None,
-        niceness: int = 0,
     ) -> None:
         """`log_path`: where the child's and llama.cpp's prints go. `on_event`: gets Telemetry, ExpertMap, Notice and
-        Died. `env`: variables to set for the child besides this process's. `niceness`: how much it steps back for
-        others (0 to 19)."""
+        Died. `env`: variables to set for the child besides this process's."""
         self._log_path = log_path
         self._on_event = on_event
         self._env = dict(env or {})
-        self._niceness = niceness
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._hello: asyncio.Future[p.Hello] | None = None
@@ -127,7 +124,7 @@ class EngineClient:
         with self._log_path.open("ab") as log:
             self._log_offset = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-X", "faulthandler", "-m", "backends.engine", str(self._niceness),
+                sys.executable, "-P", "-X", "faulthandler", "-m", "backends.engine",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
                 limit=MAX_EVENT_BYTES, env=env, process_group=0,
             )  # fmt: skip
