@@ -132,10 +132,12 @@ def tensor_type(spec: TensorSpec, quant: str) -> T:
     return T.F16
 
 
-def _data(spec: TensorSpec, kind: T, seed: int) -> np.ndarray[Any, Any]:
+def _data(spec: TensorSpec, kind: T, seed: int, *, endless: bool = False) -> np.ndarray[Any, Any]:
     if kind == T.Q4_K:
         return _q4_k_blocks(spec, seed)
     values = weights(spec, seed)
+    if endless and spec.role == "output":  # a logit of 0 is far below the largest, which greedy sampling takes
+        values[-len((*SPECIALS, *THINK)) :] = 0.0
     if kind == T.F32:
         return values
     return values.astype(np.float16) if kind == T.F16 else gguf.quants.quantize(values, kind)
@@ -200,6 +202,7 @@ def make_gguf(
     dense: bool = False,
     chat_template: str | None = CHATML,
     name: str | None = None,
+    endless: bool = False,
     extra_kv: dict[str, Any] | None = None,
     **dims: int,
 ) -> Path:
@@ -212,6 +215,7 @@ def make_gguf(
         seed: Of the weights.
         dense: A model without experts of the same family (llama, else qwen3).
         chat_template: Jinja text, None for none.
+        endless: A greedy answer goes on until something else ends it: no special token is ever the likeliest.
         extra_kv: Metadata to add or replace, by full key.
         **dims: Fields of `Dims`, e.g. ``n_layer=4, n_expert=16``.
     """
@@ -239,7 +243,7 @@ def make_gguf(
             writer.add_int32("split.tensors.count", len(shape.tensors))
         for spec in shape.tensors[bounds[i] : bounds[i + 1]]:
             kind = tensor_type(spec, quant)
-            writer.add_tensor(spec.name, _data(spec, kind, seed), raw_dtype=kind)
+            writer.add_tensor(spec.name, _data(spec, kind, seed, endless=endless), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -72,7 +72,7 @@ async def test_the_screen_says_that_the_text_leaves_this_machine_and_invents_not
 
 
 async def test_stop_regenerate_and_a_server_that_goes_away(tmp_path: Path) -> None:
-    model = make_gguf(tmp_path / "served.gguf", n_layer=4, n_embd=256, n_ctx_train=32768)
+    model = make_gguf(tmp_path / "served.gguf", n_layer=4, n_embd=256, n_ctx_train=32768, endless=True)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(model, tmp_path / "log", n_ctx=16384))
         app = remote_app(server)
