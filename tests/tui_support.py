@@ -39,7 +39,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A larger one, so that there is time to do something to an answer."""
-    return make_gguf(tmp_path_factory.mktemp("tui") / "slow.gguf", n_layer=4, n_embd=256, n_ctx_train=32768, endless=True)
+    return make_gguf(
+        tmp_path_factory.mktemp("tui") / "slow.gguf", n_layer=4, n_embd=256, n_ctx_train=32768, endless=True
+    )
 
 
 def new_app(model: Path | None = None, *, n_ctx: int = 512, measure: bool = False, **options: Any) -> FlashmoeApp:
