@@ -13,7 +13,7 @@ from textual.widgets import Static
 from flashmoe.text_safety import SafeStream, visible, visible_line
 from tui import figures
 from tui.conversation import Turn
-from tui.widgets.settled import Settled
+from tui.widgets.settled import Even, Settled
 
 if TYPE_CHECKING:
     from tui.widgets.safe_markdown import SafeMarkdown
@@ -31,7 +31,7 @@ _ENDINGS = {
 }
 
 
-class MessageView(Vertical, Settled):
+class MessageView(Vertical, Settled, Even):
     """Common to both: the mark of the reader's cursor, and the turn that is shown."""
 
     DEFAULT_CSS = """
@@ -148,7 +148,7 @@ class AnswerView(MessageView):
     async def _append(self, text: str) -> None:
         self._shown += text
         if self._markdown:
-            await self._rendered().append(text)
+            self._rendered().append(text)
         else:
             self.query_one(".plain", Static).update(Content(self._shown))
 
@@ -178,7 +178,7 @@ class AnswerView(MessageView):
         if self._markdown:
             markdown = self._rendered()
             if markdown.source or self._shown:
-                await markdown.update(self._shown)
+                markdown.update(self._shown)
         self.refresh_turn()
 
     def refresh_turn(self) -> None:

@@ -1,8 +1,12 @@
-"""A widget whose height follows from what is in it: its layout is settled once it has been laid out."""
+"""Widgets that say what Textual can't know of them, so that a new line of an answer costs little.
+
+Settled: a layout is settled once it has been laid out. Even: the lines below what is in it all look alike.
+"""
 
 from __future__ import annotations
 
-from textual.geometry import Size
+from textual.geometry import Region, Size
+from textual.strip import Strip
 from textual.widget import Widget
 
 
@@ -14,3 +18,16 @@ class Settled(Widget):
 
     def _size_updated(self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True) -> bool:
         return super()._size_updated(size, virtual_size, container_size, False)
+
+
+class Even(Widget):
+    """A container without lines of its own above or below: what is seen between its children is drawn once.
+
+    Textual draws every line of a container, also those that its children cover.
+    """
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The first line, as often as there are lines."""
+        if crop.height < 1:
+            return []
+        return super().render_lines(crop.crop_size((crop.width, 1))) * crop.height

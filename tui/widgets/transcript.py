@@ -21,6 +21,7 @@ from tui.conversation import Turn
 from tui.keymap import bindings
 from tui.widgets.cut_line import CutLine
 from tui.widgets.message_view import AnswerView, MessageView, QuestionView, view_of
+from tui.widgets.settled import Even
 
 TAIL_SCREENS = 2
 """What is mounted at the end of the chat, in heights of it, as far as that can be estimated."""
@@ -34,7 +35,7 @@ def _lines(turn: Turn, width: int) -> int:
     return 3 + len(turn.content) // width + turn.content.count("\n")
 
 
-class Transcript(VerticalScroll):
+class Transcript(VerticalScroll, Even):
     """Follows the tail until the reader scrolls. Focus gives it a cursor that marks one message."""
 
     BINDINGS = bindings("transcript")
