@@ -175,12 +175,9 @@ async def test_search_download_pause_resume_load(hub: HubServer, home: Path) -> 
         assert "(usual)" in picture(pilot)
         await pilot.press("enter")
         await until(pilot, lambda: bool(pane.views) and pane.views[0].done > MIB)
-        text = picture(pilot)
-        assert "part 1 of 3" in text
-        assert "MB/s" in text
+        await until(pilot, lambda: "part 1 of 3" in picture(pilot) and "MB/s" in picture(pilot))
         await pilot.press("f5", "space")
-        await until(pilot, lambda: pane.views[0].state == "paused")
-        assert "paused" in picture(pilot)
+        await until(pilot, lambda: pane.views[0].state == "paused" and "paused" in picture(pilot))
         # Leaving the screen and coming back loses nothing.
         await pilot.press("escape", "escape", "escape")
         await until(pilot, lambda: pilot.app.screen is not screen)
