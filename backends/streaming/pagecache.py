@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,6 +95,8 @@ class PageCacheStore:
             for t in row.tensors:
                 point_tensor(t.pointer, self._maps[t.entry.part][0] + t.entry.offset)
         self._advisor = _Advisor(self._maps[0][0])
+        self._held: I64 | None = None
+        self._look_next = 0
         self._broken: set[tuple[int, int]] = set()
 
     def _pages(self, row: int, experts: Sequence[int], tensors: slice) -> tuple[I64, I64]:
@@ -190,14 +193,24 @@ class PageCacheStore:
             self._advisor.advise(starts, (r.hi[lasts] - r.lo[firsts]).ravel(), libc.MADV_POPULATE_READ)
         return there.tolist(), int(cached[there].sum())
 
-    def residency(self) -> I64 | None:
-        out = np.zeros((len(self.ranges), self._layout.n_experts), np.int64)
-        for row in range(len(self.ranges)):
+    def residency(self, spend_s: float | None = None) -> I64 | None:
+        """Bytes of each expert (rows x experts) in the page cache; None if unknown. With `spend_s`, rows are looked at
+        for so long, those first that were looked at longest ago: a walk over all takes 10 ms on a warm model of 3 GB."""
+        held, known = self._held, self._held is not None  # two threads look: the one that computes, and the monitor's
+        if held is None:
+            held = np.zeros((len(self.ranges), self._layout.n_experts), np.int64)
+        deadline = time.perf_counter() + (spend_s or 0.0)
+        for _ in range(len(self.ranges)):
+            row = self._look_next
             cached = self.cached(row)
             if cached is None:
                 return None
-            out[row, : len(cached)] = cached
-        return out
+            held[row, : len(cached)] = cached
+            self._look_next = (row + 1) % len(self.ranges)
+            if known and spend_s is not None and time.perf_counter() > deadline:
+                break
+        self._held = held
+        return held.copy()
 
     def file_cached_bytes(self) -> int | None:
         """Bytes of all parts in the page cache; None on old kernels."""

@@ -29,6 +29,8 @@ DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
 
 
+LOOK_S = 0.002
+"""How long a snapshot for the monitor may ask the kernel which pages are there."""
 AHEAD_SHARE = 0.08
 """Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
 LEAST_AHEAD = 16
@@ -390,7 +392,7 @@ class Pager:
         ledger, rows = self.ledger, self.layout.rows
         share = np.where(ledger.state == RESIDENT, np.uint8(255), np.uint8(0))
         if isinstance(self.store, PageCacheStore):
-            held = self.store.residency()
+            held = self.store.residency(LOOK_S)
             if held is not None:
                 share = np.minimum(255, np.round(255 * held / self.store.whole)).astype(np.uint8)
         return ExpertMap(

@@ -13,7 +13,7 @@ from flashmoe.monitor.sample import DiskCounters
 
 _SECTOR = 512  # the unit of /sys/dev/block/*/stat, whatever the device's own sector size is
 _CACHESTAT = 451  # the same number on every architecture
-_CHUNK = 256 << 20
+_CHUNK = 64 << 20
 
 
 class Device:
