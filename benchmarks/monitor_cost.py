@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import numpy.typing as npt
 from demo_samples import DemoEngine
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.containers import Horizontal
+from textual.screen import Screen
 from textual.widgets import Static
 
 from backends.engine.protocol import encoder, event_decoder
@@ -33,6 +34,7 @@ from backends.streaming.pace import Pace
 from backends.streaming.reuse import SPEND, ReuseMeter
 from flashmoe.monitor.collector import Collector
 from flashmoe.monitor.feed import MonitorFeed
+from tui.repaint import SparingApp, SparingCompositor
 from tui.screens.experts import ExpertMapView
 from tui.widgets.monitor_column import MonitorColumn
 
@@ -48,7 +50,7 @@ def cpu_ms(work: Callable[[], object], repeat: int) -> float:
     return (time.thread_time() - started) / repeat * 1e3
 
 
-class PaneApp(App[None]):
+class PaneApp(SparingApp):
     """The panes beside an empty chat, or beside the expert map."""
 
     CSS = "MonitorColumn { width: 40; } Static, ExpertMapView { width: 1fr; }"
@@ -56,6 +58,12 @@ class PaneApp(App[None]):
     def __init__(self, feed: MonitorFeed, *, with_map: bool = False) -> None:
         super().__init__()
         self.feed, self.with_map = feed, with_map
+
+    def get_default_screen(self) -> Screen[None]:
+        """A screen that repaints as the app's own do."""
+        screen: Screen[None] = Screen(id="_default")
+        screen._compositor = SparingCompositor()
+        return screen
 
     def compose(self) -> ComposeResult:
         with Horizontal():

@@ -195,7 +195,7 @@ class PageCacheStore:
 
     def residency(self, spend_s: float | None = None) -> I64 | None:
         """Bytes of each expert (rows x experts) in the page cache; None if unknown. With `spend_s`, rows are looked at
-        for so long, those first that were looked at longest ago: a walk over all takes 10 ms on a warm model of 3 GB."""
+        for so long, those first that were looked at longest ago: a walk over 3 GB that are there takes 10 ms."""
         held, known = self._held, self._held is not None  # two threads look: the one that computes, and the monitor's
         if held is None:
             held = np.zeros((len(self.ranges), self._layout.n_experts), np.int64)

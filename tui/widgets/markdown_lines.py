@@ -26,8 +26,8 @@ APART = ("fence", "code_block", "table")
 STEP = 16
 """Lines of code that are coloured at a time while more of them come: what goes over the edge of such a part, as a long
 string does, may have another colour until the answer ends."""
-NARROWEST = 4
-"""Cells that a text has at least, however deep it is nested; what is too wide then is cut off by the widget."""
+NARROWEST = 10
+"""Cells that a text has at least, however deep it is nested: in a narrower place nothing is set in any further."""
 
 Highlight = Callable[[str, str], Content]
 """Code and the language that the fence names ("" for none), in colours."""
@@ -59,7 +59,6 @@ class Layout:
         self._known = self._used
 
     def _block(self, node: SyntaxTreeNode, width: int, depth: int) -> list[Content]:
-        width = max(width, NARROWEST)
         match node.type:
             case "paragraph":
                 return inline(node.children[0]).wrap(width)
@@ -69,8 +68,8 @@ class Layout:
             case "bullet_list" | "ordered_list":
                 return self._list(node, width, depth)
             case "blockquote":
-                bar = Content.styled("▌", ".bar") + " "
-                return [bar + line for line in self._blocks(node.children, width - 2, depth)]
+                bar = Content.styled("▌", ".bar") + " " if width - 2 >= NARROWEST else Content()
+                return [bar + line for line in self._blocks(node.children, width - len(bar), depth)]
             case "fence" | "code_block":
                 return self._code(node, width)
             case "hr":
@@ -107,6 +106,8 @@ class Layout:
         return lines
 
     def _item(self, item: SyntaxTreeNode, sign: str, width: int, depth: int) -> list[Content]:
+        if width - len(sign) < NARROWEST:
+            sign = ""
         first, last = item.map or (0, 0)
         loose = sum(map(_loose, item.children)) > 1
         key = (sign, loose, depth, width, *self._source[first:last])

@@ -11,7 +11,8 @@ from textual.content import Content
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.style import Style
-from textual.widget import Widget
+
+from tui.widgets.settled import Bare
 
 MUTED = "$foreground-muted"
 RULE = "$border"
@@ -24,7 +25,7 @@ ALARM = "bold $error"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-class Lines(Widget):
+class Lines(Bare):
     """A widget of whole lines that repaints only those that changed: over a slow connection each byte counts."""
 
     ALLOW_SELECT = False

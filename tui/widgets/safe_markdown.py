@@ -8,6 +8,7 @@ last block, or the last item of a list, and has only those lines painted that di
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -23,11 +24,14 @@ from textual.strip import Strip
 from textual.style import Style
 
 from tui.widgets.markdown_lines import Layout
-from tui.widgets.settled import Settled
+from tui.widgets.settled import Bare, Settled
 
 _UNCLEAR = re.compile(r"[ \t]*(?:\d{1,9}[.)]?|[-+*=]+|[`~]{1,2}|#{1,6})[ \t]?")
 """A line that has only begun and may become a list's item, a rule, a heading or code: a lone ``-`` would turn the line
 above into a heading for a moment, a lone ``3`` would end the list that it is to continue."""
+
+SLOW_S = 0.05
+"""A last block that takes longer to parse (twenty thousand brackets take a second) is shown in steps of an eighth."""
 
 
 def _text(content: str) -> Token:
@@ -63,12 +67,12 @@ def _disarm_rule(state: StateCore) -> None:
 
 @lru_cache(maxsize=1)
 def _parser() -> MarkdownIt:
-    parser = MarkdownIt("gfm-like", {"html": False, "linkify": False, "maxNesting": 12})
+    parser = MarkdownIt("gfm-like", {"html": False, "linkify": False, "maxNesting": 100})
     parser.core.ruler.push("disarm", _disarm_rule)
     return parser
 
 
-class SafeMarkdown(Settled):
+class SafeMarkdown(Settled, Bare):
     """Markdown without clickable links, images or HTML, drawn line by line."""
 
     COMPONENT_CLASSES = {
@@ -107,6 +111,7 @@ class SafeMarkdown(Settled):
         """What is shown."""
         self._held = ""
         self._growing = False
+        self._slow = False
         self._layout: Layout | None = None
         self.lines: list[Content] = []
         """As laid out for the widget's width."""
@@ -126,6 +131,9 @@ class SafeMarkdown(Settled):
     def append(self, markdown: str) -> None:
         """Adds text at the end; a last line that can't be told yet waits for what follows, or for `update`."""
         text = self._held + markdown
+        if self._slow and len(text) < (len(self.source) - self._last_char) // 8:
+            self._held = text
+            return
         start = text.rfind("\n") + 1
         unclear = (start > 0 or self.source.endswith("\n") or not self.source) and _UNCLEAR.fullmatch(text[start:])
         self._held, self._growing = text[start:] if unclear else "", True
@@ -149,7 +157,9 @@ class SafeMarkdown(Settled):
         """Lays out the last block and what follows it; returns the first line that differs from before."""
         assert self._layout is not None
         source = self.source[self._last_char :]
+        started = time.perf_counter()
         tokens = _parser().parse(source)
+        self._slow = time.perf_counter() - started > SLOW_S
         lines, last = self.lines[: self._last_line], self._last_line
         for block in self._layout.lines(tokens, source, growing=self._growing):
             last = len(lines)  # with the free line before it
@@ -198,18 +208,6 @@ class SafeMarkdown(Settled):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """As many lines as the text takes at this width."""
         return len(self._laid(width))
-
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """The lines of `crop`. Nothing is around them: what Textual would look up for borders and padding is left out."""
-        if self.opacity < 1:
-            return super().render_lines(crop)
-        background, filters = self.background_colors[1], self.get_line_filters()
-        strips = [self.render_line(y) for y in crop.line_range]
-        for line_filter in filters:
-            strips = [strip.apply_filter(line_filter, background) for strip in strips]
-        if crop.column_span != (0, self.size.width):
-            strips = [strip.crop(*crop.column_span) for strip in strips]
-        return strips
 
     def render_line(self, y: int) -> Strip:
         """One line, as wide as the widget."""

@@ -1,6 +1,7 @@
 """Widgets that say what Textual can't know of them, so that a new line of an answer costs little.
 
-Settled: a layout is settled once it has been laid out. Even: the lines below what is in it all look alike.
+Settled: a layout is settled once it has been laid out. Even: the lines below what is in it all look alike. Bare:
+there is nothing around its lines.
 """
 
 from __future__ import annotations
@@ -31,3 +32,20 @@ class Even(Widget):
         if crop.height < 1:
             return []
         return super().render_lines(crop.crop_size((crop.width, 1))) * crop.height
+
+
+class Bare(Widget):
+    """A widget that draws whole lines in `render_line` and keeps them. Where neither border nor padding is around them,
+    what Textual would look up for those, line by line, is left out."""
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The lines of `crop`."""
+        if self.opacity < 1 or any(self.styles.gutter):
+            return super().render_lines(crop)
+        background = self.background_colors[1]
+        strips = [self.render_line(y) for y in crop.line_range]
+        for line_filter in self.get_line_filters():
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
+        if crop.column_span != (0, self.size.width):
+            strips = [strip.crop(*crop.column_span) for strip in strips]
+        return strips
