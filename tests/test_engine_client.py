@@ -465,3 +465,15 @@ def test_an_outbox_never_blocks_and_loses_no_text() -> None:
     assert texts["b"] == "".join(f"{i}," for i in range(1, 20_000, 2))
     assert last == 19_999.0
     assert data.count(b"\n") < 10_000
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, b"GOMP_SPINCOUNT=1000"), ({"GOMP_SPINCOUNT": "7"}, b"GOMP_SPINCOUNT=7")]
+)
+async def test_threads_that_wait_do_not_spin_for_long(tmp_path: Path, own: dict[str, str], spins: bytes) -> None:
+    client = EngineClient(log_path=tmp_path / "engine.log", env=own)
+    try:
+        await client.start()
+        assert spins in Path(f"/proc/{client.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        await client.stop()

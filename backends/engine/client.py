@@ -44,6 +44,11 @@ from backends.interface import (
 
 _ROOT = str(Path(__file__).resolve().parent.parent.parent)
 """Where the package `backends` is found."""
+SPIN_COUNT = "1000"
+"""Turns that a thread of llama.cpp's waits for the others before it sleeps. GNU's OpenMP spins for about a millisecond,
+some hundred times a token: a thread that lost its core to another program then keeps all others spinning, and one
+busy program costs a model of 3 GB 98 % of its speed on 16 cores (benchmarks/results/busy.md). Users' own settings of
+OMP_WAIT_POLICY or GOMP_SPINCOUNT stand."""
 MAX_EVENT_BYTES = 64 << 20
 MAX_LOG_BYTES = 4 << 20
 _HELLO_TIMEOUT_S = 60.0
@@ -120,6 +125,8 @@ class EngineClient:
         env["PYTHONUNBUFFERED"] = "1"
         # numpy's products are small there, and threads that spin until the next one take the cores from llama.cpp
         env.setdefault("OPENBLAS_NUM_THREADS", "1")
+        if "OMP_WAIT_POLICY" not in env:
+            env.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
         self._oom_before = death.oom_kills()
         with self._log_path.open("ab") as log:
             self._log_offset = log.tell()

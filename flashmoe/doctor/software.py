@@ -137,7 +137,9 @@ def colours() -> str:
 
 def environment() -> dict[str, str]:
     """Variables that change what the program does; of secrets only that they are set."""
-    prefixes = ("FLASHMOE_", "HF_", "XDG_", "GGML_", "LLAMA_", "CUDA_VISIBLE", "HIP_VISIBLE", "OMP_", "NO_COLOR")
+    prefixes = (
+        "FLASHMOE_", "HF_", "XDG_", "GGML_", "LLAMA_", "CUDA_VISIBLE", "HIP_VISIBLE", "OMP_", "GOMP_", "NO_COLOR",
+    )  # fmt: skip
     found = {}
     for name, value in sorted(os.environ.items()):
         if name.startswith(prefixes) or name.upper().endswith("_PROXY"):
