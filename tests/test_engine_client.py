@@ -474,6 +474,7 @@ async def test_threads_that_wait_do_not_spin_for_long(tmp_path: Path, own: dict[
     client = EngineClient(log_path=tmp_path / "engine.log", env=own)
     try:
         await client.start()
-        assert spins in Path(f"/proc/{client.pid}/environ").read_bytes().split(b"\0")
+        environ = await asyncio.to_thread(Path(f"/proc/{client.pid}/environ").read_bytes)
+        assert spins in environ.split(b"\0")
     finally:
         await client.stop()
