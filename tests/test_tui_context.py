@@ -77,6 +77,22 @@ async def test_what_was_left_out_is_shown_kept_and_can_be_taken_back(tiny: Path)
         assert history.context_cut(history.chat(chat).leaf) is None
 
 
+async def test_what_would_not_help_is_not_offered(tiny: Path) -> None:
+    app = new_app(tiny, n_ctx=256)
+    async with running(app, (120, 50)) as pilot:
+        await ready(pilot)
+        limit(app, 10)
+        await ask(pilot, LONG)
+        await send(pilot, "xq zj " * 4000)  # more than the model was trained for
+        await screen_is(pilot, "ChoiceDialog")
+        assert "The question alone has about" in shown(app)
+        assert "Leave out" not in shown(app)
+        assert "A context of" not in shown(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
+        assert "xq zj" in app.chat_screen.flow.conversation.turns[-1].content
+
+
 async def test_a_cut_belongs_to_its_branch(tiny: Path) -> None:
     app = new_app(tiny, n_ctx=256)
     async with running(app, (120, 50)) as pilot:

@@ -20,6 +20,8 @@ _SUMMARISE = (
     "Keep names, numbers, decisions and open points. Answer with the summary only."
 )
 _SHOW_S = 0.25
+ESTIMATE = 1.3
+"""How far a turn's tokens, taken from its share of the characters, may be off."""
 
 
 class ContextFitter:
@@ -50,9 +52,15 @@ class ContextFitter:
             oldest = conversation.oldest(model.n_ctx // 2, count)
             kept = len(conversation.turns) - len(conversation.dropped)
             larger = min(model.n_ctx_train, max(model.n_ctx * 2, count + 2 * room))
-            grow = larger if larger > model.n_ctx else 0
+            alone = conversation.question_tokens(count)
+            grow = larger if larger > max(model.n_ctx, alone) else 0
+            if alone <= model.n_ctx * ESTIMATE:
+                alone = 0
+            else:  # neither leaving out nor a summary of what came before would help
+                oldest = []
             kv_bytes = model.kv_bytes * (grow - model.n_ctx) // model.n_ctx if grow and model.kv_bytes else None
-            choice = await self._view.choose_context(FullContext(count, model.n_ctx, len(oldest), kept, grow, kv_bytes))
+            full = FullContext(count, model.n_ctx, len(oldest), kept, grow, kv_bytes, alone)
+            choice = await self._view.choose_context(full)
             if choice == "cancel":
                 edit = self._view.key("chat.edit")
                 self._view.say(

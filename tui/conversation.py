@@ -178,6 +178,13 @@ class Conversation:
             leaving.append(kept.pop(0))
         return leaving
 
+    def question_tokens(self, count: int) -> int:
+        """About how many of `count` prompt tokens are the last question's: nothing that is left out makes it less."""
+        kept = [turn for turn in self.turns if not turn.dropped]
+        chars = sum(len(turn.prompt_text) for turn in kept)
+        question = self.last_of("user")
+        return round(count * len(question.prompt_text) / chars) if question in kept and question and chars else 0
+
     def cut_place(self, going_on: Turn | None) -> Turn | None:
         """Where a cut made now belongs: the last turn before the last question, so that asking that question in other
         words needs no new choice. For an answer that goes on it is that answer."""

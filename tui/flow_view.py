@@ -27,6 +27,8 @@ class FullContext(NamedTuple):
     """Tokens of a larger context, 0 where the model can't have one."""
     grow_bytes: int | None
     """Memory that the larger one takes in addition, where known."""
+    alone: int = 0
+    """About the tokens of the last question, where it doesn't fit even alone; else 0."""
 
 
 class FlowView(Protocol):

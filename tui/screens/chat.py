@@ -154,10 +154,12 @@ class ChatScreen(ChatEngine):
         """Asks what goes when the context is full."""
         from tui.screens.dialogs import ChoiceDialog
 
+        said = f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\n"
+        said += f"The question alone has about {full.alone:,}." if full.alone else "What may go?"
         answer = await self.main.ask_screen(
             ChoiceDialog(
                 "The context is full",
-                f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\nWhat may go?",
+                said,
                 _context_choices(full, self.key("chat.show_all")),
             )
         )
