@@ -104,6 +104,7 @@ class FlashmoeApp(SparingApp):
         self.chat_screen = ChatScreen(self)
         self._small = SmallTerminal(self)
         self._ending = False
+        self._terminal_gone = False
 
     # ---- start ----------------------------------------------------------------------------------------------------
 
@@ -318,11 +319,17 @@ class FlashmoeApp(SparingApp):
             self._driver.write(sequence)
 
     def _on_signal(self, number: int) -> None:
-        self._end(128 + number)
+        if number == signal.SIGHUP:
+            self.terminal_lost()
+        else:
+            self._end(128 + number)
 
     def terminal_lost(self) -> None:
-        """The terminal is gone: end as on SIGHUP."""
-        self._end(128 + signal.SIGHUP)
+        """The terminal is gone: end as on SIGHUP, once. It is looked at every 2 s, and an end that takes longer, as
+        where a question waits in a dialog, would be begun anew each time."""
+        if not self._terminal_gone:
+            self._terminal_gone = True
+            self._end(128 + signal.SIGHUP)
 
     def _check_terminal(self) -> None:
         try:
