@@ -32,7 +32,7 @@ def slow_disk(model: Path) -> Iterator[Path]:
 
 
 async def test_a_capped_run_on_a_slow_disk_is_bound_by_the_ssd(model: Path, slow_disk: Path, watched: Watched) -> None:
-    await watched.load(request(model, 0.35), SLOW)
+    await watched.load(request(model, 0.25), SLOW)
     assert watched.client.pid is not None
     (slow_disk / "cgroup.procs").write_text(str(watched.client.pid))
     await watched.decode_for(24)
@@ -44,7 +44,7 @@ async def test_a_capped_run_on_a_slow_disk_is_bound_by_the_ssd(model: Path, slow
     assert "more budget" in verdict.advice
     assert verdict.predicted_tok_s is not None
     assert verdict.tok_s is not None
-    assert verdict.predicted_tok_s > 1.15 * verdict.tok_s  # 1.28 and more were seen
+    assert verdict.predicted_tok_s > 1.3 * verdict.tok_s
 
 
 async def test_a_prompt_on_a_slow_disk_is_bound_by_the_ssd(model: Path, slow_disk: Path, watched: Watched) -> None:

@@ -45,8 +45,8 @@ from backends.interface import (
 _ROOT = str(Path(__file__).resolve().parent.parent.parent)
 """Where the package `backends` is found."""
 SPIN_COUNT = "1000"
-"""Turns that a thread of llama.cpp's waits for the others before it sleeps. GNU's OpenMP spins for about a millisecond,
-some hundred times a token: a thread that lost its core to another program then keeps all others spinning, and one
+"""Turns that a thread of llama.cpp's waits for the others before it sleeps. GNU's OpenMP spins for milliseconds, and
+that hundreds of times a token: a thread that lost its core to another program then keeps all others spinning, and one
 busy program costs a model of 3 GB 98 % of its speed on 16 cores (benchmarks/results/busy.md). Users' own settings of
 OMP_WAIT_POLICY or GOMP_SPINCOUNT stand."""
 MAX_EVENT_BYTES = 64 << 20

@@ -139,9 +139,9 @@ class LlamaContext:
         self.hook = hook
         self.abort = abort or AbortFlag()
         params = L.llama_context_default_params()
-        # llama.cpp sizes its outputs by n_batch and wants one for each sequence
-        # llama.cpp clamps the batch before it pads the context, and a batch below the number of sequences aborts it.
+        # llama.cpp clamps the batch before it pads the context, and a batch below the number of sequences aborts it
         params.n_ctx, params.n_ubatch = padded(n_ctx), n_batch
+        # it sizes its outputs by n_batch and wants one for each sequence
         params.n_batch = max(n_batch, n_seqs)
         params.n_seq_max, params.kv_unified = n_seqs, True
         params.n_threads = params.n_threads_batch = n_threads

@@ -200,13 +200,13 @@ class PageCacheStore:
         if held is None:
             held = np.zeros((len(self.ranges), self._layout.n_experts), np.int64)
         deadline = time.perf_counter() + (spend_s or 0.0)
-        for _ in range(len(self.ranges)):
-            row = self._look_next
+        n, first = len(self.ranges), self._look_next
+        for row in (*range(first, n), *range(first)):
             cached = self.cached(row)
             if cached is None:
                 return None
             held[row, : len(cached)] = cached
-            self._look_next = (row + 1) % len(self.ranges)
+            self._look_next = (row + 1) % n
             if known and spend_s is not None and time.perf_counter() > deadline:
                 break
         self._held = held
