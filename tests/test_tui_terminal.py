@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -56,28 +57,30 @@ def wait_for(what: object, seconds: float = 40.0, app: App | None = None) -> boo
     return False
 
 
-@pytest.fixture
-def answering(home: Path, slow: Path) -> Iterator[tuple[App, int]]:
-    """The app in the middle of an answer, and its engine's process id."""
-    app = App(home, 100, 30, model=str(slow), ctx=16384)
+@contextlib.contextmanager
+def ready(home: Path, model: Path, ctx: int) -> Iterator[tuple[App, int]]:
+    """The app with a model, and its engine's process id; both are gone afterwards."""
+    app = App(home, 100, 30, model=str(model), ctx=ctx)
     try:
         assert app.read(60, b"is ready after")
-        app.write("tell me much\r")
-        assert app.read(60, b"Answering") or app.read(1, b"tokens")
         engines = [pid for pid in children(app.pid) if state(pid) not in ("", "Z")]
         assert len(engines) == 1
         yield app, engines[0]
     finally:
-        for pid in (app.pid,):
-            try:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except (OSError, ChildProcessError):
-                pass
-        try:
+        with contextlib.suppress(OSError):
+            os.kill(app.pid, signal.SIGKILL)
+            os.waitpid(app.pid, 0)
+        with contextlib.suppress(OSError):
             os.close(app.fd)
-        except OSError:
-            pass
+
+
+@pytest.fixture
+def answering(home: Path, slow: Path) -> Iterator[tuple[App, int]]:
+    """The app in the middle of an answer, and its engine's process id."""
+    with ready(home, slow, 16384) as (app, engine):
+        app.write("tell me much\r")
+        assert app.read(60, b"Answering") or app.read(1, b"tokens")
+        yield app, engine
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -112,6 +115,15 @@ def test_a_lost_terminal_ends_the_app_and_its_engine(answering: tuple[App, int])
     assert wait_for(lambda: state(engine) in ("", "Z"))
     with History() as history:
         assert history.path(history.chats()[0].id)[0].content == "tell me much"
+
+
+def test_a_terminal_lost_while_a_dialog_waits_ends_the_app_too(home: Path, slow: Path) -> None:
+    with ready(home, slow, 512) as (app, engine):
+        app.write("much to read " * 400 + "\r")
+        assert app.read(60, b"The context is full")
+        os.close(app.fd)
+        assert wait_for(lambda: os.waitpid(app.pid, os.WNOHANG)[0] != 0)
+        assert wait_for(lambda: state(engine) in ("", "Z"))
 
 
 def test_suspending_stops_the_engine_too_and_both_go_on(answering: tuple[App, int]) -> None:

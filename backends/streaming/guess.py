@@ -11,6 +11,7 @@ The routers are found in the compute graph, by walking back from the top-k node 
 from __future__ import annotations
 
 import ctypes as C
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from backends.streaming import abi
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
+_OP, _SRC = abi.Tensor.op.offset, abi.Tensor.src.offset
+_Sources = C.c_void_p * 2
 _MAX_DEPTH = 10
 _TRIAL_TOKENS = 6
 """Guesses of a rank that are only scored before its record counts."""
@@ -44,25 +46,37 @@ class Router:
     sigmoid: bool
 
 
+@dataclass
+class _Place:
+    """Where a row's router stands in the graph. llama.cpp reuses graphs, so the next token mostly finds it there."""
+
+    node: int
+    product: int
+    weight: int
+    input: int
+    router: Router
+
+
 class _Record:
-    """What each rank of the guess was worth lately."""
+    """What each rank of the guess was worth lately. Lists: of so few, Python counts sooner than numpy."""
 
     def __init__(self, n_used: int) -> None:
-        self.right = np.zeros(max(1, n_used), np.float64)
-        self.tried = np.zeros(max(1, n_used), np.float64)
+        self.right = [0.0] * max(1, n_used)
+        self.tried = [0.0] * max(1, n_used)
 
-    def score(self, right: F64, fade: bool) -> None:
+    def score(self, right: Sequence[float], fade: bool) -> None:
         """`right`: per rank the share of its guesses that were among the chosen."""
-        n = min(len(right), len(self.right))
-        self.right[:n] += right[:n]
-        self.tried[:n] += 1
+        for rank, share in enumerate(right):
+            self.right[rank] += share
+            self.tried[rank] += 1
         if fade or self.tried[0] > 2000:
-            self.right *= _FADE
-            self.tried *= _FADE
+            self.right = [_FADE * x for x in self.right]
+            self.tried = [_FADE * x for x in self.tried]
 
-    def worth(self, floor: float) -> npt.NDArray[np.bool_]:
-        """Which ranks are right often enough."""
-        return (self.tried >= _TRIAL_TOKENS) & (self.right >= floor * self.tried)
+    def worth(self, floor: float, k: int) -> list[int]:
+        """Which of the first `k` ranks are right often enough."""
+        tried, right = self.tried, self.right
+        return [i for i in range(k) if tried[i] >= _TRIAL_TOKENS and right[i] >= floor * tried[i]]
 
 
 class Guesser:
@@ -74,9 +88,12 @@ class Guesser:
         g = self._ggml = abi.ggml()
         self._mul_mat, self._mul, self._add = g.op("MUL_MAT"), g.op("MUL"), g.op("ADD")
         self._soft_max, self._unary = g.op("SOFT_MAX"), g.op("UNARY")
-        self._routers: list[Router | None] = [None] * n_rows
+        self._places: list[_Place | None] = [None] * n_rows
+        self._scales: list[F32 | None] = [None] * n_rows
+        """What turns a row's router input into the next row's: the ratio of their norms' weights."""
         self._blind: set[int] = set()
         self._guess: I64 | None = None
+        """The guess for `_guess_row`, tokens x ranks."""
         self._guess_row = -1
         self.floor = floor
         self._one, self._many = _Record(n_used), _Record(n_used)
@@ -85,8 +102,8 @@ class Guesser:
     @property
     def accuracy(self) -> float | None:
         """The share of guesses that were right lately, None before any."""
-        tried = float(self._one.tried.sum() + self._many.tried.sum())
-        return float(self._one.right.sum() + self._many.right.sum()) / tried if tried else None
+        tried = sum(self._one.tried) + sum(self._many.tried)
+        return (sum(self._one.right) + sum(self._many.right)) / tried if tried else None
 
     def begin(self) -> None:
         """A new graph: the last row's guess is for nothing."""
@@ -98,59 +115,55 @@ class Guesser:
         record = self._one if tokens == 1 else self._many
         guess, self._guess = self._guess, None
         if self._guess_row == row and guess is not None:
-            used = np.zeros(max(int(ids.max()), int(guess.max())) + 1, np.float64)
-            used[ids] = 1
-            record.score(used[guess].mean(axis=0), fade=row == 0)
+            record.score(_right(guess, ids), fade=row == 0)
         self._guess_row = -1
         if row in self._blind:
             return []
-        found = self._find(node)
-        if found is None:
+        here = self._find(row, node)
+        if here is None:
             self._blind.add(row)
             return []
-        router, input_node = found
-        self._routers[row] = router
-        following = self._routers[row + 1] if row + 1 < len(self._routers) else None
-        if following is None or following.weight.shape[1] != router.weight.shape[1]:
+        there = self._places[row + 1] if row + 1 < len(self._places) else None
+        if there is None:
             return []
-        x = self._values(input_node)
-        if x is None or x.shape[1] != router.weight.shape[1]:
+        router, following = here.router, there.router
+        x = self._values(here.input)
+        if x is None or not x.shape[1] == router.weight.shape[1] == following.weight.shape[1]:
             return []
         if len(x) > _MAX_TOKENS:
             x = x[:: -(-len(x) // _MAX_TOKENS)]
         if router.norm is not None and following.norm is not None:
-            x = x * (following.norm / np.where(router.norm == 0, np.float32(1), router.norm)).astype(np.float32)
-        scores: npt.NDArray[Any] = x @ following.weight.T
-        if following.logit_bias is not None:
-            scores += following.logit_bias
-        if following.choice_bias is not None:
-            if following.sigmoid:
-                scores = 1.0 / (1.0 + np.exp(-scores))
-            else:
-                scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-                scores /= scores.sum(axis=1, keepdims=True)
-            scores = scores + following.choice_bias
-        k = min(len(ids), len(record.right), scores.shape[1])
-        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        top = np.take_along_axis(top, np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1), axis=1)
-        self._guess, self._guess_row = top, row + 1
-        worth = top[:, record.worth(self.floor)[:k]]
-        if len(worth) == 1:
-            return list(worth[0].tolist())
-        votes = np.bincount(worth.ravel(), minlength=scores.shape[1])
+            x = x * self._scale(row, router.norm, following.norm)
+        k = min(len(ids), len(record.right), len(following.weight))
+        self._guess, self._guess_row = _best(_scores(x, following), k), row + 1
+        ranks = record.worth(self.floor, k)
+        if len(self._guess) == 1:
+            only: list[int] = self._guess[0].tolist()
+            return only if len(ranks) == k else [only[rank] for rank in ranks]
+        votes = np.bincount(self._guess[:, ranks].ravel(), minlength=len(following.weight))
         order = np.argsort(-votes, kind="stable")
         return list(order[: int(np.count_nonzero(votes))].tolist())
 
+    def _scale(self, row: int, norm: F32, following: F32) -> F32:
+        scale = self._scales[row]
+        if scale is None:
+            scale = self._scales[row] = (following / np.where(norm == 0, np.float32(1), norm)).astype(np.float32)
+        return scale
+
     # ---- the graph -------------------------------------------------------------------------------------------------
 
-    def _find(self, node: int) -> tuple[Router, int] | None:
+    def _find(self, row: int, node: int) -> _Place | None:
+        place = self._places[row]
+        if place is not None and place.node == node and self._stands(place):
+            return place
         at, depth = node, 0
         biases: list[tuple[int, bool]] = []
         probabilities, sigmoid = False, False
         while at and depth < _MAX_DEPTH:
             t = abi.Tensor.from_address(at)
             if t.op == self._mul_mat:
-                return self._router(t, biases, sigmoid)
+                place = self._places[row] = self._place(node, at, biases, sigmoid)
+                return place
             if t.op == self._add and t.src[1]:
                 biases.append((int(t.src[1]), probabilities))
             elif t.op == self._soft_max:
@@ -160,7 +173,15 @@ class Guesser:
             at, depth = int(t.src[0] or 0), depth + 1
         return None
 
-    def _router(self, product: abi.Tensor, biases: list[tuple[int, bool]], sigmoid: bool) -> tuple[Router, int] | None:
+    def _stands(self, place: _Place) -> bool:
+        """Whether the product is still the one that was found: a router's weight never moves, its input may."""
+        if C.c_int.from_address(place.product + _OP).value != self._mul_mat:
+            return False
+        src = _Sources.from_address(place.product + _SRC)
+        return (src[0], src[1]) == (place.weight, place.input)
+
+    def _place(self, node: int, at: int, biases: list[tuple[int, bool]], sigmoid: bool) -> _Place | None:
+        product = abi.Tensor.from_address(at)
         weight = self._matrix(int(product.src[0] or 0))
         source = int(product.src[1] or 0)
         if weight is None or not source:
@@ -178,7 +199,8 @@ class Guesser:
                 choice_bias = bias
         t = abi.Tensor.from_address(source)
         norm = self._vector(int(t.src[1] or 0), n_embd) if t.op == self._mul and t.src[1] else None
-        return Router(weight, norm, logit_bias, choice_bias, sigmoid), source
+        router = Router(weight, norm, logit_bias, choice_bias, sigmoid)
+        return _Place(node, at, int(product.src[0] or 0), source, router)
 
     def _on_host(self, t: abi.Tensor) -> bool:
         holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
@@ -210,3 +232,37 @@ class Guesser:
             return None
         n, m = int(t.ne[1]), int(t.ne[0])
         return np.ctypeslib.as_array((C.c_float * (n * m)).from_address(t.data)).reshape(n, m)
+
+
+def _right(guess: I64, ids: I64) -> list[float]:
+    """Per rank of a guess (tokens x ranks) the share of its experts that are among `ids`."""
+    if len(guess) == 1:
+        chosen = set(ids.tolist())
+        return [float(e in chosen) for e in guess[0].tolist()]
+    used = np.zeros(max(int(ids.max()), int(guess.max())) + 1, np.float64)
+    used[ids] = 1
+    shares: list[float] = used[guess].mean(axis=0).tolist()
+    return shares
+
+
+def _scores(x: F32, router: Router) -> npt.NDArray[Any]:
+    """What `router` would choose by, tokens x experts, for its input `x`, tokens x n_embd."""
+    scores: npt.NDArray[Any] = x @ router.weight.T
+    if router.logit_bias is not None:
+        scores += router.logit_bias
+    if router.choice_bias is not None:
+        if router.sigmoid:
+            scores = 1.0 / (1.0 + np.exp(-scores))
+        else:
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+            scores /= scores.sum(axis=1, keepdims=True)
+        scores = scores + router.choice_bias
+    return scores
+
+
+def _best(scores: npt.NDArray[Any], k: int) -> I64:
+    """The `k` experts with the highest scores of each token, the best first."""
+    if len(scores) == 1:  # one sort of so few is sooner done than a partition and a sort of what it leaves
+        return scores.argsort(axis=1)[:, : -k - 1 : -1]
+    top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(top, np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1), axis=1)

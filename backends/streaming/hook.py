@@ -162,7 +162,8 @@ class RouterHook:
         if row is None:
             return  # a layer whose experts aren't ours
         t = abi.Tensor.from_address(node)
-        k, n, stride = int(t.ne[0]), int(t.ne[1]), int(t.nb[1]) // 4
+        k, n, _, _ = t.ne
+        stride = t.nb[1] // 4
         count = (n - 1) * stride + k
         self._left[row] = set(self._all[row])
         self._ids[row] = node

@@ -37,6 +37,7 @@ class Ledger:
         self.last_used = np.zeros((rows, width), np.uint32)
         self.raw_heat = np.zeros((rows, width), np.float64)
         """Uses weighted by when they were: comparable with each other, not with a count."""
+        self.flat_heat = self.raw_heat.reshape(-1)
         self.row_hits = np.zeros(rows, np.int64)
         self.row_misses = np.zeros(rows, np.int64)
         self.held = [0] * len(self.budget)
@@ -53,8 +54,9 @@ class Ledger:
         self._counted = False  # whether any of the pending has counts
         self._noted: list[npt.NDArray[np.int64]] = []
         self._start = [row * width for row in range(rows)]
-        self._flat_state, self._flat_uses = self.state.reshape(-1), self.uses.reshape(-1)
-        self._flat_heat, self._flat_last = self.raw_heat.reshape(-1), self.last_used.reshape(-1)
+        self._states = [states.data for states in self.state]
+        self._flat_uses = self.uses.reshape(-1)
+        self._flat_last = self.last_used.reshape(-1)
         self._queue: list[list[int]] = [[] for _ in self.budget]
         self._queue_token = [-(10**9)] * len(self.budget)
         self._graph_bytes = [0] * len(self.budget)
@@ -80,17 +82,15 @@ class Ledger:
     def missing(self, row: int, ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None) -> list[int]:
         """Notes that the router of `row` chose the distinct experts `ids` (`counts` times each; None: once), and
         returns those that are not resident, what is loading included."""
-        flat = ids + self._start[row]
-        self._pending.append(flat)
+        self._pending.append(ids + self._start[row])
         self._pending_counts.append(counts)
         self._counted |= counts is not None
-        state = self._flat_state[flat]
-        # bytes are counted in a tenth of the time that a reduction of so small an array takes
-        there = state.tobytes().count(RESIDENT)
-        absent: list[int] = [] if there == len(ids) else ids[state != RESIDENT].tolist()
+        # Between two layers the processor's caches are full of experts: every step of numpy that isn't taken counts.
+        state = self._states[row]
+        absent = [e for e in ids.tolist() if state[e] != RESIDENT]
         if absent:
             self.row_misses[row] += len(absent)
-        self.row_hits[row] += there
+        self.row_hits[row] += len(ids) - len(absent)
         self.last_count[row] = len(ids)
         size, g = len(ids) * self.cost[row], self.group[row]
         self._graph_bytes[g] += size
@@ -113,10 +113,10 @@ class Ledger:
                 [np.ones(len(f), np.int64) if c is None else c for f, c in zip(pending, counts, strict=True)]
             )
             self._flat_uses[flat] += times.astype(np.uint32)
-            self._flat_heat[flat] += np.minimum(times, 8) * self._weight
+            self.flat_heat[flat] += np.minimum(times, 8) * self._weight
         else:
             self._flat_uses[flat] += np.uint32(1)
-            self._flat_heat[flat] += self._weight
+            self.flat_heat[flat] += self._weight
         self._flat_last[flat] = self.token
 
     def take_noted(self) -> list[npt.NDArray[np.int64]]:
@@ -202,7 +202,7 @@ class Ledger:
             if self.group[r] != g or r in self.pinned:
                 mask[r] = False
         flat = np.flatnonzero(mask)
-        order = np.argsort(self.raw_heat.reshape(-1)[flat], kind="stable")[::-1]
+        order = np.argsort(self.flat_heat[flat], kind="stable")[::-1]
         self._queue[g] = flat[order].tolist()
         self._queue_token[g] = self.token
 

@@ -12,8 +12,8 @@ import errno
 import os
 import platform
 import queue
+import struct
 import threading
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -23,22 +23,9 @@ _NUMBERS = {  # io_setup, io_destroy, io_getevents, io_submit
     "x86_64": (206, 207, 208, 209),
     "aarch64": (0, 1, 4, 2),
 }
-_IOCB = np.dtype(
-    [
-        ("data", "<u8"),
-        ("key", "<u4"),
-        ("rw_flags", "<i4"),
-        ("opcode", "<u2"),
-        ("reqprio", "<i2"),
-        ("fd", "<u4"),
-        ("buf", "<u8"),
-        ("nbytes", "<u8"),
-        ("offset", "<i8"),
-        ("reserved", "<u8"),
-        ("flags", "<u4"),
-        ("resfd", "<u4"),
-    ]
-)
+_IOCB = struct.Struct("<QIiHhIQQqQII")
+"""struct iocb (linux/aio_abi.h): data, key, rw_flags, opcode, reqprio, fd, buf, nbytes, offset, reserved, flags,
+resfd."""
 _EVENT = np.dtype([("data", "<u8"), ("obj", "<u8"), ("res", "<i8"), ("res2", "<i8")])
 
 Request = tuple[int, int, int, int, int, int]
@@ -82,36 +69,38 @@ class AioReader:
         if self._syscall(C.c_long(self._setup), C.c_long(self.DEPTH), C.byref(self._context)):
             code = C.get_errno()
             raise OSError(code, os.strerror(code))
-        self._iocbs = np.zeros(self.DEPTH, _IOCB)
+        self._iocbs = (C.c_char * (self.DEPTH * _IOCB.size))()
         self._free = list(range(self.DEPTH))
-        self._address = self._iocbs.ctypes.data
+        self._address = C.addressof(self._iocbs)
         self._events = np.zeros(self.DEPTH, _EVENT)
         self._need: dict[int, int] = {}
         self._slot: dict[int, int] = {}
         self._early: list[tuple[int, int]] = []
-        self.submit_s = 0.0
 
     def submit(self, requests: Sequence[Request]) -> None:
         for start in range(0, len(requests), self.DEPTH // 4):
             part = requests[start : start + self.DEPTH // 4]
             while len(self._free) < len(part):
                 self._early += self._wait(1)
-            slots = [self._free.pop() for _ in part]
-            pointers = np.empty(len(part), np.uint64)
-            for i, (slot, (tag, fd, address, size, offset, need)) in enumerate(zip(slots, part, strict=True)):
-                self._iocbs[slot] = (tag, 0, 0, 0, 0, fd, address, size, offset, 0, 0, 0)
-                pointers[i] = self._address + slot * _IOCB.itemsize
+            at = []
+            for tag, fd, address, size, offset, need in part:
+                slot = self._free.pop()
+                place = slot * _IOCB.size
+                _IOCB.pack_into(self._iocbs, place, tag, 0, 0, 0, 0, fd, address, size, offset, 0, 0, 0)
+                at.append(self._address + place)
                 self._need[tag], self._slot[tag] = need, slot
-            self._submit_all(pointers, slots, part)
+            self._submit_all(at, part)
 
-    def _submit_all(self, pointers: np.ndarray, slots: list[int], part: Sequence[Request]) -> None:
-        done, started = 0, time.perf_counter()
+    def _submit_all(self, at: Sequence[int], part: Sequence[Request]) -> None:
+        """`at`: the addresses of the requests' control blocks."""
+        done = 0
+        pointers = (C.c_void_p * len(at))(*at)
         while done < len(part):
             n = self._syscall(
                 C.c_long(self._submit),
                 self._context,
                 C.c_long(len(part) - done),
-                C.c_void_p(pointers.ctypes.data + done * 8),
+                C.c_void_p(C.addressof(pointers) + done * 8),
             )
             if n > 0:
                 done += int(n)
@@ -127,7 +116,6 @@ class AioReader:
             del self._need[tag]
             self._early.append((tag, code or errno.EIO))
             done += 1
-        self.submit_s += time.perf_counter() - started
 
     def _wait(self, at_least: int) -> list[tuple[int, int]]:
         while True:

@@ -27,6 +27,9 @@ from backends.streaming.reader import Reader, Request, open_reader
 from backends.streaming.stores import I64
 
 _HUGE = 2 << 20
+_FOREIGN = -1e300
+_SRC = abi.Tensor.src.offset
+_Sources = C.c_void_p * 3
 
 
 class _Group:
@@ -43,11 +46,30 @@ class _Group:
         """row * width + expert of each slot, -1 where it is free."""
         self.busy = np.zeros(n_slots, bool)
         """The disk still writes into the slot."""
+        self.order = np.full(n_slots, -np.inf)
+        """What is added to the heat of a slot's expert, so that the least may be taken first: free slots before those
+        of other rows' experts, before its own row's; those that the disk writes into never."""
         edges = np.linspace(0, n_slots, len(rows) + 1).astype(int).tolist()
         self.home = {row: (edges[i], edges[i + 1]) for i, row in enumerate(rows)}
         self.home_row = np.zeros(n_slots, np.int64)
         for row, (a, b) in self.home.items():
             self.home_row[a:b] = row
+
+    def own(self, slot: int, row: int, expert: int, width: int) -> None:
+        """The disk begins to write an expert into a slot."""
+        self.owner[slot] = row * width + expert
+        self.busy[slot] = True
+        self.order[slot] = np.inf
+
+    def arrived(self, slot: int, row: int) -> None:
+        """What a slot was given is all there."""
+        self.busy[slot] = False
+        self.order[slot] = 0.0 if self.home_row[slot] == row else _FOREIGN
+
+    def free(self, slot: int) -> None:
+        """A slot's expert is dropped."""
+        self.owner[slot] = -1
+        self.order[slot] = -np.inf
 
     def close(self) -> None:
         libc.munmap(self.region, self.bytes + _HUGE)
@@ -83,7 +105,10 @@ class SlotStore:
         self._weights = [
             [abi.Tensor.from_buffer_copy(abi.Tensor.from_address(t.pointer)) for t in r.tensors] for r in layout.rows
         ]
-        self._ids = [abi.Tensor() for _ in layout.rows]
+        self._ids = [abi.Tensor(type=abi.TYPE_I32) for _ in layout.rows]
+        self._shape = [(0, 0)] * len(layout.rows)
+        self._span = [(-1, -1)] * len(layout.rows)
+        """What of the slots (first, last) the weights of a row are now."""
         self._ids_data: list[npt.NDArray[np.int32]] = [np.zeros(1, np.int32) for _ in layout.rows]
         self._weight_at = [[C.addressof(w) for w in ws] for ws in self._weights]
         self._ids_at = [C.addressof(i) for i in self._ids]
@@ -135,25 +160,26 @@ class SlotStore:
     def make_room(self, ledger: Ledger, row: int, count: int, total: int, keep: I64) -> list[tuple[int, int]] | None:
         """Chooses `count` slots for experts of `row` (of which `total` are needed at once), and returns what must be
         dropped for them; None where there aren't so many. `keep`: row * width + expert of what must stay."""
-        ledger.flush()
         g = self._groups[self.group[row]]
         lo, hi = g.home[row]
-        owner = g.owner[lo:hi]
-        usable = ~g.busy[lo:hi] & ~np.isin(owner, keep)
-        foreign = owner // self.width != row
-        heat = ledger.raw_heat.reshape(-1)[owner]
-        rank = np.where(owner < 0, -2.0, np.where(foreign, -1.0, heat))
-        candidates = np.flatnonzero(usable)
-        order = candidates[np.argsort(rank[candidates], kind="stable")]
-        if len(order) >= count:
-            slots = order[:count] + lo
+        rank = ledger.flat_heat[g.owner[lo:hi]]
+        rank += g.order[lo:hi]
+        rank[[slot - lo for slot in self._held(keep) if lo <= slot < hi]] = np.inf
+        order = rank.argsort(kind="stable")[:count]
+        if len(order) == count and rank[order[-1]] < np.inf:
+            slots = order + lo
         else:
+            ledger.flush()
             slots = self._elsewhere(g, row, count, keep, ledger)
             if len(slots) < count:
                 return None
         self._chosen_slots = slots.tolist()
-        owners = g.owner[slots]
-        return [divmod(int(o), self.width) for o in owners[owners >= 0]]
+        return [divmod(o, self.width) for o in g.owner[slots].tolist() if o >= 0]
+
+    def _held(self, keep: I64) -> list[int]:
+        """Slots that experts (row * width + expert) lie in; -1 for those that have none."""
+        slots: list[int] = self._slot.reshape(-1)[keep].tolist()
+        return slots
 
     def _elsewhere(self, g: _Group, row: int, count: int, keep: I64, ledger: Ledger) -> I64:
         """Slots in and beyond the home: free ones, then what others hold beyond their homes, then from the rows that
@@ -164,7 +190,7 @@ class SlotStore:
         distance = (row - owner_row) % len(self._layout.rows)
         rank = np.where(owner < 0, 0, np.where(g.home_row == row, 1, np.where(~at_home, 2, 3 + distance)))
         usable = np.flatnonzero(~g.busy & ~np.isin(owner, keep))
-        heat = ledger.raw_heat.reshape(-1)[owner[usable]]
+        heat = ledger.flat_heat[owner[usable]]
         return usable[np.lexsort((heat, rank[usable]))][:count]
 
     # ---- reading -----------------------------------------------------------------------------------------------------
@@ -176,8 +202,7 @@ class SlotStore:
         up: list[Request] = []
         down: list[Request] = []
         for e, slot in zip(experts, self._chosen_slots, strict=True):
-            g.owner[slot] = row * self.width + e
-            g.busy[slot] = True
+            g.own(slot, row, e, self.width)
             self._slot[row, e] = slot
             base = g.base + slot * g.stride
             waiting: tuple[set[int], set[int]] = (set(), set())
@@ -200,8 +225,7 @@ class SlotStore:
                 (down if t.is_down else up).append(request)
             self._pending[row, e] = waiting
         self._chosen_slots = []
-        self._reader.submit(up)  # what is computed on first is read first
-        self._reader.submit(down)
+        self._reader.submit(up + down)  # what is computed on first is read first
 
     def _take(self, at_least: int) -> None:
         for tag, code in self._reader.collect(at_least):
@@ -211,7 +235,7 @@ class SlotStore:
             if code:
                 self._failed[row, e] = code
             if not waiting[0] and not waiting[1]:
-                self._groups[self.group[row]].busy[self._slot[row, e]] = False
+                self._groups[self.group[row]].arrived(int(self._slot[row, e]), row)
                 del self._pending[row, e]
 
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
@@ -242,7 +266,7 @@ class SlotStore:
             self._failed.pop((row, e), None)
             slot = int(self._slot[row, e])
             if slot >= 0:
-                self._groups[self.group[row]].owner[slot] = -1
+                self._groups[self.group[row]].free(slot)
                 self._slot[row, e] = -1
 
     # ---- products ----------------------------------------------------------------------------------------------------
@@ -250,20 +274,27 @@ class SlotStore:
     def translate(self, row: int, table: npt.NDArray[np.int32]) -> None:
         """Prepares the products of `row` for the chosen ids, int32 (n_tokens, n_used): all of them are in slots."""
         g = self._groups[self.group[row]]
+        n, k = table.shape
         slots = self._slot[row][table]
-        first = int(slots.min())
+        few: list[int] = slots[0].tolist() if n == 1 else []  # of so few, Python finds the ends sooner than numpy
+        first, last = (min(few), max(few)) if few else (int(slots.min()), int(slots.max()))
         if first < 0:
             raise OSError(errno.EFAULT, "an expert that was chosen has no slot")
-        span = int(slots.max()) - first + 1
-        data = np.ascontiguousarray(slots - first, np.int32)
-        n, k = data.shape
-        self._ids_data[row] = data
+        lo, hi = g.home[row]
+        if lo <= first and last < hi:  # mostly: then nothing changes from token to token but the ids
+            first, last = lo, hi - 1
         ids = self._ids[row]
-        ids.type = abi.TYPE_I32
-        ids.ne[:] = (k, n, 1, 1)
-        ids.nb[:] = (4, 4 * k, 4 * k * n, 4 * k * n)
-        ids.data = data.ctypes.data
-        base = g.base + first * g.stride
+        if self._shape[row] != (k, n):
+            self._shape[row] = k, n
+            ids.ne[:] = (k, n, 1, 1)
+            ids.nb[:] = (4, 4 * k, 4 * k * n, 4 * k * n)
+            self._ids_data[row] = data = np.zeros((n, k), np.int32)
+            ids.data = data.ctypes.data
+        np.subtract(slots, np.int32(first), out=self._ids_data[row])
+        if self._span[row] == (first, last):
+            return
+        self._span[row] = first, last
+        base, span = g.base + first * g.stride, last - first + 1
         for w, place in zip(self._weights[row], self._at[row], strict=True):
             w.data = base + place
             w.ne[2] = span
@@ -272,14 +303,14 @@ class SlotStore:
 
     def patch(self, node: int, row: int, index: int) -> None:
         """Points an expert product at the slots. `translate` was called for the row."""
-        src = (C.c_void_p * 3).from_address(node + abi.Tensor.src.offset)
+        src = _Sources.from_address(node + _SRC)
         self._patched.append((node, src[0] or 0, src[2] or 0))
         src[0], src[2] = self._weight_at[row][index], self._ids_at[row]
 
     def unpatch(self) -> None:
         """Gives every patched node its own sources back; the nodes have been computed."""
         for node, weight, ids in self._patched:
-            src = (C.c_void_p * 3).from_address(node + abi.Tensor.src.offset)
+            src = _Sources.from_address(node + _SRC)
             src[0], src[2] = weight, ids
         self._patched.clear()
 
@@ -299,6 +330,7 @@ class SlotStore:
             raise ValueError("drop every expert before the pool's size changes")
         for g in self._groups:
             g.close()
+        self._span = [(-1, -1)] * len(self._span)
         self._build(ram_bytes)
 
     def close(self) -> None:
