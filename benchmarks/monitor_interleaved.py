@@ -32,7 +32,7 @@ from monitor_cost import PaneApp
 from monitored import relay
 from textual.pilot import Pilot
 
-from backends.engine.client import EngineClient
+from backends.engine.client import EngineClient, let_threads_sleep
 from backends.interface import Finished, GenerateRequest, LoadRequest, Sampling
 from flashmoe.monitor.collector import Sampler
 from flashmoe.monitor.feed import MonitorFeed
@@ -173,6 +173,7 @@ def always_on(args: argparse.Namespace) -> list[float]:
     """Ratios of speed with what the hook keeps for the monitor to speed without."""
     from backends.streaming.backend import StreamBackend
 
+    let_threads_sleep(os.environ)  # as in the engine's child
     model = StreamBackend().load(load_request(args), lambda _: True)
     pager: Any = model.pager  # type: ignore[attr-defined]
     kept: dict[str, Callable[..., Any]] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from backends.engine.client import let_threads_sleep
 from backends.interface import LoadProgress, LoadRequest
 from backends.llamacpp.backend import MmapBackend
 from backends.llamacpp.context import Batch
@@ -53,6 +55,7 @@ def main() -> int:
     parser.add_argument("--store", default="auto", choices=("auto", "pagecache", "pool"))
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    let_threads_sleep(os.environ)  # as in the engine's child
     with open(args.model, "rb", 0) as f:
         while f.read(1 << 24):
             pass

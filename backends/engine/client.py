@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,14 @@ class Died(msgspec.Struct, frozen=True):
     """The child died by itself. Given to `on_event` after every pending call has failed with the same sentence."""
 
     message: str
+
+
+def let_threads_sleep(env: MutableMapping[str, str]) -> None:
+    """Sets how the engine's threads wait, where `env` doesn't say; before llama.cpp is loaded."""
+    # numpy's products are small there, and threads that spin until the next one take the cores from llama.cpp
+    env.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if "OMP_WAIT_POLICY" not in env:
+        env.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 class EngineClient:
@@ -123,10 +131,7 @@ class EngineClient:
         env = {**os.environ, **self._env}
         env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), _ROOT) if x)
         env["PYTHONUNBUFFERED"] = "1"
-        # numpy's products are small there, and threads that spin until the next one take the cores from llama.cpp
-        env.setdefault("OPENBLAS_NUM_THREADS", "1")
-        if "OMP_WAIT_POLICY" not in env:
-            env.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+        let_threads_sleep(env)
         self._oom_before = death.oom_kills()
         with self._log_path.open("ab") as log:
             self._log_offset = log.tell()
