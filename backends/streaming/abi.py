@@ -37,6 +37,12 @@ class Tensor(C.Structure):
     ]
 
 
+NAME, OP, SRC = Tensor.name.offset, Tensor.op.offset, Tensor.src.offset
+"""Where these fields lie in a tensor: reading one alone is sooner done than by way of the structure."""
+Sources = C.c_void_p * 3
+"""The first sources of a node: those that a product has, and the ids of an expert product."""
+
+
 class BufferType(C.Structure):
     """struct ggml_backend_buffer_type (ggml-backend-impl.h)."""
 

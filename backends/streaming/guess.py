@@ -22,8 +22,6 @@ from backends.streaming import abi
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
-_OP, _SRC = abi.Tensor.op.offset, abi.Tensor.src.offset
-_Sources = C.c_void_p * 2
 _MAX_DEPTH = 10
 _TRIAL_TOKENS = 6
 """Guesses of a rank that are only scored before its record counts."""
@@ -175,21 +173,21 @@ class Guesser:
 
     def _stands(self, place: _Place) -> bool:
         """Whether the product is still the one that was found: a router's weight never moves, its input may."""
-        if C.c_int.from_address(place.product + _OP).value != self._mul_mat:
+        if C.c_int.from_address(place.product + abi.OP).value != self._mul_mat:
             return False
-        src = _Sources.from_address(place.product + _SRC)
+        src = abi.Sources.from_address(place.product + abi.SRC)
         return (src[0], src[1]) == (place.weight, place.input)
 
     def _place(self, node: int, at: int, biases: list[tuple[int, bool]], sigmoid: bool) -> _Place | None:
-        product = abi.Tensor.from_address(at)
-        weight = self._matrix(int(product.src[0] or 0))
-        source = int(product.src[1] or 0)
+        product = abi.Sources.from_address(at + abi.SRC)
+        address, source = product[0] or 0, product[1] or 0
+        weight = self._matrix(address)
         if weight is None or not source:
             return None
         n_experts, n_embd = weight.shape
         logit_bias = choice_bias = None
-        for address, before_probabilities in biases:
-            bias = self._vector(address, n_experts)
+        for added, before_probabilities in biases:
+            bias = self._vector(added, n_experts)
             if bias is None:
                 return None
             # walking back: what is added before the probabilities are met is added to them
@@ -200,7 +198,7 @@ class Guesser:
         t = abi.Tensor.from_address(source)
         norm = self._vector(int(t.src[1] or 0), n_embd) if t.op == self._mul and t.src[1] else None
         router = Router(weight, norm, logit_bias, choice_bias, sigmoid)
-        return _Place(node, at, int(product.src[0] or 0), source, router)
+        return _Place(node, at, address, source, router)
 
     def _on_host(self, t: abi.Tensor) -> bool:
         holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer

@@ -26,7 +26,6 @@ from backends.streaming.pager import Pager
 from backends.streaming.slots import SlotStore
 from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
 
-_NAME, _OP, _SRC = abi.Tensor.name.offset, abi.Tensor.op.offset, abi.Tensor.src.offset
 _COPY = re.compile(r"^[^#]*#(.*)#\d+$")
 _TOPK = re.compile(r"^ffn_moe_topk-(\d+)$")
 WATCH_EVERY = 32
@@ -134,9 +133,9 @@ class RouterHook:
             return bool(ask)  # asking for the very next node and refusing it ends each split soonest
         try:
             if ask:
-                if C.c_int.from_address(node + _OP).value == self._product:
+                if C.c_int.from_address(node + abi.OP).value == self._product:
                     return self._ask_product(node)
-                return C.string_at(node + _NAME, _PREFIX_LENGTH) == TOPK_PREFIX
+                return C.string_at(node + abi.NAME, _PREFIX_LENGTH) == TOPK_PREFIX
             if self._slots is not None:
                 self._slots.unpatch()
             started = time.perf_counter()
@@ -158,7 +157,7 @@ class RouterHook:
         return bool(ask)
 
     def _chosen(self, node: int) -> None:
-        row = self._row_of_topk.get(C.string_at(node + _NAME))
+        row = self._row_of_topk.get(C.string_at(node + abi.NAME))
         if row is None:
             return  # a layer whose experts aren't ours
         t = abi.Tensor.from_address(node)
@@ -202,10 +201,10 @@ class RouterHook:
         return EngineError("bad_model", f"Layer {self._layout.rows[row].layer} chose an expert that isn't there.")
 
     def _ask_product(self, node: int) -> bool:
-        weight = C.c_void_p.from_address(node + _SRC).value or 0
+        weight = C.c_void_p.from_address(node + abi.SRC).value or 0
         ours = self._weights.get(weight)
         if ours is None:
-            name = C.string_at(weight + _NAME).decode("utf-8", "replace")
+            name = C.string_at(weight + abi.NAME).decode("utf-8", "replace")
             ours = self._by_name.get(undecorated(name)) if "_exps" in name else None
             if ours is None:
                 return False
@@ -225,8 +224,8 @@ class RouterHook:
         return False
 
     def _same_ids(self, node: int, row: int) -> bool:
-        ids = C.c_void_p.from_address(node + _SRC + 16).value or 0
+        ids = C.c_void_p.from_address(node + abi.SRC + 16).value or 0
         if ids == self._ids.get(row):
             return True
-        match = _TOPK.match(undecorated(C.string_at(ids + _NAME).decode("utf-8", "replace"))) if ids else None
+        match = _TOPK.match(undecorated(C.string_at(ids + abi.NAME).decode("utf-8", "replace"))) if ids else None
         return match is not None and self._layout.row_of.get(int(match[1])) == row

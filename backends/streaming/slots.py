@@ -28,8 +28,6 @@ from backends.streaming.stores import I64
 
 _HUGE = 2 << 20
 _FOREIGN = -1e300
-_SRC = abi.Tensor.src.offset
-_Sources = C.c_void_p * 3
 
 
 class _Group:
@@ -44,8 +42,6 @@ class _Group:
         libc.madvise(self.region, self.bytes + _HUGE, libc.MADV_DONTFORK)
         self.owner: I64 = np.full(n_slots, -1, np.int64)
         """row * width + expert of each slot, -1 where it is free."""
-        self.busy = np.zeros(n_slots, bool)
-        """The disk still writes into the slot."""
         self.order = np.full(n_slots, -np.inf)
         """What is added to the heat of a slot's expert, so that the least may be taken first: free slots before those
         of other rows' experts, before its own row's; those that the disk writes into never."""
@@ -58,12 +54,10 @@ class _Group:
     def own(self, slot: int, row: int, expert: int, width: int) -> None:
         """The disk begins to write an expert into a slot."""
         self.owner[slot] = row * width + expert
-        self.busy[slot] = True
         self.order[slot] = np.inf
 
     def arrived(self, slot: int, row: int) -> None:
         """What a slot was given is all there."""
-        self.busy[slot] = False
         self.order[slot] = 0.0 if self.home_row[slot] == row else _FOREIGN
 
     def free(self, slot: int) -> None:
@@ -189,7 +183,7 @@ class SlotStore:
         at_home = g.home_row == owner_row
         distance = (row - owner_row) % len(self._layout.rows)
         rank = np.where(owner < 0, 0, np.where(g.home_row == row, 1, np.where(~at_home, 2, 3 + distance)))
-        usable = np.flatnonzero(~g.busy & ~np.isin(owner, keep))
+        usable = np.flatnonzero((g.order < np.inf) & ~np.isin(owner, keep))
         heat = ledger.flat_heat[owner[usable]]
         return usable[np.lexsort((heat, rank[usable]))][:count]
 
@@ -303,14 +297,14 @@ class SlotStore:
 
     def patch(self, node: int, row: int, index: int) -> None:
         """Points an expert product at the slots. `translate` was called for the row."""
-        src = _Sources.from_address(node + _SRC)
+        src = abi.Sources.from_address(node + abi.SRC)
         self._patched.append((node, src[0] or 0, src[2] or 0))
         src[0], src[2] = self._weight_at[row][index], self._ids_at[row]
 
     def unpatch(self) -> None:
         """Gives every patched node its own sources back; the nodes have been computed."""
         for node, weight, ids in self._patched:
-            src = _Sources.from_address(node + _SRC)
+            src = abi.Sources.from_address(node + abi.SRC)
             src[0], src[2] = weight, ids
         self._patched.clear()
 

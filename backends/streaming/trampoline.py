@@ -12,8 +12,7 @@ import ctypes as C
 import platform
 import struct
 
-from backends.streaming import libc
-from backends.streaming.abi import Tensor
+from backends.streaming import abi, libc
 
 TOPK_PREFIX = b"ffn_moe_topk-"
 
@@ -26,7 +25,7 @@ class Trampoline:
         doesn't allow it, also for lack of a stub for this architecture."""
         if platform.machine() != "x86_64":
             raise OSError(f"no stub for {platform.machine()}")
-        name, at_op = Tensor.name.offset, Tensor.op.offset
+        name, at_op = abi.NAME, abi.OP
         to_python = b"\x48\xb8" + struct.pack("<Q", handler) + b"\xff\xe0"  # mov rax, handler; jmp rax
         topk = (
             b"\x81\xbf" + struct.pack("<i", name + 8) + TOPK_PREFIX[8:12]  # cmp dword [rdi+name+8], "topk"
