@@ -158,7 +158,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     if frame.latency_s is not None:
         parts.append(units.duration(frame.latency_s))
     right = "ceiling probed" if probed else "most seen" if frame.disk else ""
-    note = _note(" · ".join(parts) if parts else "no disk under this model")
+    note = _note(" · ".join(parts) or ("others –" if frame.disk else "no disk under this model"))
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
     if work is not None and work.hit_rate is not None:
