@@ -120,7 +120,7 @@ def read_at_random(paths: Sequence[str], reads: Sequence[Read], seconds: float, 
 
 
 def _measure(fds: Sequence[int], reads: Sequence[Read], seconds: float, depth: int) -> float | None:
-    from backends.streaming import libc  # with numpy, a tenth of a second that only measuring needs
+    from backends import libc  # with numpy, a tenth of a second that only measuring needs
     from backends.streaming.reader import Request, open_reader
 
     align = libc.direct_io_alignment(fds[0])[0]

@@ -29,6 +29,10 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     """Context size in tokens, for all sequences together; None takes min(trained context, what fits)."""
     n_seq_max: int = 1
     """Sequences that may be decoded together."""
+    own_caches: bool = False
+    """Each sequence has a KV cache of its own, an equal part of `n_ctx`, and no idle one is kept. Attention then costs
+    what the sequence's own tokens cost, where in a cache for all it goes over everybody's. Sequences with a recurrent
+    state share one all the same."""
     n_batch: int | None = None
     n_ubatch: int | None = None
     n_threads: int | None = None

@@ -33,6 +33,12 @@ def padded(n_ctx: int) -> int:
     return -(-n_ctx // CELLS) * CELLS
 
 
+def allocated_cells(n_ctx: int, n_seqs: int, *, own_caches: bool) -> int:
+    """Cells that llama.cpp allocates for `n_ctx` tokens of `n_seqs` sequences. With caches of their own each gets an
+    equal part, and each part is padded."""
+    return n_seqs * padded(-(-n_ctx // n_seqs)) if own_caches else padded(n_ctx)
+
+
 class KvBytes(Struct, frozen=True):
     """Bytes that a context takes besides its compute buffers."""
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backends import disk_probe
+from backends import disk_probe, libc
 from backends.disk_probe import disk_bytes_per_second, probe_disk, probe_file, read_at_random
 from backends.gguf_file import EXPERT_WEIGHT, read_gguf
-from backends.streaming import libc, reader
+from backends.streaming import reader
 from tests.gguf_factory import make_gguf
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends import libc
 from backends.engine.client import EngineClient
 from backends.gguf_file import read_gguf
 from backends.interface import ExpertMap, Finished, GenerateRequest, LoadRequest, Model, Sampling, Telemetry
 from backends.llamacpp.residency import PageCacheMap
 from backends.planner import working_set
-from backends.streaming import libc
 from backends.streaming.backend import StreamBackend
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager

@@ -10,7 +10,7 @@ from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel, Parts
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import describe
-from backends.planner_kv import kv_bytes
+from backends.planner_kv import allocated_cells, kv_bytes
 
 
 class MmapBackend:
@@ -30,7 +30,8 @@ class MmapBackend:
         """Loads the model; raises `EngineError`."""
         gguf = read_gguf(request.path).require_complete()
         base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
-        request = fit_gpu(request, gguf, kv_bytes(gguf, base.n_ctx, n_seqs=base.n_seq_max).total)
+        cells = allocated_cells(base.n_ctx, base.n_seq_max, own_caches=request.own_caches)
+        request = fit_gpu(request, gguf, kv_bytes(gguf, cells, n_seqs=base.n_seq_max).total)
         weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
         weights.lossy = base.lossy
         experts = PageCacheMap(gguf)

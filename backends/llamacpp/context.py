@@ -13,10 +13,15 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from backends import libc
 from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.loading import Weights
-from backends.planner_kv import padded
+from backends.planner_kv import allocated_cells
+
+WORTH_GIVING_BACK = 16 << 20
+_PARTIAL = 1
+"""llama.cpp's LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY."""
 
 
 class AbortFlag:
@@ -131,25 +136,33 @@ class LlamaContext:
         abort: AbortFlag | None = None,
         swa_full: bool = True,
         embeddings: bool = False,
+        own_caches: bool = False,
     ) -> None:
         """Allocates KV cache and compute buffers: `n_ctx` tokens shared by at most `n_seqs` sequences, batches of up to
-        `n_batch` tokens (one ubatch each). Raises `EngineError` ``no_memory`` where llama.cpp can't."""
+        `n_batch` tokens (one ubatch each). Raises `EngineError` ``no_memory`` where llama.cpp can't.
+
+        `own_caches` gives each sequence a cache of its own, an equal part of `n_ctx`: attention then goes over the
+        sequence's cells and not over everybody's. llama.cpp computes a batch in one ubatch then only where each of its
+        sequences has as many tokens as the others and their numbers follow each other.
+        """
         L = self._lib = native.lib()
         self.weights = weights
         self.hook = hook
         self.abort = abort or AbortFlag()
         params = L.llama_context_default_params()
         # llama.cpp clamps the batch before it pads the context, and a batch below the number of sequences aborts it
-        params.n_ctx, params.n_ubatch = padded(n_ctx), n_batch
+        params.n_ctx = allocated_cells(n_ctx, n_seqs, own_caches=own_caches)
+        params.n_ubatch = n_batch
         # it sizes its outputs by n_batch and wants one for each sequence
         params.n_batch = max(n_batch, n_seqs)
-        params.n_seq_max, params.kv_unified = n_seqs, True
+        params.n_seq_max, params.kv_unified = n_seqs, not own_caches
         params.n_threads = params.n_threads_batch = n_threads
         params.swa_full, params.no_perf, params.embeddings = swa_full, True, embeddings
         params.abort_callback = C.cast(self.abort.callback, L.ggml_abort_callback)
         params.abort_callback_data = self.abort.data
         if hook is not None:
             params.cb_eval = hook.callback
+        before = libc.anonymous_ranges(0) if own_caches else []
         with native.log_tail() as tail:
             self._ctx = L.llama_init_from_model(weights.model, params)
         if not self._ctx:
@@ -159,7 +172,14 @@ class LlamaContext:
                 f"There is not enough memory for a context of {n_ctx} tokens ({reason}); ask for a smaller one.",
             )
         self._memory = L.llama_get_memory(self._ctx)
+        if own_caches:
+            # llama.cpp writes zeros to all of it, 256 cells at least for each sequence; most may never be used
+            for start, end in libc.added(before, libc.anonymous_ranges(WORTH_GIVING_BACK)):
+                libc.give_back_zeros(start, end)
+        self.own_caches = own_caches
         self.n_ctx = int(L.llama_n_ctx(self._ctx))
+        self.seq_ctx = int(L.llama_n_ctx_seq(self._ctx))
+        """Cells that one sequence can have at most."""
         self.n_batch = int(L.llama_n_ubatch(self._ctx))
         self.n_seqs = n_seqs
         self.n_threads = n_threads
@@ -241,9 +261,18 @@ class LlamaContext:
         then)."""
         return bool(self._lib.llama_memory_seq_rm(self._memory, seq_id, start, -1))
 
-    def copy(self, source: int, target: int, end: int) -> None:
-        """Lets `target` (empty) share the positions [0, end) of `source`; no data moves in a unified KV cache."""
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+    def copy(self, source: int, target: int, end: int) -> bool:
+        """Lets `target` (empty) have the positions [0, end) of `source`; no data moves in a cache that they share.
+        False: it couldn't be copied, and `target` is empty."""
+        if not self.own_caches:
+            self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+            return True
+        # seq_cp would copy all cells that the cache has, and touch them; a state has those in use alone
+        state = self._get_state(source, 0)
+        if state is not None and self._set_state(target, state, 0) and self.remove(target, end):
+            return True
+        self.remove(target, 0)
+        return False
 
     def length(self, seq_id: int) -> int:
         """Positions that a sequence has in the KV cache, from 0 on."""
@@ -254,8 +283,8 @@ class LlamaContext:
         return int(self._lib.llama_memory_seq_pos_min(self._memory, seq_id))
 
     def clear(self) -> None:
-        """Empties the KV cache."""
-        self._lib.llama_memory_clear(self._memory, True)
+        """Empties the KV cache; the memory of caches of their own is not touched for it."""
+        self._lib.llama_memory_clear(self._memory, not self.own_caches)
 
     def save(self, seq_id: int, path: str, tokens: Seq[int]) -> int:
         """Writes a sequence's state and tokens to a file; returns its bytes, 0 on failure."""
@@ -270,15 +299,21 @@ class LlamaContext:
 
     def get_partial_state(self, seq_id: int) -> bytes | None:
         """The recurrent (or sliding-window) part of a sequence's state, which can't be rolled back otherwise."""
-        size = int(self._lib.llama_state_seq_get_size_ext(self._ctx, seq_id, 1))
-        buffer = (C.c_uint8 * size)()
-        done = int(self._lib.llama_state_seq_get_data_ext(self._ctx, buffer, size, seq_id, 1))
-        return bytes(buffer) if done == size and size else None
+        state = self._get_state(seq_id, _PARTIAL)
+        return None if state is None else bytes(state)
 
     def set_partial_state(self, seq_id: int, state: bytes) -> bool:
         """Puts a state of `get_partial_state` back."""
-        buffer = (C.c_uint8 * len(state)).from_buffer_copy(state)
-        return int(self._lib.llama_state_seq_set_data_ext(self._ctx, buffer, len(state), seq_id, 1)) == len(state)
+        return self._set_state(seq_id, (C.c_uint8 * len(state)).from_buffer_copy(state), _PARTIAL)
+
+    def _get_state(self, seq_id: int, flags: int) -> Any:
+        size = int(self._lib.llama_state_seq_get_size_ext(self._ctx, seq_id, flags))
+        buffer = (C.c_uint8 * size)()
+        done = int(self._lib.llama_state_seq_get_data_ext(self._ctx, buffer, size, seq_id, flags))
+        return buffer if done == size and size else None
+
+    def _set_state(self, seq_id: int, state: Any, flags: int) -> bool:
+        return int(self._lib.llama_state_seq_set_data_ext(self._ctx, state, len(state), seq_id, flags)) == len(state)
 
     def close(self) -> None:
         """Frees the context, not the weights; a second call does nothing."""

@@ -97,7 +97,9 @@ class LlamaModel:
             L = native.lib()
             self._vocab = Vocab(weights.model)
             recurrent = L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model)
-            idle = 1 if recurrent else IDLE_SEQUENCES  # a recurrent state takes tens of MiB, whatever it holds
+            own_caches = request.own_caches and not recurrent
+            # a recurrent state takes tens of MiB, whatever it holds
+            idle = 0 if own_caches else 1 if recurrent else IDLE_SEQUENCES
             n_seqs = min(MAX_SEQUENCES, base.n_seq_max + idle)
             started, vram_before = time.perf_counter(), gpu_free_bytes()
             self.context = LlamaContext(
@@ -109,6 +111,7 @@ class LlamaModel:
                 hook=parts.hook,
                 abort=parts.abort,
                 embeddings=request.embeddings,
+                own_caches=own_caches,
             )
         except BaseException:
             weights.close()
@@ -182,10 +185,10 @@ class LlamaModel:
     def _check_size(self, request: GenerateRequest) -> None:
         """Refuses text that can't fit whatever it holds, before tokenising it takes seconds (or llama.cpp's stack)."""
         size = len(request.prompt or "") + sum(len(m.content) + len(m.thinking) for m in request.messages or ())
-        if size > MAX_CHARACTERS_PER_TOKEN * self.context.n_ctx:
+        if size > MAX_CHARACTERS_PER_TOKEN * self.context.seq_ctx:
             raise EngineError(
                 "prompt_too_long",
-                f"The prompt has {size} characters, far more than the context of {self.context.n_ctx} tokens can hold; "
+                f"The prompt has {size} characters, far more than {self.context.seq_ctx} tokens of context can hold; "
                 "shorten it or load the model with a larger context.",
             )
 
@@ -211,7 +214,7 @@ class LlamaModel:
     def submit(self, request: GenerateRequest) -> None:
         """Queues a request. Raises `EngineError` ``bad_request``, ``bad_template`` or ``prompt_too_long``."""
         tokens, parser, stable = self._prompt(request)
-        limit = self.context.n_ctx
+        limit = self.context.seq_ctx
         if self.info.n_ctx_train:
             limit = min(limit, self.info.n_ctx_train)
         if not tokens:

@@ -16,6 +16,7 @@ import numpy as np
 
 from backends.interface import EngineError, Event, Failed
 from backends.llamacpp.answer import Answer, Reason
+from backends.llamacpp.batch_plan import even_plan, mixed_plan
 from backends.llamacpp.context import Batch, DecodeResult, LlamaContext
 from backends.llamacpp.sequences import KvBook, KvSequence, common_prefix
 
@@ -111,6 +112,8 @@ class Scheduler:
     # -- admission -----------------------------------------------------------------------------------------------------
 
     def _admit(self, events: list[Event]) -> None:
+        if self.context.own_caches:
+            self._close_gaps()  # new prompts then follow each other, and can be prefilled together
         for answer in list(self.waiting):
             if len(self.active) >= self.max_active:
                 return
@@ -195,10 +198,18 @@ class Scheduler:
 
     # -- the batch -----------------------------------------------------------------------------------------------------
 
+    def _close_gaps(self) -> None:
+        self.book.close_gaps([a.sequence for a in self.active if a.sequence is not None and a.todo > 1])
+
     def _compose(self, events: list[Event]) -> tuple[Batch, list[tuple[Answer, int, int]]]:
         """The batch and, for each answer in it, its number of tokens and the index of its output (-1: none yet)."""
+        context = self.context
         while True:
-            plan = self._plan()
+            if context.own_caches:
+                self._close_gaps()
+                plan = even_plan(self.active, context.n_batch)
+            else:
+                plan = mixed_plan(self.active, context.n_batch, recurrent=context.recurrent)
             if self.book.make_room(sum(n for _, n in plan)):
                 break
             if not self._preempt(events):
@@ -211,18 +222,6 @@ class Scheduler:
                 index = batch.add(token, position + i, answer.sequence.seq_id, last and i == n - 1)
             parts.append((answer, n, index if last else -1))
         return batch, parts
-
-    def _plan(self) -> list[tuple[Answer, int]]:
-        """How many tokens of each active answer go into the next batch: decoding ones first."""
-        left, plan = self.context.n_batch, []
-        for answer in sorted(self.active, key=lambda a: a.todo > 1):
-            n = min(answer.todo, left)
-            if self.context.recurrent:  # a state can be saved or shared only where a batch ended
-                n = min([n, *(stop - answer.done for stop in answer.stops if stop > answer.done)])
-            if n:
-                plan.append((answer, n))
-                left -= n
-        return plan
 
     def _preempt(self, events: list[Event]) -> bool:
         """Makes room while nothing is idle: the answer that started last waits again. False: there is only one, which

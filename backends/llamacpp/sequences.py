@@ -2,12 +2,16 @@
 
 llama.cpp knows sequences by number and cells by position. This book keeps the tokens beside them, so that a prompt
 finds the sequence that agrees with it longest, and counts cells that several sequences share once.
+
+Where each sequence has a cache of its own (`LlamaContext.own_caches`), a shared prefix is copied, no idle sequence is
+kept, and `close_gaps` moves sequences so that their numbers follow each other.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +47,7 @@ class KvBook:
 
     def __init__(self, context: LlamaContext) -> None:
         self._context = context
-        self._free = list(range(context.n_seqs))[::-1]
+        self._free = list(range(context.n_seqs))
         self._clock = itertools.count(1)
         self._cell = itertools.count()
         self._shares: dict[int, int] = {}
@@ -69,7 +73,7 @@ class KvBook:
         """A new, empty, active sequence; an idle one is dropped where no number is free. None: all are active."""
         if not self._free and not self.evict_idle():
             return None
-        sequence = KvSequence(self._free.pop(), session=session, active=True, last_used=next(self._clock))
+        sequence = KvSequence(heapq.heappop(self._free), session=session, active=True, last_used=next(self._clock))
         self.sequences.append(sequence)
         return sequence
 
@@ -129,7 +133,11 @@ class KvBook:
             return False
         if not self._window_holds(source, length):
             return False
-        self._context.copy(source.seq_id, target.seq_id, length)
+        if not self._context.copy(source.seq_id, target.seq_id, length):
+            return False
+        if self._context.own_caches:
+            self.append(target, source.tokens[:length])
+            return True
         target.tokens = source.tokens[:length]
         target.cells = source.cells[:length]
         for cell in target.cells:
@@ -156,10 +164,31 @@ class KvBook:
         """Drops a sequence and its tokens."""
         self.empty(sequence)
         self.sequences.remove(sequence)
-        self._free.append(sequence.seq_id)
+        heapq.heappush(self._free, sequence.seq_id)
+
+    def close_gaps(self, stay: Collection[KvSequence] = ()) -> None:
+        """Moves sequences of the highest numbers into gaps, those of `stay` last. A sequence that can't be moved is
+        emptied in its new place."""
+        taken = {s.seq_id: s for s in self.sequences}
+        while (gap := next(i for i in itertools.count() if i not in taken)) < len(taken):
+            above = [s for s in self.sequences if s.seq_id > gap]
+            sequence = max(above, key=lambda s: (s not in stay, s.seq_id))
+            number = sequence.seq_id
+            moved = self._context.copy(number, gap, len(sequence.tokens))
+            self._context.remove(number, 0)
+            if not moved:
+                self._forget(sequence, 0)
+            sequence.seq_id = gap
+            taken[gap] = taken.pop(number)
+            self._free.remove(gap)
+            self._free.append(number)
+            heapq.heapify(self._free)
 
     def park(self, sequence: KvSequence) -> None:
         """A sequence became idle: it is kept for its session's next turn, or as the prefix of other prompts."""
+        if self._context.own_caches:
+            self.release(sequence)
+            return
         sequence.active = False
         sequence.last_used = next(self._clock)
         for other in [
@@ -187,4 +216,4 @@ class KvBook:
         self._context.clear()
         self._shares.clear()
         self.sequences.clear()
-        self._free = list(range(self._context.n_seqs))[::-1]
+        self._free = list(range(self._context.n_seqs))

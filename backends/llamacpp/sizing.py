@@ -9,7 +9,7 @@ from backends.gguf_types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import procfs
 from backends.llamacpp.loading import choose_gpu_layers
-from backends.planner_kv import kv_bytes
+from backends.planner_kv import allocated_cells, kv_bytes
 
 DEFAULT_CTX = 8192
 PARALLEL_CTX = 1024
@@ -36,12 +36,17 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
     if request.n_ctx is not None:
         if request.n_ctx < 1:
             raise EngineError("bad_request", f"A context of {request.n_ctx} tokens makes no sense.")
-        if fits is not None and request.n_ctx > fits and request.n_ctx > MIN_CTX:
+        asked = request.n_ctx
+        if request.own_caches and fits is not None:
+            # cells that no token needs take memory for a moment only, before there are experts
+            fits += max(0, resident_bytes - gguf.bytes.dense) // per_token
+            asked = allocated_cells(asked, request.n_seq_max, own_caches=True)
+        if fits is not None and asked > fits and request.n_ctx > MIN_CTX:
             most = max(MIN_CTX, fits // 256 * 256)
-            need = request.n_ctx * per_token / 2**30
+            need = asked * per_token / 2**30
             raise EngineError(
                 "context_too_large",
-                f"A context of {request.n_ctx} tokens needs {need:.1f} GiB for its KV cache, more than there is; "
+                f"A context of {asked} tokens needs {need:.1f} GiB for its KV cache, more than there is; "
                 f"at most {most} tokens fit now.",
             )
         return min(request.n_ctx, (gguf.n_ctx_train or request.n_ctx) * request.n_seq_max)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes as C
 
-from backends.streaming import abi, libc
+from backends import libc
+from backends.streaming import abi
 
 _NAME = C.create_string_buffer(b"Streamed")
 

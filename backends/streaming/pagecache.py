@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backends.streaming import libc
+from backends import libc
+from backends.libc import PAGE
 from backends.streaming.layout import ExpertLayout
-from backends.streaming.libc import PAGE
 from backends.streaming.stores import I64, RowRanges, point_tensor
 
 

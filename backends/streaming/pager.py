@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from backends import libc
 from backends.interface import EngineError, ExpertMap
-from backends.streaming import libc
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, Ledger
 from backends.streaming.pace import Pace

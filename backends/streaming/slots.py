@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from backends.streaming import abi, libc
+from backends import libc
+from backends.streaming import abi
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import Ledger
 from backends.streaming.pagecache import PageCacheStore

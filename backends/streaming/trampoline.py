@@ -12,7 +12,8 @@ import ctypes as C
 import platform
 import struct
 
-from backends.streaming import abi, libc
+from backends import libc
+from backends.streaming import abi
 
 TOPK_PREFIX = b"ffn_moe_topk-"
 

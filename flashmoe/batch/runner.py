@@ -107,6 +107,8 @@ class Batch:
         self._active: dict[str, asyncio.Task[None]] = {}
         self._prefilling: set[str] = set()
         self._deaths: dict[str, int] = {}
+        self._outgrown: deque[Item] = deque()
+        """Items that a KV cache of their own was too small for: they run at the end, in one that all share."""
         self._refused: dict[str, list[int]] = {}
         """Of an item that a server couldn't answer: how many answers there were each time."""
         self._tokens = 0
@@ -134,11 +136,21 @@ class Batch:
         try:
             if self._queue:
                 hold_until_exit(self._load.path)  # `rm` refuses to delete it
-                self.info = await self._client.load(self._load)
+                await self._start_engine()
+                assert self.info is not None
                 if self.info.budget_bytes is not None and self.info.budget_bytes < self.info.expert_bytes:
                     self._search.begin_at(START_STREAMING)
-                await self._client.watch(0.5)
+                self._started = time.monotonic()
                 await self._pump()
+                if self._outgrown and not self._stopping:
+                    self._queue, self._outgrown = self._outgrown, deque()
+                    n_ctx = max(self._load.n_ctx or 0, self._ctx)
+                    self._load = msgspec.structs.replace(self._load, own_caches=False, n_ctx=n_ctx)
+                    self._on_note(
+                        f"{len(self._queue)} need more context than was counted; they run in one that is shared"
+                    )
+                    await self._start_engine()
+                    await self._pump()
         finally:
             for task in self._active.values():
                 task.cancel()
@@ -161,7 +173,6 @@ class Batch:
             self._telemetry = event
 
     async def _pump(self) -> None:
-        self._started = time.monotonic()
         self._fill()
         while (self._queue or self._active) and not self._stopping:
             with contextlib.suppress(TimeoutError):
@@ -202,6 +213,9 @@ class Batch:
         if not self._queue:
             return
         self._on_note("the engine died; starting it again")
+        await self._start_engine()
+
+    async def _start_engine(self) -> None:
         self._first_telemetry = self._telemetry = None
         self.info = await self._client.load(self._load)
         await self._client.watch(0.5)
@@ -219,11 +233,15 @@ class Batch:
                     text[event.kind].append(event.text)
                     self._tokens += event.n_tokens
                     self._prefilling.discard(item.id)
+                elif isinstance(event, Finished) and event.reason == "context" and self._too_small():
+                    self._outgrown.append(item)
                 elif isinstance(event, Finished) and event.reason != "cancelled":
                     self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
         except EngineError as e:
             if e.code == "network":
                 await self._ask_again(item, e)
+            elif e.code == "prompt_too_long" and self._too_small():
+                self._outgrown.append(item)
             elif e.code == "unauthorized":
                 self.stop(e.message)  # it would be every line's
             elif e.code != "engine_died" or (deaths := self._deaths.get(item.id, 0) + 1) >= MAX_DEATHS:
@@ -235,6 +253,11 @@ class Batch:
             self._active.pop(item.id, None)
             self._prefilling.discard(item.id)
             self._wake.set()
+
+    def _too_small(self) -> bool:
+        """Whether a sequence's own cache holds less than the user grants a sequence."""
+        load, info = self._load, self.info
+        return load.own_caches and info is not None and info.n_ctx // load.n_seq_max < self._ctx
 
     async def _ask_again(self, item: Item, e: EngineError) -> None:
         """After a pause; an item that keeps failing while others are answered fails, and where none is answered the
@@ -325,7 +348,7 @@ class Batch:
         eta = None
         if self.summary.done and self.summary.tokens and rate:
             each = self.summary.tokens / self.summary.done
-            eta = (len(self._queue) + len(self._active)) * each / rate
+            eta = (len(self._queue) + len(self._active) + len(self._outgrown)) * each / rate
         hit, per_token = self._rates()
         self._on_progress(
             Progress(

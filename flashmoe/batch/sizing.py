@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError
-from backends.planner_kv import kv_bytes
+from backends.planner_kv import kv_bytes, padded
 from backends.planner_machine import Machine
 from flashmoe.batch.lines import Item
 
@@ -18,6 +18,14 @@ KV_SHARE = 0.25
 KV_SHARE_STREAMING = 0.5
 """The same where the experts don't fit anyway. A step of N sequences reads E (1 - (1 - k/E)^N) experts of a layer, less
 the pool's share: over N that falls faster than the pool's share does when the KV cache takes its place."""
+OWN_FROM = 16
+"""Sequences from which on a cache for each is worth that prompts are prefilled in passes of their own. In a cache for
+all each token's attention goes over the cells of all (benchmarks/results/batch.md)."""
+ALLOCATED_SHARE = 0.9
+"""Of what the dense weights leave, for a moment: llama.cpp writes zeros to all cells that it allocates, 256 at least
+for a sequence; those that no token needs are then given back."""
+RESERVE_BYTES = 256 << 20
+"""For compute buffers and the engine itself, as the engine reckons when it sizes a context."""
 TEMPLATE_TOKENS = 64
 """What a chat template adds to a prompt, generously; token ids have none."""
 LIKELY_TOKENS = 256
@@ -29,6 +37,8 @@ class Width(Struct, frozen=True):
 
     sequences: int
     n_ctx: int
+    own_caches: bool = False
+    """See `LoadRequest.own_caches`."""
 
 
 def tokens_needed(item: Item, per_sequence: int, answer: int | None = None) -> int:
@@ -45,10 +55,23 @@ def tokens_needed(item: Item, per_sequence: int, answer: int | None = None) -> i
 def choose(path: str | Path, items: Sequence[Item], per_sequence: int, wanted: int, *, fixed: bool) -> Width:
     """The most sequences, up to `wanted`, whose KV cache leaves the RAM to the experts; `fixed` keeps `wanted`.
 
-    The context always holds the largest item alone, and `n` of the largest with answers of likely length."""
+    Each gets a cache of its own where the largest item's fits into memory so often. Else they share one, which holds
+    the largest item alone, and `n` of the largest with answers of likely length."""
+    cost = _cost(path)
+    shared = _shared(None if fixed else cost, items, per_sequence, wanted)
+    own = _own(cost, items, per_sequence, shared.sequences)
+    return shared if own is None or (fixed and own.sequences < shared.sequences) else own
+
+
+def own_caches_fit(path: str | Path, sequences: int, tokens: int) -> bool:
+    """Whether so many sequences of so many tokens are better off with a KV cache each, and memory has room for it."""
+    cost = _cost(path)
+    return cost is not None and sequences >= OWN_FROM and cost.own_caches(tokens) >= sequences
+
+
+def _shared(cost: _Cost | None, items: Sequence[Item], per_sequence: int, wanted: int) -> Width:
     needs = sorted((tokens_needed(item, per_sequence, LIKELY_TOKENS) for item in items), reverse=True)
     most = max(1, min(wanted, len(needs)))
-    cost = None if fixed else _cost(path)
     total, taken, n = 0, 0, 0
     for need in needs[:most]:
         if cost is not None:
@@ -61,12 +84,31 @@ def choose(path: str | Path, items: Sequence[Item], per_sequence: int, wanted: i
     return Width(max(n, 1), max(total, alone, 256))
 
 
+def _own(cost: _Cost | None, items: Sequence[Item], per_sequence: int, wanted: int) -> Width | None:
+    """None where a cache for all is better: few sequences, a recurrent state, or so much context for each that less
+    than half as many would fit."""
+    if cost is None or wanted < OWN_FROM:
+        return None
+    largest = max(tokens_needed(item, per_sequence) for item in items)
+    n = min(wanted, cost.own_caches(largest))
+    return Width(n, n * largest, True) if n >= max(OWN_FROM, wanted // 2) else None
+
+
 class _Cost(Struct, frozen=True):
-    """Bytes of RAM for caches, and what a token and a sequence (recurrent state) take of them."""
+    """Bytes of RAM, and what a token and a sequence (recurrent state) take of them."""
 
     room: int
+    """For caches."""
+    allocated: int
+    """For caches before anything is in them."""
     per_token: int
     per_sequence: int
+
+    def own_caches(self, tokens: int) -> int:
+        """How many sequences of so many tokens can have a cache each; none with a recurrent state."""
+        if self.per_sequence or not self.per_token:
+            return 0
+        return min(self.room // (tokens * self.per_token), self.allocated // (padded(tokens) * self.per_token))
 
 
 def _cost(path: str | Path) -> _Cost | None:
@@ -80,4 +122,5 @@ def _cost(path: str | Path) -> _Cost | None:
     cache = kv_bytes(gguf, 256)
     free = Machine.detect().ram_available
     share = KV_SHARE_STREAMING if gguf.bytes.experts > free else KV_SHARE
-    return _Cost(int(free * share), cache.per_token, cache.recurrent)
+    allocated = int(max(0, free - gguf.bytes.dense - RESERVE_BYTES) * ALLOCATED_SHARE)
+    return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent)

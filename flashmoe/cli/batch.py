@@ -159,8 +159,11 @@ def main(args: argparse.Namespace) -> int:
     path = resolve_model(args.model)
     width: int | None = args.parallel
     room = choose(path, items, args.seq_ctx, width or MAX_PARALLEL, fixed=width is not None)
-    total_ctx = args.ctx if isinstance(args.ctx, int) and args.ctx else room.n_ctx
-    request = load_request(args, path, n_seq_max=room.sequences, n_ctx=total_ctx)
+    given = isinstance(args.ctx, int) and args.ctx > 0
+    request = load_request(
+        args, path, n_seq_max=room.sequences, n_ctx=args.ctx if given else room.n_ctx,
+        own_caches=room.own_caches and not given,
+    )  # fmt: skip
     progress = ProgressLine(enabled=not args.json)
 
     def show(p: Progress) -> None:

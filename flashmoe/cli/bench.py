@@ -118,6 +118,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     from backends.interface import BenchRequest
     from backends.planner_kv import padded
+    from flashmoe.batch.sizing import own_caches_fit
     from flashmoe.measurements import record_bench
 
     path = resolve_model(args.model)
@@ -127,8 +128,12 @@ def main(args: argparse.Namespace) -> int:
     load = load_request(args, path, n_seq_max=args.parallel, store=args.store)
     need = (args.prompt_tokens + args.tokens) * args.parallel
     if load.n_ctx is None:
+        own_caches = own_caches_fit(path, args.parallel, args.prompt_tokens + args.tokens)
         # as llama.cpp pads it: the same for all backends
-        load = load_request(args, path, n_seq_max=args.parallel, store=args.store, n_ctx=max(padded(need), 1024))
+        n_ctx = need if own_caches else max(padded(need), 1024)
+        load = load_request(
+            args, path, n_seq_max=args.parallel, store=args.store, n_ctx=n_ctx, own_caches=own_caches
+        )  # fmt: skip
     elif load.n_ctx < need:
         raise UsageError(f"--ctx {load.n_ctx} is too small for {need} tokens: raise it or leave it out")
     info, result = run_async(_run(load, request))

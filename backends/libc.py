@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
+from pathlib import Path
 from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -38,6 +39,7 @@ _munmap = _function("munmap", C.c_int, C.c_void_p, C.c_size_t)
 _mprotect = _function("mprotect", C.c_int, C.c_void_p, C.c_size_t, C.c_int)
 _madvise = _function("madvise", C.c_int, C.c_void_p, C.c_size_t, C.c_int)
 _mincore = _function("mincore", C.c_int, C.c_void_p, C.c_size_t, C.c_void_p)
+_memcmp = _function("memcmp", C.c_int, C.c_void_p, C.c_void_p, C.c_size_t)
 _setvbuf = _function("setvbuf", C.c_int, C.c_void_p, C.c_void_p, C.c_int, C.c_size_t)
 _fclose = _function("fclose", C.c_int, C.c_void_p)
 
@@ -163,9 +165,12 @@ def cached_bytes(fd: int, offset: int = 0, length: int = 0) -> int | None:
 
 
 def anonymous_ranges(least: int) -> list[tuple[int, int]]:
-    """Start and end of this process's writable anonymous mappings of at least so many bytes."""
-    out = []
-    with open("/proc/self/maps") as f:
+    """Start and end of this process's writable anonymous mappings of at least so many bytes; none without Linux."""
+    out: list[tuple[int, int]] = []
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return out
+    with maps.open() as f:
         for line in f:
             fields = line.split()
             if len(fields) == 5 and fields[1] == "rw-p":
@@ -173,6 +178,36 @@ def anonymous_ranges(least: int) -> list[tuple[int, int]]:
                 if end - start >= least:
                     out.append((start, end))
     return out
+
+
+def added(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of the ranges `after` lies in none of `before`: the kernel merges a new mapping with its neighbours."""
+    out = []
+    for start, end in after:
+        at = start
+        for a, b in sorted(before):
+            if b > at and a < end:
+                if a > at:
+                    out.append((at, a))
+                at = max(at, b)
+        if at < end:
+            out.append((at, end))
+    return out
+
+
+def give_back_zeros(start: int, end: int, step: int = 2 << 20) -> int:
+    """Gives those pieces of `step` bytes of private anonymous memory that hold zeros alone back to the kernel, which
+    then reads as zeros without memory behind it; returns their bytes. Nobody may write there meanwhile."""
+    zeros, given = C.create_string_buffer(step), 0
+    for at in range(-(-start // PAGE) * PAGE, end // PAGE * PAGE, step):
+        n = min(step, end // PAGE * PAGE - at)
+        if not _memcmp(at, zeros, n):
+            try:
+                madvise(at, n, MADV_DONTNEED)
+            except OSError:
+                break  # locked memory: it stays
+            given += n
+    return given
 
 
 def prefer_huge(start: int, end: int) -> None:
