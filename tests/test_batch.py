@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from backends.interface import GenerateRequest
 from flashmoe.batch.lines import Item, Problem, read_items
 from flashmoe.batch.order import by_prefix
 from flashmoe.batch.output import Output, OutputError
@@ -313,6 +315,28 @@ def test_batch_bad_model(tmp_path: Path, arguments: list[str], says: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+def with_limit(request: GenerateRequest, max_tokens: int | None) -> GenerateRequest:
+    return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, max_tokens=max_tokens))
+
+
+def test_prompts_longer_than_was_counted_are_answered_too(model: Path, tmp_path: Path) -> None:
+    """The tiny model has a token for each byte, where half as many are counted on."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lengths = [10] * 20 + [900, 1100]
+    rows = [
+        {"id": f"p{i}", "prompt": "x" * n, "max_tokens": 4, "temperature": 0, "seed": 1} for i, n in enumerate(lengths)
+    ]
+    source.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    cmd = [*command(model, source, out), "--seq-ctx", "2048", "--json"]
+    done = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "need more context than was counted" in done.stderr
+    rows_out = results(out)
+    assert len(rows_out) == len(lengths)
+    assert not any("error" in row for row in rows_out.values())
+    assert json.loads(done.stdout)["done"] == len(lengths)
+
+
 def test_width_leaves_the_memory_to_the_experts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from backends.planner_machine import Machine
     from flashmoe.batch import sizing
@@ -322,10 +346,21 @@ def test_width_leaves_the_memory_to_the_experts(model: Path, tmp_path: Path, mon
     wide = sizing.choose(model, items, 4096, 64, fixed=False)
     assert wide.sequences == 40
     assert 40 * 100 < wide.n_ctx < 40 * 300  # what they need, not what they may have
-    import msgspec
-
+    assert wide.own_caches
+    assert not wide.crowded
+    assert not sizing.choose(model, items, 4096, 8, fixed=True).own_caches  # too few to be worth it
+    recurrent = make_gguf(tmp_path / "recurrent.gguf", arch="qwen35moe", n_ctx_train=4096)
+    assert not sizing.choose(recurrent, items, 4096, 64, fixed=False).own_caches
     small = msgspec.structs.replace(free, ram_available=4 << 20)
     monkeypatch.setattr(sizing.Machine, "detect", staticmethod(lambda: small))
     narrow = sizing.choose(model, items, 4096, 64, fixed=False)
     assert 1 <= narrow.sequences < 40
     assert sizing.choose(model, items, 4096, 64, fixed=True).sequences == 40
+    # 40 answers of 4,000 tokens don't fit each into a cache of its own; sharing one, most may be short
+    endless = [msgspec.structs.replace(i, request=with_limit(i.request, None)) for i in items]
+    some = msgspec.structs.replace(free, ram_available=sizing.RESERVE_BYTES + (12 << 20))
+    monkeypatch.setattr(sizing.Machine, "detect", staticmethod(lambda: some))
+    shared = sizing.choose(model, endless, 4096, 64, fixed=False)
+    assert shared.sequences == 40
+    assert not shared.own_caches
+    assert shared.crowded == 4096

@@ -8,8 +8,9 @@ from backends.llamacpp.answer import Answer
 
 Plan = list[tuple[Answer, int]]
 WORTH_A_PASS = 2
-"""Prompts are prefilled by themselves where that takes so many times the tokens that a step of all answers has: a pass
-over the experts costs about the same reads for either, and tokens that wait for it aren't lost."""
+"""Prompts are prefilled by themselves where that takes so many times the tokens that a step of all answers has, or half
+of what a batch holds: a pass over the experts costs about the same reads for either. Until then a prompt goes on by one
+token a step."""
 
 
 def mixed_plan(active: Sequence[Answer], n_batch: int, *, recurrent: bool) -> Plan:
@@ -30,7 +31,7 @@ def even_plan(active: Sequence[Answer], n_batch: int) -> Plan:
     number of tokens of sequences that follow each other. That is one of each, prompts too, or a block of prompts."""
     ordered = sorted(active, key=_number)
     start, count, each = largest_block([a.todo if a.todo > 1 else 0 for a in ordered], n_batch)
-    if ordered and count * each >= WORTH_A_PASS * len(ordered):
+    if count and count * each >= min(WORTH_A_PASS * len(ordered), n_batch // 2):
         return [(answer, each) for answer in ordered[start : start + count]]
     return [(answer, 1) for answer in ordered]
 

@@ -136,6 +136,9 @@ class KvBook:
         if not self._context.copy(source.seq_id, target.seq_id, length):
             return False
         if self._context.own_caches:
+            if not self._window_holds(target, length):  # a state has what the source's last token looks back on
+                self._context.remove(target.seq_id, 0)
+                return False
             self.append(target, source.tokens[:length])
             return True
         target.tokens = source.tokens[:length]

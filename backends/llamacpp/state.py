@@ -83,7 +83,7 @@ def restore_session(context: LlamaContext, info: ModelInfo, book: KvBook, sessio
         )
     except (OSError, msgspec.MsgspecError):
         return 0
-    if not fits:
+    if not fits or context.own_caches:  # caches of their own keep nothing for later
         return 0
     old = book.of_session(session)
     if old is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError
@@ -39,6 +40,9 @@ class Width(Struct, frozen=True):
     n_ctx: int
     own_caches: bool = False
     """See `LoadRequest.own_caches`."""
+    crowded: int = 0
+    """Tokens that the largest sequence may need, where they share a cache because memory hasn't room for so many
+    each."""
 
 
 def tokens_needed(item: Item, per_sequence: int, answer: int | None = None) -> int:
@@ -59,14 +63,19 @@ def choose(path: str | Path, items: Sequence[Item], per_sequence: int, wanted: i
     the largest item alone, and `n` of the largest with answers of likely length."""
     cost = _cost(path)
     shared = _shared(None if fixed else cost, items, per_sequence, wanted)
-    own = _own(cost, items, per_sequence, shared.sequences)
-    return shared if own is None or (fixed and own.sequences < shared.sequences) else own
+    if cost is None or not cost.gains or shared.sequences < OWN_FROM:
+        return shared
+    largest = max(tokens_needed(item, per_sequence) for item in items)
+    n = min(shared.sequences, cost.own_caches(largest))
+    if n < (shared.sequences if fixed else max(OWN_FROM, shared.sequences // 2)):
+        return replace(shared, crowded=largest)
+    return Width(n, n * largest, own_caches=True)
 
 
 def own_caches_fit(path: str | Path, sequences: int, tokens: int) -> bool:
     """Whether so many sequences of so many tokens are better off with a KV cache each, and memory has room for it."""
     cost = _cost(path)
-    return cost is not None and sequences >= OWN_FROM and cost.own_caches(tokens) >= sequences
+    return cost is not None and cost.gains and sequences >= OWN_FROM and cost.own_caches(tokens) >= sequences
 
 
 def _shared(cost: _Cost | None, items: Sequence[Item], per_sequence: int, wanted: int) -> Width:
@@ -84,16 +93,6 @@ def _shared(cost: _Cost | None, items: Sequence[Item], per_sequence: int, wanted
     return Width(max(n, 1), max(total, alone, 256))
 
 
-def _own(cost: _Cost | None, items: Sequence[Item], per_sequence: int, wanted: int) -> Width | None:
-    """None where a cache for all is better: few sequences, a recurrent state, or so much context for each that less
-    than half as many would fit."""
-    if cost is None or wanted < OWN_FROM:
-        return None
-    largest = max(tokens_needed(item, per_sequence) for item in items)
-    n = min(wanted, cost.own_caches(largest))
-    return Width(n, n * largest, True) if n >= max(OWN_FROM, wanted // 2) else None
-
-
 class _Cost(Struct, frozen=True):
     """Bytes of RAM, and what a token and a sequence (recurrent state) take of them."""
 
@@ -103,11 +102,16 @@ class _Cost(Struct, frozen=True):
     """For caches before anything is in them."""
     per_token: int
     per_sequence: int
+    gpu: bool
+
+    @property
+    def gains(self) -> bool:
+        """Whether a cache for each sequence is worth it at all. A recurrent state each has anyway, and a GPU, whose
+        memory such caches would fill, wasn't measured."""
+        return bool(self.per_token) and not self.per_sequence and not self.gpu
 
     def own_caches(self, tokens: int) -> int:
-        """How many sequences of so many tokens can have a cache each; none with a recurrent state."""
-        if self.per_sequence or not self.per_token:
-            return 0
+        """How many sequences of so many tokens memory has room for, with a cache each."""
         return min(self.room // (tokens * self.per_token), self.allocated // (padded(tokens) * self.per_token))
 
 
@@ -120,7 +124,8 @@ def _cost(path: str | Path) -> _Cost | None:
     except EngineError:
         return None  # loading says what is wrong
     cache = kv_bytes(gguf, 256)
-    free = Machine.detect().ram_available
+    machine = Machine.detect()
+    free = machine.ram_available
     share = KV_SHARE_STREAMING if gguf.bytes.experts > free else KV_SHARE
     allocated = int(max(0, free - gguf.bytes.dense - RESERVE_BYTES) * ALLOCATED_SHARE)
-    return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent)
+    return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent, bool(machine.gpus))

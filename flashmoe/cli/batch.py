@@ -56,8 +56,13 @@ output:
 --parallel auto starts with 8 sequences (64 where the experts don't fit into their budget), doubles them (up to 250)
 while that makes the batch's own tokens come at least 5 % faster, halves them where the first width is too many, and
 stays at the best width that it measured; no work is done twice for it. It never takes more sequences than a quarter of
-the free RAM (half, where the experts don't fit into it) has room for in the KV cache. Answers are admitted with room
-for 256 tokens; where many grow longer than that at once, the last ones wait and are computed again up to there.
+the free RAM (half, where the experts don't fit into it) has room for in the KV cache.
+
+From 16 sequences on each has a KV cache of its own, if memory has room for the longest line so often: a line needs its
+prompt and its max_tokens, or --seq-ctx without one. Attention then costs what a sequence's own tokens cost. Else (and
+with a GPU, with recurrent states, or with --ctx) they share one, in which each token's attention goes over all of them.
+Answers are admitted to that with room for 256 tokens; where many grow longer than that at once, the last ones wait and
+are computed again up to there.
 
 Prompts with equal beginnings follow each other, so that each is read once; among the next 512 the one whose words are
 most like those just taken goes first, since like prompts use more of the same experts. A server that can't answer is
@@ -159,6 +164,11 @@ def main(args: argparse.Namespace) -> int:
     path = resolve_model(args.model)
     width: int | None = args.parallel
     room = choose(path, items, args.seq_ctx, width or MAX_PARALLEL, fixed=width is not None)
+    if room.crowded:
+        note(
+            f"a line may need {room.crowded:,} tokens of context, too many for a KV cache for each sequence: they "
+            "share one, which is slower; a lower max_tokens or --seq-ctx helps"
+        )
     given = isinstance(args.ctx, int) and args.ctx > 0
     request = load_request(
         args, path, n_seq_max=room.sequences, n_ctx=args.ctx if given else room.n_ctx,

@@ -34,7 +34,8 @@ store and budget computes the same, which the hash over all logits proves."""
 
 EPILOG = """\
 The ids are numpy's default_rng(SEED).integers(0, n_vocab): the prompt first as one batch, then one id a step; with
---parallel as many whole prompts in a batch as it holds, then one id of each sequence a step. Random ids route more
+--parallel as many whole prompts in a batch as it holds, then one id of each sequence a step; from 16 sequences on each
+has a KV cache of its own where memory has room, as in batch. Random ids route more
 evenly than text does, so hit rates are those of a bad case. The file is not dropped from the page cache first: for a
 cold run use a RAM cap or drop it yourself.
 
