@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from backends import libc
 from backends.gguf_file import EXPERT_WEIGHT, GgufFile, read_gguf
 from backends.interface import EngineError
 
@@ -120,7 +121,7 @@ def read_at_random(paths: Sequence[str], reads: Sequence[Read], seconds: float, 
 
 
 def _measure(fds: Sequence[int], reads: Sequence[Read], seconds: float, depth: int) -> float | None:
-    from backends import libc  # with numpy, a tenth of a second that only measuring needs
+    # with numpy, a tenth of a second that only measuring needs
     from backends.streaming.reader import Request, open_reader
 
     align = libc.direct_io_alignment(fds[0])[0]

@@ -195,6 +195,11 @@ def added(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[t
     return out
 
 
+def anonymous_since(before: list[tuple[int, int]], least: int) -> list[tuple[int, int]]:
+    """What was mapped since `anonymous_ranges` gave `before`, of ranges of at least `least` bytes."""
+    return added(before, anonymous_ranges(least))
+
+
 def give_back_zeros(start: int, end: int, step: int = 2 << 20) -> int:
     """Gives those pieces of `step` bytes of private anonymous memory that hold zeros alone back to the kernel, which
     then reads as zeros without memory behind it; returns their bytes. Nobody may write there meanwhile."""

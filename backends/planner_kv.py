@@ -24,6 +24,8 @@ _SWA_PATTERN = {
 """Architectures with sliding windows and their pattern where the file gives none: every n-th layer sees everything."""
 _DENSE_FIRST = {"cohere2moe", "laguna", "smallthinker"}
 _WINDOW = {"llama4": 8192}
+CONTEXT_RESERVE_BYTES = 256 << 20
+"""Left for compute buffers and the engine's process when a context is sized to memory."""
 CELLS = 256
 """The context is padded to a multiple of this."""
 

@@ -358,7 +358,7 @@ def test_width_leaves_the_memory_to_the_experts(model: Path, tmp_path: Path, mon
     assert sizing.choose(model, items, 4096, 64, fixed=True).sequences == 40
     # 40 answers of 4,000 tokens don't fit each into a cache of its own; sharing one, most may be short
     endless = [msgspec.structs.replace(i, request=with_limit(i.request, None)) for i in items]
-    some = msgspec.structs.replace(free, ram_available=sizing.RESERVE_BYTES + (12 << 20))
+    some = msgspec.structs.replace(free, ram_available=sizing.CONTEXT_RESERVE_BYTES + (12 << 20))
     monkeypatch.setattr(sizing.Machine, "detect", staticmethod(lambda: some))
     shared = sizing.choose(model, endless, 4096, 64, fixed=False)
     assert shared.sequences == 40

@@ -9,8 +9,7 @@ from backends.interface import EngineError, LoadRequest, ProgressCallback
 from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel, Parts
 from backends.llamacpp.residency import PageCacheMap
-from backends.llamacpp.sizing import describe
-from backends.planner_kv import allocated_cells, kv_bytes
+from backends.llamacpp.sizing import allocated_kv_bytes, describe
 
 
 class MmapBackend:
@@ -30,8 +29,7 @@ class MmapBackend:
         """Loads the model; raises `EngineError`."""
         gguf = read_gguf(request.path).require_complete()
         base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
-        cells = allocated_cells(base.n_ctx, base.n_seq_max, own_caches=request.own_caches)
-        request = fit_gpu(request, gguf, kv_bytes(gguf, cells, n_seqs=base.n_seq_max).total)
+        request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
         weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
         weights.lossy = base.lossy
         experts = PageCacheMap(gguf)

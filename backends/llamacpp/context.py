@@ -174,7 +174,7 @@ class LlamaContext:
         self._memory = L.llama_get_memory(self._ctx)
         if own_caches:
             # llama.cpp writes zeros to all of it, 256 cells at least for each sequence; most may never be used
-            for start, end in libc.added(before, libc.anonymous_ranges(WORTH_GIVING_BACK)):
+            for start, end in libc.anonymous_since(before, WORTH_GIVING_BACK):
                 libc.give_back_zeros(start, end)
         self.own_caches = own_caches
         self.n_ctx = int(L.llama_n_ctx(self._ctx))

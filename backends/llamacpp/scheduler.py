@@ -113,7 +113,8 @@ class Scheduler:
 
     def _admit(self, events: list[Event]) -> None:
         if self.context.own_caches:
-            self._close_gaps()  # new prompts then follow each other, and can be prefilled together
+            # before new prompts come, which then follow each other and can be prefilled together
+            self.book.close_gaps([a.sequence for a in self.active if a.sequence is not None and a.todo > 1])
         for answer in list(self.waiting):
             if len(self.active) >= self.max_active:
                 return
@@ -198,15 +199,11 @@ class Scheduler:
 
     # -- the batch -----------------------------------------------------------------------------------------------------
 
-    def _close_gaps(self) -> None:
-        self.book.close_gaps([a.sequence for a in self.active if a.sequence is not None and a.todo > 1])
-
     def _compose(self, events: list[Event]) -> tuple[Batch, list[tuple[Answer, int, int]]]:
         """The batch and, for each answer in it, its number of tokens and the index of its output (-1: none yet)."""
         context = self.context
         while True:
             if context.own_caches:
-                self._close_gaps()
                 plan = even_plan(self.active, context.n_batch)
             else:
                 plan = mixed_plan(self.active, context.n_batch, recurrent=context.recurrent)

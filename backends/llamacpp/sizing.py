@@ -9,7 +9,7 @@ from backends.gguf_types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import procfs
 from backends.llamacpp.loading import choose_gpu_layers
-from backends.planner_kv import allocated_cells, kv_bytes
+from backends.planner_kv import CONTEXT_RESERVE_BYTES, allocated_cells, kv_bytes
 
 DEFAULT_CTX = 8192
 PARALLEL_CTX = 1024
@@ -18,8 +18,6 @@ DEFAULT_UBATCH = 512
 MIN_CTX = 256
 MAX_SEQUENCES = 250
 """llama.cpp knows 256 sequences; some are kept for idle chats."""
-RESERVE_BYTES = 256 << 20
-"""Left for compute buffers and this process when a context is sized to memory."""
 
 
 def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int) -> int:
@@ -32,7 +30,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
     available = procfs.available_memory()
     fits = None
     if available is not None and not choose_gpu_layers(request):  # with a GPU the cache lies in its memory
-        fits = max(0, available - resident_bytes - cache.recurrent - RESERVE_BYTES) // per_token
+        fits = max(0, available - resident_bytes - cache.recurrent - CONTEXT_RESERVE_BYTES) // per_token
     if request.n_ctx is not None:
         if request.n_ctx < 1:
             raise EngineError("bad_request", f"A context of {request.n_ctx} tokens makes no sense.")
@@ -58,6 +56,12 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
         share = 2 if wanted <= DEFAULT_CTX else 4
         wanted = min(wanted, max(MIN_CTX, fits // share // 256 * 256))
     return wanted
+
+
+def allocated_kv_bytes(request: LoadRequest, gguf: GgufFile, info: ModelInfo) -> int:
+    """Bytes of KV cache and recurrent state that llama.cpp allocates for a load with the decisions `info`."""
+    cells = allocated_cells(info.n_ctx, info.n_seq_max, own_caches=request.own_caches)
+    return kv_bytes(gguf, cells, n_seqs=info.n_seq_max).total
 
 
 def check_request(request: LoadRequest, gguf: GgufFile) -> None:

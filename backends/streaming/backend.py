@@ -13,9 +13,8 @@ from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
 from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import Counters, LlamaModel, Parts
-from backends.llamacpp.sizing import describe
+from backends.llamacpp.sizing import allocated_kv_bytes, describe
 from backends.planner import working_set
-from backends.planner_kv import allocated_cells, kv_bytes
 from backends.streaming import abi
 from backends.streaming.choice import Choice, choose_store, memory_for_experts
 from backends.streaming.guess import Guesser
@@ -76,8 +75,7 @@ class StreamBackend:
         base = describe(request, gguf, resident_bytes=gguf.bytes.dense + least)
         uses_gpu = choose_gpu_layers(request) > 0 and bool(gpu_devices())
         choice = choose_store(request, gguf, base, uses_gpu=uses_gpu)
-        cells = allocated_cells(base.n_ctx, base.n_seq_max, own_caches=request.own_caches)
-        request = fit_gpu(request, gguf, kv_bytes(gguf, cells, n_seqs=base.n_seq_max).total)
+        request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
         loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
         weights, layout = loaded.weights, loaded.layout
         try:

@@ -59,11 +59,11 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
 
     if not tell(0, virtual.dense_bytes):
         raise EngineError("cancelled", "Loading was cancelled.")
-    before = set(libc.anonymous_ranges(_WORTH_HUGE))
+    before = libc.anonymous_ranges(0)
 
     def allocated() -> None:
         # dense weights are read for every token: huge pages spare TLB misses then, and page faults now
-        for start, end in set(libc.anonymous_ranges(_WORTH_HUGE)) - before:
+        for start, end in libc.anonymous_since(before, _WORTH_HUGE):
             libc.prefer_huge(start, end)
 
     try:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError
-from backends.planner_kv import kv_bytes, padded
+from backends.planner_kv import CONTEXT_RESERVE_BYTES, kv_bytes, padded
 from backends.planner_machine import Machine
 from flashmoe.batch.lines import Item
 
@@ -25,8 +25,6 @@ all each token's attention goes over the cells of all (benchmarks/results/batch.
 ALLOCATED_SHARE = 0.9
 """Of what the dense weights leave, for a moment: llama.cpp writes zeros to all cells that it allocates, 256 at least
 for a sequence; those that no token needs are then given back."""
-RESERVE_BYTES = 256 << 20
-"""For compute buffers and the engine itself, as the engine reckons when it sizes a context."""
 TEMPLATE_TOKENS = 64
 """What a chat template adds to a prompt, generously; token ids have none."""
 LIKELY_TOKENS = 256
@@ -127,5 +125,5 @@ def _cost(path: str | Path) -> _Cost | None:
     machine = Machine.detect()
     free = machine.ram_available
     share = KV_SHARE_STREAMING if gguf.bytes.experts > free else KV_SHARE
-    allocated = int(max(0, free - gguf.bytes.dense - RESERVE_BYTES) * ALLOCATED_SHARE)
+    allocated = int(max(0, free - gguf.bytes.dense - CONTEXT_RESERVE_BYTES) * ALLOCATED_SHARE)
     return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent, bool(machine.gpus))
