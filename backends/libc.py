@@ -196,8 +196,8 @@ def added(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[t
 
 
 def anonymous_since(before: list[tuple[int, int]], least: int) -> list[tuple[int, int]]:
-    """What was mapped since `anonymous_ranges` gave `before`, of ranges of at least `least` bytes."""
-    return added(before, anonymous_ranges(least))
+    """What was mapped since `anonymous_ranges(0)` gave `before`, where it is at least `least` bytes in one piece."""
+    return [(start, end) for start, end in added(before, anonymous_ranges(least)) if end - start >= least]
 
 
 def give_back_zeros(start: int, end: int, step: int = 2 << 20) -> int:

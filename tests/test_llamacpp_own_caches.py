@@ -139,8 +139,8 @@ def test_cells_that_no_token_needs_take_no_memory(tmp_path: Path, monkeypatch: p
     given: list[int] = []
     give_back = libc.give_back_zeros
     monkeypatch.setattr(libc, "give_back_zeros", lambda a, b: given.append(give_back(a, b)))
-    model = load(make_gguf(tmp_path / "m.gguf", n_layer=4), 200, part=28)
-    assert model.context.kv_bytes > 16 << 20
+    model = load(make_gguf(tmp_path / "m.gguf", n_layer=6), 200, part=28)
+    assert model.context.kv_bytes > 32 << 20  # less may come from malloc's heap, whatever else this process did before
     assert sum(given) > 0.8 * model.context.kv_bytes
     requests = make_requests(random.Random(7), 12)
     answers, _ = storm(model, requests, random.Random(7), cancels=0.0)

@@ -19,7 +19,8 @@ from backends.llamacpp import native
 from backends.llamacpp.loading import Weights
 from backends.planner_kv import allocated_cells
 
-WORTH_GIVING_BACK = 16 << 20
+WORTH_GIVING_BACK = 32 << 20
+"""Bytes from which malloc always maps memory of its own (glibc's largest M_MMAP_THRESHOLD): that can be given back."""
 _PARTIAL = 1
 """llama.cpp's LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY."""
 
