@@ -142,14 +142,19 @@ def test_failed_lines_go_and_the_others_stay_where_the_disk_is_full(
 
 
 def search(
-    rate_at: Callable[[int], float], limit: int, *, seconds: float = 1000.0, begin: int | None = None
+    rate_at: Callable[[int], float],
+    limit: int,
+    *,
+    seconds: float = 1000.0,
+    begin: int | None = None,
+    waiting: int = 9999,
 ) -> WidthSearch:
     """Runs a search against an engine with this rate at each width."""
     found, now, tokens = WidthSearch(limit, window_s=5.0), 0.0, 0.0
     if begin is not None:
         found.begin_at(begin)
     while not found.settled and now < seconds:
-        found.observe(int(tokens), found.width, 0, now)
+        found.observe(int(tokens), found.width, 0, waiting, now)
         now += 0.5
         tokens += 0.5 * rate_at(found.width)
     assert found.settled
@@ -171,18 +176,21 @@ def test_width_search_doubles_while_it_pays_and_then_stays() -> None:
     assert 16 not in streaming.rates
     assert search(engine({8: 3, 16: 9, 32: 8, 64: 5}), 128, begin=32).width == 16
     assert search(engine({6: 9, 12: 10}), 12, begin=32).width == 12
+    assert search(engine({16: 5, 32: 9, 64: 8}), 64, begin=64).width == 32  # from the widest on
+    short = search(engine({32: 9, 64: 8}), 64, begin=64, waiting=200)  # half as many would cost more than they save
+    assert (short.width, short.rates) == (64, {64: 8.0})
 
 
 def test_width_search_does_not_measure_while_prompts_are_read_or_places_are_empty() -> None:
     found = WidthSearch(64, window_s=5.0)
     for second in range(60):
-        found.observe(second * 100, 7, 0, float(second))  # one place is empty
+        found.observe(second * 100, 7, 0, 999, float(second))  # one place is empty
     assert not found.rates
     for second in range(60):
-        found.observe(second * 100, 8, 5, float(second))  # five of the eight are prompts
+        found.observe(second * 100, 8, 5, 999, float(second))  # five of the eight are prompts
     assert not found.rates
     for second in range(60, 70):
-        found.observe(second * 100, 8, 1, float(second))
+        found.observe(second * 100, 8, 1, 999, float(second))
     assert found.rates == {8: 100.0}
 
 

@@ -100,13 +100,16 @@ class BrokenDisk:
         self.tags: list[int] = []
         self.broken = True
 
-    def submit(self, requests: Sequence[tuple[int, int, int, int, int, int]]) -> None:
+    def submit(self, requests: Sequence[tuple[int, int, int, int, int, int]], urgent: bool = True) -> None:
         for tag, fd, address, size, offset, _ in requests:
             if not self.broken:
                 import ctypes
 
                 os.preadv(fd, [(ctypes.c_char * size).from_address(address)], offset)
             self.tags.append(tag)
+
+    def go_on(self) -> None:
+        pass
 
     def collect(self, at_least: int) -> list[tuple[int, int]]:
         done, self.tags = self.tags, []

@@ -4,6 +4,9 @@ The residual stream changes little from layer to layer, so a router mostly agree
 depends on the guess being right: a wrong one costs a read. What each rank of the guess (its best expert, its second…)
 was worth lately is measured all the time, and only ranks that are right often enough are read ahead.
 
+A graph of many tokens uses most experts of a layer, also those that no token's guess named. There the rate at which a
+token uses an expert says as much: N tokens use it with a probability of 1 - (1 - rate)^N.
+
 The routers are found in the compute graph, by walking back from the top-k node to a matrix product with a weight of
 ``n_experts`` rows: no architecture is named here.
 """
@@ -28,6 +31,12 @@ _TRIAL_TOKENS = 6
 _FADE = 0.97
 _MAX_TOKENS = 64
 """Of a wider graph this many tokens are asked: their union is nearly that of all, and the product stays small."""
+LIKELY = 0.85
+"""The probability from which on an expert is read ahead that no guess named."""
+_WIDEST_STEP = 256
+"""Tokens of a graph that another of the same kind may follow; prompts come in larger pieces."""
+_RATE_TOKENS = 1024.0
+"""Tokens over which the rates of use are taken."""
 
 
 @dataclass
@@ -77,6 +86,34 @@ class _Record:
         return [i for i in range(k) if tried[i] >= _TRIAL_TOKENS and right[i] >= floor * tried[i]]
 
 
+class _Rates:
+    """How often a token uses each expert, of the graphs of many tokens."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._rates: list[F32 | None] = [None] * n_rows
+
+    def note(self, row: int, ids: I64, counts: I64, tokens: int) -> None:
+        """The distinct experts `ids` of `row` were used `counts` times by `tokens` tokens."""
+        old = self._rates[row]
+        size = int(ids.max()) + 1
+        new = np.zeros(size if old is None else max(size, len(old)), np.float32)
+        new[ids] = counts / np.float32(tokens)
+        if old is not None:
+            keep = np.float32(_RATE_TOKENS / (_RATE_TOKENS + tokens))
+            new *= 1 - keep
+            new[: len(old)] += keep * old
+        self._rates[row] = np.minimum(new, np.float32(1))
+
+    def likely(self, row: int, tokens: int) -> list[int]:
+        """The experts of `row` that `tokens` tokens will most likely use, the likeliest first."""
+        rates = self._rates[row]
+        if rates is None:
+            return []
+        least = 1.0 - (1.0 - LIKELY) ** (1.0 / tokens)
+        order = np.argsort(-rates, kind="stable")
+        return list(order[: int(np.count_nonzero(rates >= least))].tolist())
+
+
 class Guesser:
     """Scores and guesses for the rows of a graph, of one token or of many. `begin` once a graph, `seen` for each row in
     order."""
@@ -94,6 +131,9 @@ class Guesser:
         """The guess for `_guess_row`, tokens x ranks."""
         self._guess_row = -1
         self.floor = floor
+        self._rates = _Rates(n_rows)
+        self._before = 0
+        """Tokens of the graph before."""
         self._one, self._many = _Record(n_used), _Record(n_used)
         """Apart: what one token of many guesses wrongly another may well use."""
 
@@ -107,9 +147,25 @@ class Guesser:
         """A new graph: the last row's guess is for nothing."""
         self._guess_row = -1
 
-    def seen(self, row: int, ids: I64, node: int, tokens: int = 1) -> list[int]:
-        """The router of `row` chose the distinct experts `ids` for `tokens` tokens at the top-k `node`: scores the
-        guess for this row, and returns the experts of row + 1 that are worth reading ahead, the likeliest first."""
+    def seen(self, row: int, ids: I64, node: int, tokens: int = 1, counts: I64 | None = None) -> list[int]:
+        """The router of `row` chose the distinct experts `ids` (`counts` times each) for `tokens` tokens at the top-k
+        `node`: scores the guess for this row, and returns the experts of row + 1 that are worth reading ahead, the
+        likeliest first. After the last row that is row 0, of the next graph."""
+        guessed = self._seen(row, ids, node, tokens)
+        if tokens == 1 or counts is None:
+            return guessed
+        self._rates.note(row, ids, counts, tokens)
+        if row + 1 < len(self._places):
+            likely = self._rates.likely(row + 1, tokens)
+        else:
+            before, self._before = self._before, tokens
+            if not before / 2 <= tokens <= min(_WIDEST_STEP, 2 * before):
+                return []  # a piece of a prompt, or the first step of its width: what comes next isn't known
+            likely = self._rates.likely(0, tokens)
+        named = set(guessed)
+        return guessed + [e for e in likely if e not in named]
+
+    def _seen(self, row: int, ids: I64, node: int, tokens: int) -> list[int]:
         record = self._one if tokens == 1 else self._many
         guess, self._guess = self._guess, None
         if self._guess_row == row and guess is not None:

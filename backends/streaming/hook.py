@@ -189,7 +189,7 @@ class RouterHook:
             counts = found[ids]
         ahead = None
         if self._guesser is not None and self._weight == 1:
-            ahead = functools.partial(self._guesser.seen, row, ids, node, n)
+            ahead = functools.partial(self._guesser.seen, row, ids, node, n, counts)
         held = self._pager.chosen(row, ids, counts, ahead)
         self._unslotted.discard(row)
         if not held:
@@ -209,6 +209,7 @@ class RouterHook:
             if ours is None:
                 return False
         row, index, is_down = ours
+        self._pager.store.go_on()
         left = self._left.get(row)
         if left is None or index not in left or not self._same_ids(node, row):
             self._pager.pin(row)

@@ -104,7 +104,7 @@ class PageCacheStore:
         lo, hi = r.lo[rows, tensors], r.hi[rows, tensors]
         return (lo + self._base[row][tensors]).ravel(), (hi - lo).ravel()
 
-    def fetch(self, row: int, experts: Sequence[int]) -> None:
+    def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:
         if self._broken:
             self._mend()
         r = self.ranges[row]
@@ -115,6 +115,9 @@ class PageCacheStore:
             except OSError as e:
                 if e.errno not in (errno.EAGAIN, errno.EIO, errno.ENOMEM):
                     raise  # populating reports what can't be read
+
+    def go_on(self) -> None:
+        pass  # the kernel was told of all
 
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
         r = self.ranges[row]

@@ -31,7 +31,7 @@ DECODE_TOKENS = 16
 
 LOOK_S = 0.002
 """How long a snapshot for the monitor may ask the kernel which pages are there."""
-AHEAD_SHARE = 0.08
+AHEAD_SHARE = 0.12
 """Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
 LEAST_AHEAD = 16
 
@@ -168,6 +168,7 @@ class Pager:
         self._clear_overflow()
         absent = self.ledger.missing(row, ids, counts)
         self.pace.chosen(row)
+        idle = counts is not None and bool(absent) and ahead is not None and self._all_came(row)
         if absent:
             self._quiet = 0
             if not self._start(row, absent, ids):
@@ -175,10 +176,16 @@ class Pager:
                 return False
         else:
             self._quiet += 1
-        if ahead is not None and self._quiet <= self.ledger.rows:  # with nothing missing there is nothing to guess
-            self._read_ahead(row + 1, ahead())
+        if ahead is not None and (
+            absent or self._quiet <= self.ledger.rows
+        ):  # with nothing missing there is nothing to guess
+            guessed = ahead()
+            if idle:
+                self._wait(row, absent, False)
+            self._read_ahead((row + 1) % len(self.layout.rows), guessed)
         if absent:
-            self._wait(row, absent, False)
+            if not idle:
+                self._wait(row, absent, False)
             self._unfinished[row] = absent
         return True
 
@@ -213,10 +220,10 @@ class Pager:
             self._slots.mapping.drop(self._overflow)
             self._overflow = []
 
-    def _fetch(self, row: int, experts: list[int]) -> None:
+    def _fetch(self, row: int, experts: list[int], urgent: bool = True) -> None:
         started = time.perf_counter()
         try:
-            self.store.fetch(row, experts)
+            self.store.fetch(row, experts, urgent)
         except OSError as e:
             raise self._failure(row, e) from e
         finally:
@@ -334,7 +341,7 @@ class Pager:
     # ---- reading ahead ---------------------------------------------------------------------------------------------
 
     def _read_ahead(self, row: int, experts: list[int]) -> None:
-        if not experts or row >= len(self.layout.rows):
+        if not experts:
             return
         state = self.ledger.state[row]
         fresh = [e for e in experts if state[e] == ABSENT]
@@ -344,11 +351,17 @@ class Pager:
         fresh = fresh[: self._most_ahead(row)]
         while fresh:
             if self._make_room(row, len(fresh), len(experts), guess=True):
-                self._fetch(row, fresh)
+                self._fetch(row, fresh, urgent=False)
                 self._guessed.setdefault(row, []).extend(fresh)
                 self.ahead_bytes += len(fresh) * int(self.layout.rows[row].expert_bytes)
                 return
             fresh = fresh[: len(fresh) // 2]
+
+    def _all_came(self, row: int) -> bool:
+        """Everything that was read ahead for `row` is there: the disk had time to spare, so what is missing now needn't
+        share it with the next guesses. Otherwise the disk's queue is better never empty."""
+        guessed = self._guessed.get(row, [])
+        return bool(guessed) and all(self.store.ready(row, e) for e in guessed)
 
     def _most_ahead(self, row: int) -> int:
         """How many experts may be read ahead: what waits for the next layer is lost to the hits of all others."""

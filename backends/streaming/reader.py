@@ -14,6 +14,7 @@ import platform
 import queue
 import struct
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -28,6 +29,11 @@ _IOCB = struct.Struct("<QIiHhIQQqQII")
 resfd."""
 _EVENT = np.dtype([("data", "<u8"), ("obj", "<u8"), ("res", "<i8"), ("res2", "<i8")])
 
+
+def _pieces(size: int) -> int:
+    return (size + (1 << 20) - 1) >> 20
+
+
 Request = tuple[int, int, int, int, int, int]
 """(tag, fd, address, bytes to ask for, file offset, bytes that must come): more is asked for than the file holds at its
 end, since O_DIRECT reads whole blocks."""
@@ -38,8 +44,12 @@ class Reader(Protocol):
 
     name: str
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Starts reads; may block where too many are under way."""
+    def submit(self, requests: Sequence[Request], urgent: bool = True) -> None:
+        """Starts reads, as many as the disk's queue takes; the rest waits for `go_on`, behind later urgent ones."""
+        ...
+
+    def go_on(self) -> None:
+        """Starts what had to wait, as far as there is room in the disk's queue now. Cheap where nothing waits."""
         ...
 
     def collect(self, at_least: int) -> list[tuple[int, int]]:
@@ -56,6 +66,9 @@ class AioReader:
 
     name = "aio"
     DEPTH = 1024
+    UNDER_WAY = 224
+    """Pieces of up to 1 MiB under way at once. Beyond the queue's length, 256 requests at least on Linux, the system
+    call sleeps until others are done, and the caller has something to compute meanwhile."""
 
     def __init__(self) -> None:
         """Raises `OSError` where the kernel or a sandbox refuses."""
@@ -74,21 +87,36 @@ class AioReader:
         self._address = C.addressof(self._iocbs)
         self._events = np.zeros(self.DEPTH, _EVENT)
         self._need: dict[int, int] = {}
-        self._slot: dict[int, int] = {}
+        self._slot: dict[int, tuple[int, int]] = {}
         self._early: list[tuple[int, int]] = []
+        self._pieces = 0
+        self._urgent: deque[Request] = deque()
+        self._later: deque[Request] = deque()
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        for start in range(0, len(requests), self.DEPTH // 4):
-            part = requests[start : start + self.DEPTH // 4]
-            while len(self._free) < len(part):
-                self._early += self._wait(1)
-            at = []
-            for tag, fd, address, size, offset, need in part:
-                slot = self._free.pop()
-                place = slot * _IOCB.size
-                _IOCB.pack_into(self._iocbs, place, tag, 0, 0, 0, 0, fd, address, size, offset, 0, 0, 0)
-                at.append(self._address + place)
-                self._need[tag], self._slot[tag] = need, slot
+    def submit(self, requests: Sequence[Request], urgent: bool = True) -> None:
+        (self._urgent if urgent else self._later).extend(requests)
+        self._start()
+
+    def go_on(self) -> None:
+        if self._urgent or self._later:
+            if self._need:
+                self._early += self._wait(0)
+            self._start()
+
+    def _start(self) -> None:
+        """Submits what waits as far as there is room."""
+        part: list[Request] = []
+        at: list[int] = []
+        while (waiting := self._urgent or self._later) and (self._pieces < self.UNDER_WAY or not self._need):
+            tag, fd, address, size, offset, need = request = waiting.popleft()
+            slot = self._free.pop()
+            place = slot * _IOCB.size
+            _IOCB.pack_into(self._iocbs, place, tag, 0, 0, 0, 0, fd, address, size, offset, 0, 0, 0)
+            at.append(self._address + place)
+            part.append(request)
+            self._need[tag], self._slot[tag] = need, (slot, _pieces(size))
+            self._pieces += _pieces(size)
+        if part:
             self._submit_all(at, part)
 
     def _submit_all(self, at: Sequence[int], part: Sequence[Request]) -> None:
@@ -112,8 +140,7 @@ class AioReader:
             if code == errno.EINTR:
                 continue
             tag = part[done][0]  # the kernel refuses this one: report it as done with its error
-            self._free.append(self._slot.pop(tag))
-            del self._need[tag]
+            self._forget(tag)
             self._early.append((tag, code or errno.EIO))
             done += 1
 
@@ -134,20 +161,30 @@ class AioReader:
                 raise OSError(code, f"io_getevents: {os.strerror(code)}")
         out = []
         for tag, _, result, _ in self._events[:n].tolist():
-            self._free.append(self._slot.pop(tag))
-            need = self._need.pop(tag)
+            need = self._forget(tag)
             out.append((tag, 0 if result >= need else -int(result) if result < 0 else -1))
         return out
 
+    def _forget(self, tag: int) -> int:
+        """The bytes that had to come."""
+        slot, pieces = self._slot.pop(tag)
+        self._free.append(slot)
+        self._pieces -= pieces
+        return self._need.pop(tag)
+
     def collect(self, at_least: int) -> list[tuple[int, int]]:
+        self._start()
         out, self._early = self._early, []
-        under_way = len(self._need)
-        wanted = min(max(0, at_least - len(out)), under_way)
-        if under_way:
-            out += self._wait(wanted)
+        while self._need:
+            out += self._wait(min(max(0, at_least - len(out)), len(self._need)))
+            self._start()
+            if len(out) >= at_least:
+                break
         return out
 
     def close(self) -> None:
+        self._urgent.clear()
+        self._later.clear()
         while self._need:
             self._wait(len(self._need))
         self._syscall(C.c_long(self._destroy), self._context)
@@ -186,10 +223,13 @@ class ThreadReader:
                 code = errno.EIO
             self._done.put((tag, code))
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[Request], urgent: bool = True) -> None:
         self._under_way += len(requests)
         for r in requests:
             self._todo.put(r)
+
+    def go_on(self) -> None:
+        pass
 
     def collect(self, at_least: int) -> list[tuple[int, int]]:
         out: list[tuple[int, int]] = []

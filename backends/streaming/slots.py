@@ -190,7 +190,7 @@ class SlotStore:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
-    def fetch(self, row: int, experts: Sequence[int]) -> None:
+    def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:
         g = self._groups[self.group[row]]
         tensors = self._layout.rows[row].tensors
         align, fds, at_in = self._align, self._fds, self._at[row]
@@ -220,7 +220,10 @@ class SlotStore:
                 (down if t.is_down else up).append(request)
             self._pending[row, e] = waiting
         self._chosen_slots = []
-        self._reader.submit(up + down)  # what is computed on first is read first
+        self._reader.submit(up + down, urgent)  # what is computed on first is read first
+
+    def go_on(self) -> None:
+        self._reader.go_on()
 
     def _take(self, at_least: int) -> None:
         for tag, code in self._reader.collect(at_least):

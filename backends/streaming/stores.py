@@ -31,8 +31,13 @@ class Store(Protocol):
     budget: list[int | None]
     """Bytes per group, None without a limit."""
 
-    def fetch(self, row: int, experts: Sequence[int]) -> None:
-        """Starts reading absent experts. The ledger has made room for them."""
+    def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:
+        """Starts reading absent experts. The ledger has made room for them. Those that aren't `urgent` may be started
+        by `go_on`, after urgent ones that come later."""
+        ...
+
+    def go_on(self) -> None:
+        """Called now and then while something is computed: starts reads that the disk's queue had no room for."""
         ...
 
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:

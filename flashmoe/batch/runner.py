@@ -139,7 +139,8 @@ class Batch:
                 await self._start_engine()
                 assert self.info is not None
                 if self.info.budget_bytes is not None and self.info.budget_bytes < self.info.expert_bytes:
-                    self._search.begin_at(START_STREAMING)
+                    # with a cache each, wider is better as far as memory goes: no token's attention costs more for it
+                    self._search.begin_at(self._search.limit if self._load.own_caches else START_STREAMING)
                 self._started = time.monotonic()
                 await self._pump()
                 if self._outgrown and not self._stopping:
@@ -181,7 +182,8 @@ class Batch:
             self._fill()  # before the disk is waited for: the engine's next step begins in a moment
             await self._sync()
             self._fill()  # a place that an answer left meanwhile is no narrower width
-            self._search.observe(self._tokens, len(self._active), len(self._prefilling), now := time.monotonic())
+            now = time.monotonic()
+            self._search.observe(self._tokens, len(self._active), len(self._prefilling), len(self._queue), now)
             self._report(now)
             if not self._client.alive and not self._stopping:
                 await self._revive()

@@ -16,6 +16,10 @@ START_STREAMING = 64
 """Where experts don't fit into their budget: there a read serves more sequences the wider a step is, and narrow trials
 of a cold pool are the slowest part of a batch."""
 
+WORTH_A_TRIAL = 4
+"""Of as many lines as are decoded together so many must still wait, or half as many at once aren't tried: it would cost
+more than it may save."""
+
 
 class _Trial(Struct):
     width: int
@@ -41,9 +45,9 @@ class WidthSearch:
         if not self.settled and not self.rates:
             self.width = self._start = min(start, self.limit)
 
-    def observe(self, tokens: int, active: int, prefilling: int, now: float) -> None:
+    def observe(self, tokens: int, active: int, prefilling: int, waiting: int, now: float) -> None:
         """Called now and then with all tokens generated so far, the sequences that are being worked on, how many of
-        these have no token yet, and the time (s)."""
+        these have no token yet, how many more wait for a place, and the time (s)."""
         if self.settled:
             return
         if active != self.width:  # not full yet (or no longer), or not yet as narrow as it shall be
@@ -59,7 +63,7 @@ class WidthSearch:
             return
         self.rates[self.width] = made / seconds
         self._trial = None
-        following = self._following()
+        following = self._following(waiting)
         self.settled = following is None
         self.width = following or self.best
 
@@ -68,7 +72,7 @@ class WidthSearch:
         """The fastest width seen."""
         return max(self.rates, key=lambda w: self.rates[w])
 
-    def _following(self) -> int | None:
+    def _following(self, waiting: int) -> int | None:
         """The width to try after the one that was just measured; None: the best is found."""
         rates, width = self.rates, self.width
         others = [rate for w, rate in rates.items() if w != width]
@@ -76,5 +80,6 @@ class WidthSearch:
         if width >= self._start:
             if paid and width < self.limit:
                 return min(width * 2, self.limit)
-            return self._start // 2 or None if len(rates) <= 2 and self.best == self._start else None
+            worth = waiting >= WORTH_A_TRIAL * width and len(rates) <= 2 and self.best == self._start
+            return self._start // 2 or None if worth else None
         return width // 2 or None if paid else None

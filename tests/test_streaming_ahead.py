@@ -1,0 +1,142 @@
+"""What is read before it is needed: urgent reads overtake it, and a step of many tokens guesses nearly all."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.interface import BenchRequest, EngineError, LoadRequest
+from backends.streaming.backend import StreamBackend
+from backends.streaming.guess import Guesser
+from backends.streaming.pager import Pager
+from backends.streaming.reader import AioReader, Request
+from benchmarks.synthetic import Spec, write_model
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[int, int, mmap.mmap]]:
+    """A file of 200 blocks, each full of its own number, and memory of the same size."""
+    path = tmp_path / "data"
+    path.write_bytes(b"".join(bytes([n]) * BLOCK for n in range(200)))
+    fd = os.open(path, os.O_RDONLY)
+    memory = mmap.mmap(-1, 200 * BLOCK)
+    yield fd, ctypes.addressof(ctypes.c_char.from_buffer(memory)), memory
+    os.close(fd)
+
+
+def reader() -> AioReader:
+    try:
+        return AioReader()
+    except OSError as e:
+        pytest.skip(f"no Linux AIO here: {e}")
+
+
+def block(n: int, fd: int, at: int) -> Request:
+    return n, fd, at + n * BLOCK, BLOCK, n * BLOCK, BLOCK
+
+
+def test_urgent_reads_overtake_what_waits_and_all_arrive(
+    disk: tuple[int, int, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, at, memory = disk
+    monkeypatch.setattr(AioReader, "UNDER_WAY", 4)
+    aio = reader()
+    aio.submit([block(n, fd, at) for n in range(100)], urgent=False)
+    aio.submit([block(n, fd, at) for n in range(100, 103)])
+    done: list[int] = []
+    while len(done) < 103:
+        got = aio.collect(1)
+        assert all(not code for _, code in got)
+        done += [tag for tag, _ in got]
+        aio.go_on()
+    assert max(done.index(n) for n in range(100, 103)) < 12  # behind what was under way, before the rest
+    assert sorted(done) == list(range(103))
+    assert all(memory[n * BLOCK : (n + 1) * BLOCK] == bytes([n]) * BLOCK for n in range(103))
+    assert aio.collect(5) == []
+    aio.close()
+
+
+def test_what_the_kernel_refuses_is_reported_also_where_more_waits(
+    disk: tuple[int, int, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, at, _ = disk
+    monkeypatch.setattr(AioReader, "UNDER_WAY", 3)
+    aio = reader()
+    bad = [(n, 9999, at, BLOCK, 0, BLOCK) for n in range(1000, 1020)]
+    aio.submit(bad[:10])
+    aio.submit([block(7, fd, at)], urgent=False)
+    aio.submit(bad[10:], urgent=False)
+    codes: dict[int, int] = {}
+    while len(codes) < 21:
+        codes.update(aio.collect(1))
+    assert codes.pop(7) == 0
+    assert set(codes.values()) == {errno.EBADF}
+    aio.close()
+
+
+def test_reads_that_wait_are_given_up_with_the_reader(
+    disk: tuple[int, int, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, at, memory = disk
+    monkeypatch.setattr(AioReader, "UNDER_WAY", 1)
+    aio = reader()
+    aio.submit([block(n, fd, at) for n in range(1, 50)], urgent=False)
+    aio.close()
+    assert memory[49 * BLOCK] == 0
+
+
+def test_many_tokens_will_use_what_is_used_often_enough() -> None:
+    guesser = Guesser(2, 2)
+    often, now_and_then, rare = 3, 1, 0
+    ids, counts = np.array([rare, now_and_then, often]), np.array([1, 20, 100])
+    for _ in range(3):
+        guesser._rates.note(0, ids, counts, 128)
+    assert guesser._rates.likely(0, 128) == [often, now_and_then]  # 1 - (1 - 1/128)^128 is 0.63
+    assert guesser._rates.likely(0, 2) == [often]
+    assert guesser._rates.likely(1, 128) == []  # nothing is known
+    for _ in range(60):
+        guesser._rates.note(0, np.array([5]), np.array([128]), 128)
+    assert guesser._rates.likely(0, 2) == [5]
+
+
+def test_wide_steps_read_ahead_for_the_next_one_and_prompts_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = Spec(layers=6, experts=64, used=4, embd=256, ff=256, heads=4, kv_heads=2, head_dim=64, vocab=4000)
+    path = write_model(tmp_path / "wide.gguf", shape)
+    asked: list[tuple[int, int, int]] = []
+    chosen, ahead = Pager.chosen, Pager._read_ahead
+    wide: list[int] = []
+
+    def noting(self: Pager, row: int, ids, counts, guess=None) -> bool:  # type: ignore[no-untyped-def]
+        wide[:] = [1 if counts is None else int(counts.sum()) // 4]
+        return chosen(self, row, ids, counts, guess)
+
+    def noting_ahead(self: Pager, row: int, experts: list[int]) -> None:
+        asked.append((wide[0], row, len(experts)))
+        ahead(self, row, experts)
+
+    monkeypatch.setattr(Pager, "chosen", noting)
+    monkeypatch.setattr(Pager, "_read_ahead", noting_ahead)
+    request = LoadRequest(
+        path=str(path), backend="stream", store="pool", ram_bytes=14 << 20, n_ctx=2048, n_threads=1, n_seq_max=48
+    )
+    try:
+        model = StreamBackend().load(request, lambda _: True)
+    except EngineError as e:
+        pytest.skip(f"no pool here: {e.message}")
+    model.bench(BenchRequest(prompt_tokens=20, tokens=6, parallel=48), lambda done, total: True)
+    model.close()
+    steps = [(row, n) for tokens, row, n in asked if tokens == 48]
+    assert sum(row == 0 and n > 40 for row, n in steps) >= 4  # the first step doesn't know what follows it
+    assert all(n > 40 for row, n in steps[-5:])  # of 64: 48 tokens use 61, and guesses alone name fewer
+    assert not any(row == 0 and n for tokens, row, n in asked if tokens > 256)
