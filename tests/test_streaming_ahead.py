@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from backends.interface import BenchRequest, EngineError, LoadRequest
+from backends.llamacpp.backend import MmapBackend
 from backends.streaming.backend import StreamBackend
 from backends.streaming.guess import Guesser
 from backends.streaming.pager import Pager
@@ -140,3 +142,22 @@ def test_wide_steps_read_ahead_for_the_next_one_and_prompts_do_not(
     assert sum(row == 0 and n > 40 for row, n in steps) >= 4  # the first step doesn't know what follows it
     assert all(n > 40 for row, n in steps[-5:])  # of 64: 48 tokens use 61, and guesses alone name fewer
     assert not any(row == 0 and n for tokens, row, n in asked if tokens > 256)
+
+
+def test_a_single_layer_keeps_what_it_computes_on(tmp_path: Path) -> None:
+    shape = Spec(layers=1, experts=64, used=4, embd=256, ff=256, heads=4, kv_heads=2, head_dim=64, vocab=4000)
+    path = write_model(tmp_path / "one.gguf", shape)
+    wide = BenchRequest(prompt_tokens=2, tokens=20, parallel=12)
+    base = LoadRequest(path=str(path), n_ctx=1024, n_threads=1, n_seq_max=12)
+    exact = MmapBackend().load(base, lambda _: True)
+    expected = exact.bench(wide, lambda done, total: True).logits_sha256
+    exact.close()
+    request = msgspec.structs.replace(base, backend="stream", store="pool", ram_bytes=5 << 20)
+    try:
+        model = StreamBackend().load(request, lambda _: True)
+    except EngineError as e:
+        pytest.skip(f"no pool here: {e.message}")
+    got = model.bench(wide, lambda done, total: True)
+    model.close()
+    assert 0 < (got.hit_rate or 0) < 1
+    assert got.logits_sha256 == expected

@@ -341,7 +341,7 @@ class Pager:
     # ---- reading ahead ---------------------------------------------------------------------------------------------
 
     def _read_ahead(self, row: int, experts: list[int]) -> None:
-        if not experts:
+        if not experts or row in self._in_use:  # of a single row, what it computes on must stay
             return
         state = self.ledger.state[row]
         fresh = [e for e in experts if state[e] == ABSENT]
