@@ -119,13 +119,13 @@ def test_wide_steps_read_ahead_for_the_next_one_and_prompts_do_not(
     chosen, ahead = Pager.chosen, Pager._read_ahead
     wide: list[int] = []
 
-    def noting(self: Pager, row: int, ids, counts, guess=None) -> bool:  # type: ignore[no-untyped-def]
+    def noting(self: Pager, row: int, ids, counts, *guess) -> bool:  # type: ignore[no-untyped-def]
         wide[:] = [1 if counts is None else int(counts.sum()) // 4]
-        return chosen(self, row, ids, counts, guess)
+        return chosen(self, row, ids, counts, *guess)
 
-    def noting_ahead(self: Pager, row: int, experts: list[int]) -> None:
+    def noting_ahead(self: Pager, row: int, experts: list[int], share: float) -> None:
         asked.append((wide[0], row, len(experts)))
-        ahead(self, row, experts)
+        ahead(self, row, experts, share)
 
     monkeypatch.setattr(Pager, "chosen", noting)
     monkeypatch.setattr(Pager, "_read_ahead", noting_ahead)

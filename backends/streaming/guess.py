@@ -31,7 +31,7 @@ _TRIAL_TOKENS = 6
 _FADE = 0.97
 _MAX_TOKENS = 64
 """Of a wider graph this many tokens are asked: their union is nearly that of all, and the product stays small."""
-LIKELY = 0.85
+LIKELY = 0.92
 """The probability from which on an expert is read ahead that no guess named."""
 _WIDEST_STEP = 256
 """Tokens of a graph that another of the same kind may follow; prompts come in larger pieces."""
@@ -147,25 +147,9 @@ class Guesser:
         """A new graph: the last row's guess is for nothing."""
         self._guess_row = -1
 
-    def seen(self, row: int, ids: I64, node: int, tokens: int = 1, counts: I64 | None = None) -> list[int]:
-        """The router of `row` chose the distinct experts `ids` (`counts` times each) for `tokens` tokens at the top-k
-        `node`: scores the guess for this row, and returns the experts of row + 1 that are worth reading ahead, the
-        likeliest first. After the last row that is row 0, of the next graph."""
-        guessed = self._seen(row, ids, node, tokens)
-        if tokens == 1 or counts is None:
-            return guessed
-        self._rates.note(row, ids, counts, tokens)
-        if row + 1 < len(self._places):
-            likely = self._rates.likely(row + 1, tokens)
-        else:
-            before, self._before = self._before, tokens
-            if not before / 2 <= tokens <= min(_WIDEST_STEP, 2 * before):
-                return []  # a piece of a prompt, or the first step of its width: what comes next isn't known
-            likely = self._rates.likely(0, tokens)
-        named = set(guessed)
-        return guessed + [e for e in likely if e not in named]
-
-    def _seen(self, row: int, ids: I64, node: int, tokens: int) -> list[int]:
+    def seen(self, row: int, ids: I64, node: int, tokens: int = 1) -> list[int]:
+        """The router of `row` chose the distinct experts `ids` for `tokens` tokens at the top-k `node`: scores the
+        guess for this row, and returns the experts of row + 1 that are worth reading ahead, the likeliest first."""
         record = self._one if tokens == 1 else self._many
         guess, self._guess = self._guess, None
         if self._guess_row == row and guess is not None:
@@ -197,6 +181,18 @@ class Guesser:
         votes = np.bincount(self._guess[:, ranks].ravel(), minlength=len(following.weight))
         order = np.argsort(-votes, kind="stable")
         return list(order[: int(np.count_nonzero(votes))].tolist())
+
+    def likely(self, row: int, ids: I64, counts: I64, tokens: int) -> list[int]:
+        """After `seen` for a graph of many tokens, of which `counts` chose each of `ids`: what the next row will most
+        likely use beside the guess, the likeliest first. After the last row that is row 0, of the next graph."""
+        self._rates.note(row, ids, counts, tokens)
+        following = row + 1
+        if following == len(self._places):
+            before, self._before = self._before, tokens
+            if not before / 2 <= tokens <= min(_WIDEST_STEP, 2 * before):
+                return []  # a piece of a prompt, or the first step of its width: what comes next isn't known
+            following = 0
+        return self._rates.likely(following, tokens)
 
     def _scale(self, row: int, norm: F32, following: F32) -> F32:
         scale = self._scales[row]

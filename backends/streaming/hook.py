@@ -187,10 +187,12 @@ class RouterHook:
                 raise self._no_such_expert(row)
             ids = np.flatnonzero(found)
             counts = found[ids]
-        ahead = None
+        ahead = likely = None
         if self._guesser is not None and self._weight == 1:
-            ahead = functools.partial(self._guesser.seen, row, ids, node, n, counts)
-        held = self._pager.chosen(row, ids, counts, ahead)
+            ahead = functools.partial(self._guesser.seen, row, ids, node, n)
+            if n > 1 and counts is not None:
+                likely = functools.partial(self._guesser.likely, row, ids, counts, n)
+        held = self._pager.chosen(row, ids, counts, ahead, likely)
         self._unslotted.discard(row)
         if not held:
             self._unslotted.add(row)

@@ -24,6 +24,7 @@ from backends.streaming.slots import SlotStore
 from backends.streaming.stores import Store
 
 I64 = npt.NDArray[np.int64]
+Guess = Callable[[], list[int]]
 
 DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
@@ -31,8 +32,10 @@ DECODE_TOKENS = 16
 
 LOOK_S = 0.002
 """How long a snapshot for the monitor may ask the kernel which pages are there."""
-AHEAD_SHARE = 0.12
+AHEAD_SHARE = 0.08
 """Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
+SPARE_SHARE = 0.1
+"""The same where the disk has time to spare: what waits for the next row takes room from all others' hits."""
 LEAST_AHEAD = 16
 
 COAST_BYTES = 512 << 20
@@ -59,6 +62,7 @@ class Pager:
         self.ahead_bytes = 0
         self.reclaimed = 0
         self._quiet = 0
+        self._spare = False
         self._full = sum(n * c for n, c in zip(self.ledger.n_experts, self.ledger.cost, strict=True))
         self._faults = 0
         self._synced = 0.0
@@ -155,9 +159,12 @@ class Pager:
         if self._slots is None and _major_faults() - self._faults > 16 and time.monotonic() - self._synced > 0.25:
             self._resync()
 
-    def chosen(self, row: int, ids: I64, counts: I64 | None, ahead: Callable[[], list[int]] | None = None) -> bool:
+    def chosen(
+        self, row: int, ids: I64, counts: I64 | None, ahead: Guess | None = None, likely: Guess | None = None
+    ) -> bool:
         """The router of `row` chose these distinct experts: returns when gate and up can be computed. `ahead` is called
-        once their reads are under way and gives experts of the next row to read after them. Raises `EngineError`
+        once their reads are under way and gives experts of the next row to read after them; `likely`, of many tokens,
+        what that row will use beside them, which is read where the disk has time to spare. Raises `EngineError`
         ``io_error``.
 
         False: the pool can't hold so many at once, and they can be computed on in the mapped file. The limit is
@@ -168,7 +175,7 @@ class Pager:
         self._clear_overflow()
         absent = self.ledger.missing(row, ids, counts)
         self.pace.chosen(row)
-        idle = counts is not None and bool(absent) and ahead is not None and self._all_came(row)
+        spare = likely is not None and self._has_time_to_spare(row)
         if absent:
             self._quiet = 0
             if not self._start(row, absent, ids):
@@ -176,16 +183,17 @@ class Pager:
                 return False
         else:
             self._quiet += 1
-        if ahead is not None and (
-            absent or self._quiet <= self.ledger.rows
-        ):  # with nothing missing there is nothing to guess
+        if ahead is not None and self._quiet <= self.ledger.rows:  # with nothing missing there is nothing to guess
             guessed = ahead()
-            if idle:
+            if likely is not None:
+                more, named = likely(), set(guessed)
+                if spare:
+                    guessed += [e for e in more if e not in named]
+            if absent and spare:
                 self._wait(row, absent, False)
-            self._read_ahead((row + 1) % len(self.layout.rows), guessed)
+            self._read_ahead((row + 1) % len(self.layout.rows), guessed, SPARE_SHARE if spare else AHEAD_SHARE)
         if absent:
-            if not idle:
-                self._wait(row, absent, False)
+            self._wait(row, absent, False)
             self._unfinished[row] = absent
         return True
 
@@ -340,7 +348,7 @@ class Pager:
 
     # ---- reading ahead ---------------------------------------------------------------------------------------------
 
-    def _read_ahead(self, row: int, experts: list[int]) -> None:
+    def _read_ahead(self, row: int, experts: list[int], share: float) -> None:
         if not experts or row in self._in_use:  # of a single row, what it computes on must stay
             return
         state = self.ledger.state[row]
@@ -348,7 +356,7 @@ class Pager:
         if not fresh:
             return
         self._in_use[row] = np.array(experts, np.int64)  # what is there already must stay, too
-        fresh = fresh[: self._most_ahead(row)]
+        fresh = fresh[: self._most_ahead(row, share)]
         while fresh:
             if self._make_room(row, len(fresh), len(experts), guess=True):
                 self._fetch(row, fresh, urgent=False)
@@ -357,19 +365,22 @@ class Pager:
                 return
             fresh = fresh[: len(fresh) // 2]
 
-    def _all_came(self, row: int) -> bool:
-        """Everything that was read ahead for `row` is there: the disk had time to spare, so what is missing now needn't
-        share it with the next guesses. Otherwise the disk's queue is better never empty."""
-        guessed = self._guessed.get(row, [])
-        return bool(guessed) and all(self.store.ready(row, e) for e in guessed)
+    def _has_time_to_spare(self, row: int) -> bool:
+        """Whether all that was read ahead came before it was needed: then what is missing needn't share the disk with
+        the next guesses, and more may be guessed. Otherwise the disk's queue is better never empty, and never full of
+        what may not be needed."""
+        guessed = self._guessed.get(row)
+        if guessed:
+            self._spare = all(self.store.ready(row, e) for e in guessed)
+        return self._spare
 
-    def _most_ahead(self, row: int) -> int:
+    def _most_ahead(self, row: int, share: float) -> int:
         """How many experts may be read ahead: what waits for the next layer is lost to the hits of all others."""
         ledger = self.ledger
         budget = ledger.budget[ledger.group[row]]
         if budget is None:
             return int(self.layout.n_experts)
-        return max(LEAST_AHEAD, int(AHEAD_SHARE * budget / ledger.cost[row]))
+        return max(LEAST_AHEAD, int(share * budget / ledger.cost[row]))
 
     def _collect_guesses(self) -> None:
         """Marks what was read ahead for nothing as resident (and cold)."""
