@@ -154,7 +154,7 @@ def test_the_hit_rate_is_that_of_a_replayed_trace(path: Path, monkeypatch: pytes
         trace.append(tokens)
         begin(tokens)
 
-    def noted(row: int, ids: Any, counts: Any, ahead: Any = None) -> bool:
+    def noted(row: int, ids: Any, counts: Any, *guesses: Any) -> bool:
         trace.append((row, ids.tolist(), [1] * len(ids) if counts is None else counts.tolist()))
         return chosen(row, ids, counts)  # nothing is read ahead: whether a guess arrived in time is the disk's affair
 
