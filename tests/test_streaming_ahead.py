@@ -1,4 +1,4 @@
-"""What is read before it is needed: urgent reads overtake it, and a step of many tokens guesses nearly all."""
+"""What is read before it is needed: urgent reads overtake it, and what many tokens likely use is told by its rate."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
-from backends.interface import BenchRequest, EngineError, LoadRequest
-from backends.llamacpp.backend import MmapBackend
-from backends.streaming.backend import StreamBackend
 from backends.streaming.guess import Guesser
-from backends.streaming.pager import Pager
 from backends.streaming.reader import AioReader, Request
-from benchmarks.synthetic import Spec, write_model
 
 BLOCK = 4096
 
@@ -108,56 +102,3 @@ def test_many_tokens_will_use_what_is_used_often_enough() -> None:
     for _ in range(60):
         guesser._rates.note(0, np.array([5]), np.array([128]), 128)
     assert guesser._rates.likely(0, 2) == [5]
-
-
-def test_wide_steps_read_ahead_for_the_next_one_and_prompts_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shape = Spec(layers=6, experts=64, used=4, embd=256, ff=256, heads=4, kv_heads=2, head_dim=64, vocab=4000)
-    path = write_model(tmp_path / "wide.gguf", shape)
-    asked: list[tuple[int, int, int]] = []
-    chosen, ahead = Pager.chosen, Pager._read_ahead
-    wide: list[int] = []
-
-    def noting(self: Pager, row: int, ids, counts, *guess) -> bool:  # type: ignore[no-untyped-def]
-        wide[:] = [1 if counts is None else int(counts.sum()) // 4]
-        return chosen(self, row, ids, counts, *guess)
-
-    def noting_ahead(self: Pager, row: int, experts: list[int], share: float) -> None:
-        asked.append((wide[0], row, len(experts)))
-        ahead(self, row, experts, share)
-
-    monkeypatch.setattr(Pager, "chosen", noting)
-    monkeypatch.setattr(Pager, "_read_ahead", noting_ahead)
-    request = LoadRequest(
-        path=str(path), backend="stream", store="pool", ram_bytes=14 << 20, n_ctx=2048, n_threads=1, n_seq_max=48
-    )
-    try:
-        model = StreamBackend().load(request, lambda _: True)
-    except EngineError as e:
-        pytest.skip(f"no pool here: {e.message}")
-    model.bench(BenchRequest(prompt_tokens=20, tokens=6, parallel=48), lambda done, total: True)
-    model.close()
-    steps = [(row, n) for tokens, row, n in asked if tokens == 48]
-    assert sum(row == 0 and n > 40 for row, n in steps) >= 4  # the first step doesn't know what follows it
-    assert all(n > 40 for row, n in steps[-5:])  # of 64: 48 tokens use 61, and guesses alone name fewer
-    assert not any(row == 0 and n for tokens, row, n in asked if tokens > 256)
-
-
-def test_a_single_layer_keeps_what_it_computes_on(tmp_path: Path) -> None:
-    shape = Spec(layers=1, experts=64, used=4, embd=256, ff=256, heads=4, kv_heads=2, head_dim=64, vocab=4000)
-    path = write_model(tmp_path / "one.gguf", shape)
-    wide = BenchRequest(prompt_tokens=2, tokens=20, parallel=12)
-    base = LoadRequest(path=str(path), n_ctx=1024, n_threads=1, n_seq_max=12)
-    exact = MmapBackend().load(base, lambda _: True)
-    expected = exact.bench(wide, lambda done, total: True).logits_sha256
-    exact.close()
-    request = msgspec.structs.replace(base, backend="stream", store="pool", ram_bytes=5 << 20)
-    try:
-        model = StreamBackend().load(request, lambda _: True)
-    except EngineError as e:
-        pytest.skip(f"no pool here: {e.message}")
-    got = model.bench(wide, lambda done, total: True)
-    model.close()
-    assert 0 < (got.hit_rate or 0) < 1
-    assert got.logits_sha256 == expected

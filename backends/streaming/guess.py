@@ -132,8 +132,8 @@ class Guesser:
         self._guess_row = -1
         self.floor = floor
         self._rates = _Rates(n_rows)
-        self._before = 0
-        """Tokens of the graph before."""
+        self._before = self._tokens = 0
+        """Tokens of the last two graphs of many."""
         self._one, self._many = _Record(n_used), _Record(n_used)
         """Apart: what one token of many guesses wrongly another may well use."""
 
@@ -147,9 +147,14 @@ class Guesser:
         """A new graph: the last row's guess is for nothing."""
         self._guess_row = -1
 
-    def seen(self, row: int, ids: I64, node: int, tokens: int = 1) -> list[int]:
-        """The router of `row` chose the distinct experts `ids` for `tokens` tokens at the top-k `node`: scores the
-        guess for this row, and returns the experts of row + 1 that are worth reading ahead, the likeliest first."""
+    def seen(self, row: int, ids: I64, node: int, tokens: int = 1, counts: I64 | None = None) -> list[int]:
+        """The router of `row` chose the distinct experts `ids` (`counts` times each, of many tokens) for `tokens`
+        tokens at the top-k `node`: scores the guess for this row, and returns the experts of row + 1 that are worth
+        reading ahead, the likeliest first."""
+        if counts is not None and tokens > 1:
+            self._rates.note(row, ids, counts, tokens)
+            if row + 1 == len(self._places):
+                self._before, self._tokens = self._tokens, tokens
         record = self._one if tokens == 1 else self._many
         guess, self._guess = self._guess, None
         if self._guess_row == row and guess is not None:
@@ -182,17 +187,14 @@ class Guesser:
         order = np.argsort(-votes, kind="stable")
         return list(order[: int(np.count_nonzero(votes))].tolist())
 
-    def likely(self, row: int, ids: I64, counts: I64, tokens: int) -> list[int]:
-        """After `seen` for a graph of many tokens, of which `counts` chose each of `ids`: what the next row will most
-        likely use beside the guess, the likeliest first. After the last row that is row 0, of the next graph."""
-        self._rates.note(row, ids, counts, tokens)
-        following = row + 1
-        if following == len(self._places):
-            before, self._before = self._before, tokens
-            if not before / 2 <= tokens <= min(_WIDEST_STEP, 2 * before):
-                return []  # a piece of a prompt, or the first step of its width: what comes next isn't known
-            following = 0
-        return self._rates.likely(following, tokens)
+    def likely(self, row: int, tokens: int) -> list[int]:
+        """After `seen` for a graph of many tokens: what the next row will most likely use, named by the guess or not,
+        the likeliest first. After the last row that is row 0, of the next graph."""
+        if row + 1 < len(self._places):
+            return self._rates.likely(row + 1, tokens)
+        if self._before / 2 <= tokens <= min(_WIDEST_STEP, 2 * self._before):
+            return self._rates.likely(0, tokens)
+        return []  # a piece of a prompt, or the first step of its width: what comes next isn't known
 
     def _scale(self, row: int, norm: F32, following: F32) -> F32:
         scale = self._scales[row]

@@ -189,9 +189,9 @@ class RouterHook:
             counts = found[ids]
         ahead = likely = None
         if self._guesser is not None and self._weight == 1:
-            ahead = functools.partial(self._guesser.seen, row, ids, node, n)
-            if n > 1 and counts is not None:
-                likely = functools.partial(self._guesser.likely, row, ids, counts, n)
+            ahead = functools.partial(self._guesser.seen, row, ids, node, n, counts)
+            if n > 1:
+                likely = functools.partial(self._guesser.likely, row, n)
         held = self._pager.chosen(row, ids, counts, ahead, likely)
         self._unslotted.discard(row)
         if not held:

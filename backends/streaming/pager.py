@@ -176,6 +176,7 @@ class Pager:
         absent = self.ledger.missing(row, ids, counts)
         self.pace.chosen(row)
         spare = likely is not None and self._has_time_to_spare(row)
+        alone = False
         if absent:
             self._quiet = 0
             if not self._start(row, absent, ids):
@@ -185,15 +186,16 @@ class Pager:
             self._quiet += 1
         if ahead is not None and self._quiet <= self.ledger.rows:  # with nothing missing there is nothing to guess
             guessed = ahead()
-            if likely is not None:
-                more, named = likely(), set(guessed)
-                if spare:
-                    guessed += [e for e in more if e not in named]
-            if absent and spare:
-                self._wait(row, absent, False)
+            if spare and likely is not None:
+                named = set(guessed)
+                guessed += [e for e in likely() if e not in named]
+                if absent:
+                    self._wait(row, absent, False)
+                    alone = True
             self._read_ahead((row + 1) % len(self.layout.rows), guessed, SPARE_SHARE if spare else AHEAD_SHARE)
         if absent:
-            self._wait(row, absent, False)
+            if not alone:
+                self._wait(row, absent, False)
             self._unfinished[row] = absent
         return True
 

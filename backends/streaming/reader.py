@@ -29,11 +29,6 @@ _IOCB = struct.Struct("<QIiHhIQQqQII")
 resfd."""
 _EVENT = np.dtype([("data", "<u8"), ("obj", "<u8"), ("res", "<i8"), ("res2", "<i8")])
 
-
-def _pieces(size: int) -> int:
-    return (size + (1 << 20) - 1) >> 20
-
-
 Request = tuple[int, int, int, int, int, int]
 """(tag, fd, address, bytes to ask for, file offset, bytes that must come): more is asked for than the file holds at its
 end, since O_DIRECT reads whole blocks."""
@@ -59,6 +54,11 @@ class Reader(Protocol):
     def close(self) -> None:
         """Waits for what is under way and frees everything."""
         ...
+
+
+def _pieces(size: int) -> int:
+    """Of up to 1 MiB: the kernel splits larger reads."""
+    return (size + (1 << 20) - 1) >> 20
 
 
 class AioReader:

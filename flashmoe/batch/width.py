@@ -1,8 +1,8 @@
 """How many sequences to decode together: found by measuring on the batch's own work, so no token is wasted.
 
 Wider is faster as long as sequences share expert reads, and slower once the cores are busy or the KV cache is crowded.
-The width begins in the middle of what is usual, doubles while that pays, halves where doubling did not pay at once, and
-then stays at the best one seen.
+The width begins in the middle of what is usual, or where the caller says, doubles while that pays, halves where
+doubling did not pay at once (or there was nothing wider) and many more lines wait, and then stays at the best one seen.
 """
 
 from __future__ import annotations

@@ -53,9 +53,10 @@ output:
   {"id", "answer", "thinking", "finish_reason", "model", "usage"}, or {"id", "error": {"code", "message"}};
   lines in OpenAI's form are answered in the form of OpenAI's batch output
 
---parallel auto starts with 8 sequences (64 where the experts don't fit into their budget), doubles them (up to 250)
-while that makes the batch's own tokens come at least 5 % faster, halves them where the first width is too many, and
-stays at the best width that it measured; no work is done twice for it. It never takes more sequences than a quarter of
+--parallel auto starts with 8 sequences, or where the experts don't fit into their budget with 64 (with a KV cache each,
+as many as memory has room for). It doubles them (up to 250) while that makes the batch's own tokens come at least 5 %
+faster, halves them where the first width is too many and four times as many lines wait, and stays at the best width
+that it measured; no work is done twice for it. It never takes more sequences than a quarter of
 the free RAM (half, where the experts don't fit into it) has room for in the KV cache.
 
 From 16 sequences on each has a KV cache of its own, if memory has room for the longest line so often: a line needs its
