@@ -15,7 +15,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PROT_NONE, PROT_READ, PROT_RW, PROT_RX = 0, 1, 3, 5
 SHARED, PRIVATE, FIXED, ANON, NORESERVE, POPULATE = 0x1, 0x2, 0x10, 0x20, 0x4000, 0x8000
 MADV_RANDOM, MADV_WILLNEED, MADV_DONTNEED = 1, 3, 4
-MADV_DONTFORK, MADV_HUGEPAGE, MADV_POPULATE_READ = 10, 14, 22
+MADV_DONTFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_POPULATE_READ = 10, 14, 15, 22
 FADV_RANDOM, FADV_WILLNEED, FADV_DONTNEED = 1, 3, 4
 
 _libc = C.CDLL(None, use_errno=True)
@@ -39,7 +39,6 @@ _munmap = _function("munmap", C.c_int, C.c_void_p, C.c_size_t)
 _mprotect = _function("mprotect", C.c_int, C.c_void_p, C.c_size_t, C.c_int)
 _madvise = _function("madvise", C.c_int, C.c_void_p, C.c_size_t, C.c_int)
 _mincore = _function("mincore", C.c_int, C.c_void_p, C.c_size_t, C.c_void_p)
-_memcmp = _function("memcmp", C.c_int, C.c_void_p, C.c_void_p, C.c_size_t)
 _setvbuf = _function("setvbuf", C.c_int, C.c_void_p, C.c_void_p, C.c_int, C.c_size_t)
 _fclose = _function("fclose", C.c_int, C.c_void_p)
 
@@ -198,21 +197,6 @@ def added(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[t
 def anonymous_since(before: list[tuple[int, int]], least: int) -> list[tuple[int, int]]:
     """What was mapped since `anonymous_ranges(0)` gave `before`, where it is at least `least` bytes in one piece."""
     return [(start, end) for start, end in added(before, anonymous_ranges(least)) if end - start >= least]
-
-
-def give_back_zeros(start: int, end: int, step: int = 2 << 20) -> int:
-    """Gives those pieces of `step` bytes of private anonymous memory that hold zeros alone back to the kernel, which
-    then reads as zeros without memory behind it; returns their bytes. Nobody may write there meanwhile."""
-    zeros, given = C.create_string_buffer(step), 0
-    for at in range(-(-start // PAGE) * PAGE, end // PAGE * PAGE, step):
-        n = min(step, end // PAGE * PAGE - at)
-        if not _memcmp(at, zeros, n):
-            try:
-                madvise(at, n, MADV_DONTNEED)
-            except OSError:
-                break  # locked memory: it stays
-            given += n
-    return given
 
 
 def prefer_huge(start: int, end: int) -> None:

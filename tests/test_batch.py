@@ -346,6 +346,8 @@ def test_prompts_longer_than_was_counted_are_answered_too(model: Path, tmp_path:
 
 
 def test_width_leaves_the_memory_to_the_experts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backends.gguf_file import read_gguf
+    from backends.planner_kv import kv_bytes
     from backends.planner_machine import Machine
     from flashmoe.batch import sizing
 
@@ -366,9 +368,16 @@ def test_width_leaves_the_memory_to_the_experts(model: Path, tmp_path: Path, mon
     assert sizing.choose(model, items, 4096, 64, fixed=True).sequences == 40
     # 40 answers of 4,000 tokens don't fit each into a cache of its own; sharing one, most may be short
     endless = [msgspec.structs.replace(i, request=with_limit(i.request, None)) for i in items]
-    some = msgspec.structs.replace(free, ram_available=sizing.CONTEXT_RESERVE_BYTES + (12 << 20))
+    per_token = kv_bytes(read_gguf(model), 256).per_token
+    some = msgspec.structs.replace(free, ram_available=int(40 * 500 * per_token / sizing.KV_SHARE))
     monkeypatch.setattr(sizing.Machine, "detect", staticmethod(lambda: some))
     shared = sizing.choose(model, endless, 4096, 64, fixed=False)
     assert shared.sequences == 40
     assert not shared.own_caches
     assert shared.crowded == 4096
+    # llama.cpp allocates 256 cells for each at least; the kernel doesn't promise more than the machine has
+    few = msgspec.structs.replace(free, ram_total=30 * 256 * per_token)
+    monkeypatch.setattr(sizing.Machine, "detect", staticmethod(lambda: few))
+    fitting = sizing.choose(model, items, 4096, 64, fixed=False)
+    assert fitting.own_caches
+    assert fitting.sequences == 30

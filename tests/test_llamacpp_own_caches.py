@@ -1,5 +1,4 @@
-"""Sequences with a KV cache each: the same answers, one pass over the experts a step, and no memory for cells that no
-token needs."""
+"""Sequences with a KV cache each: the same answers, and one pass over the experts a step."""
 
 from __future__ import annotations
 
@@ -8,10 +7,8 @@ import random
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 
-from backends import libc
 from backends.gguf_file import read_gguf
 from backends.interface import EngineError, GenerateRequest, LoadRequest, Sampling
 from backends.llamacpp import native
@@ -133,41 +130,6 @@ def test_an_answer_has_its_part_of_the_context_alone(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="256"):
         model.submit(GenerateRequest(id="a", tokens=tokens(1, 256), sampling=Sampling(temperature=0.0)))
     model.close()
-
-
-def test_cells_that_no_token_needs_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[int] = []
-    give_back = libc.give_back_zeros
-    monkeypatch.setattr(libc, "give_back_zeros", lambda a, b: given.append(give_back(a, b)))
-    model = load(make_gguf(tmp_path / "m.gguf", n_layer=6), 200, part=28)
-    assert model.context.kv_bytes > 32 << 20  # less may come from malloc's heap, whatever else this process did before
-    assert sum(given) > 0.8 * model.context.kv_bytes
-    requests = make_requests(random.Random(7), 12)
-    answers, _ = storm(model, requests, random.Random(7), cancels=0.0)
-    for wanted in requests:
-        check(model, wanted, answers[wanted.id])
-    model.close()
-
-
-def test_only_zeros_are_given_back() -> None:
-    size, page = 8 << 20, libc.PAGE
-    at = libc.mmap(None, size, libc.PROT_RW, libc.PRIVATE | libc.ANON)
-    try:
-        C.memset(at, 0, size)
-        C.memset(at + (5 << 20), 7, 1)
-        assert libc.give_back_zeros(at, at + size) == 6 << 20
-        resident = np.frombuffer(libc.mincore(at, size), np.uint8) & 1
-        assert resident.sum() == (2 << 20) // page
-        assert C.string_at(at + (5 << 20), 2) == b"\x07\x00"
-        assert C.string_at(at, size).count(0) == size - 1
-    finally:
-        libc.munmap(at, size)
-
-
-def test_what_was_mapped_since() -> None:
-    assert libc.added([(10, 20)], [(10, 20), (40, 50)]) == [(40, 50)]
-    assert libc.added([(10, 20), (30, 40)], [(5, 60)]) == [(5, 10), (20, 30), (40, 60)]
-    assert libc.added([(0, 100)], [(10, 20)]) == []
 
 
 def test_the_largest_block() -> None:

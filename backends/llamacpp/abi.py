@@ -1,7 +1,7 @@
 """The ctypes layouts and the few functions of its C API that llama-cpp-python doesn't bind.
 
-They belong to one release of llama-cpp-python (pinned in pyproject.toml); the layouts that streaming needs, and the
-proof that they fit, are in `backends.streaming.abi`. Nothing is loaded on import.
+They belong to one release of llama-cpp-python (pinned in pyproject.toml); more layouts, and the proof that they
+fit, are in `backends.streaming.abi`. Nothing is loaded on import.
 """
 
 from __future__ import annotations
@@ -25,6 +25,36 @@ class TensorOverride(C.Structure):
     _fields_ = [("pattern", C.c_char_p), ("buft", C.c_void_p)]
 
 
+class BufferType(C.Structure):
+    """struct ggml_backend_buffer_type (ggml-backend-impl.h)."""
+
+    _fields_ = [
+        (n, C.c_void_p)
+        for n in (
+            "get_name",
+            "alloc_buffer",
+            "get_alignment",
+            "get_max_size",
+            "get_alloc_size",
+            "is_host",
+            "device",
+            "context",
+        )
+    ]
+
+
+class Buffer(C.Structure):
+    """struct ggml_backend_buffer (ggml-backend-impl.h): eleven callbacks, then the buffer's type."""
+
+    _fields_ = [
+        ("callbacks", C.c_void_p * 11),
+        ("buft", C.c_void_p),
+        ("context", C.c_void_p),
+        ("size", C.c_size_t),
+        ("usage", C.c_int),
+    ]
+
+
 def library_folder() -> Path:
     """Where llama-cpp-python keeps its shared libraries (imports it)."""
     import llama_cpp
@@ -36,6 +66,13 @@ def library_folder() -> Path:
 def ggml_base() -> Any:
     """``libggml-base``: tensors and buffers."""
     return C.CDLL(str(library_folder() / "libggml-base.so"))
+
+
+@functools.cache
+def in_use() -> Any:
+    """``libllama``, and through it the ggml that it computes with. `ggml_base` can be a second copy of that, with
+    static variables of its own: a wheel holds files where a build has links to one."""
+    return C.CDLL(str(library_folder() / "libllama.so"))
 
 
 @functools.cache

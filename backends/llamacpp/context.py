@@ -7,20 +7,19 @@ back. After every call the caller knows which positions each sequence really has
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from backends import libc
 from backends.interface import EngineError
 from backends.llamacpp import native
+from backends.llamacpp.lazy_zeros import lazy_zeros
 from backends.llamacpp.loading import Weights
 from backends.planner_kv import allocated_cells
 
-WORTH_GIVING_BACK = 32 << 20
-"""Bytes from which malloc always maps memory of its own (glibc's largest M_MMAP_THRESHOLD): that can be given back."""
 _PARTIAL = 1
 """llama.cpp's LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY."""
 
@@ -163,8 +162,8 @@ class LlamaContext:
         params.abort_callback_data = self.abort.data
         if hook is not None:
             params.cb_eval = hook.callback
-        before = libc.anonymous_ranges(0) if own_caches else []
-        with native.log_tail() as tail:
+        # caches of their own have 256 cells at least for each sequence; most may never be used
+        with native.log_tail() as tail, lazy_zeros() if own_caches else contextlib.nullcontext():
             self._ctx = L.llama_init_from_model(weights.model, params)
         if not self._ctx:
             reason = native.last_error(tail) or "llama.cpp gave no reason"
@@ -173,10 +172,6 @@ class LlamaContext:
                 f"There is not enough memory for a context of {n_ctx} tokens ({reason}); ask for a smaller one.",
             )
         self._memory = L.llama_get_memory(self._ctx)
-        if own_caches:
-            # llama.cpp writes zeros to all of it, 256 cells at least for each sequence; most may never be used
-            for start, end in libc.anonymous_since(before, WORTH_GIVING_BACK):
-                libc.give_back_zeros(start, end)
         self.own_caches = own_caches
         self.n_ctx = int(L.llama_n_ctx(self._ctx))
         self.seq_ctx = int(L.llama_n_ctx_seq(self._ctx))

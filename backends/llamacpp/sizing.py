@@ -7,7 +7,7 @@ from pathlib import Path
 from backends.gguf_file import GgufFile
 from backends.gguf_types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
-from backends.llamacpp import procfs
+from backends.llamacpp import lazy_zeros, procfs
 from backends.llamacpp.loading import choose_gpu_layers
 from backends.planner_kv import CONTEXT_RESERVE_BYTES, allocated_cells, kv_bytes
 
@@ -35,8 +35,8 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
         if request.n_ctx < 1:
             raise EngineError("bad_request", f"A context of {request.n_ctx} tokens makes no sense.")
         asked = request.n_ctx
-        if request.own_caches and fits is not None:
-            # cells that no token needs take memory for a moment only, before there are experts
+        if request.own_caches and fits is not None and not lazy_zeros.available():
+            # llama.cpp writes zeros to the cells that no token needs, too; before there are experts
             fits += max(0, resident_bytes - gguf.bytes.dense) // per_token
             asked = allocated_cells(asked, request.n_seq_max, own_caches=True)
         if fits is not None and asked > fits and request.n_ctx > MIN_CTX:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from backends.llamacpp.abi import Buffer, BufferType
+
 PINNED = "0.3.36"
 
 
@@ -41,42 +43,6 @@ NAME, OP, SRC = Tensor.name.offset, Tensor.op.offset, Tensor.src.offset
 """Where these fields lie in a tensor: reading one alone is sooner done than by way of the structure."""
 Sources = C.c_void_p * 3
 """The first sources of a node: those that a product has, and the ids of an expert product."""
-
-
-class BufferType(C.Structure):
-    """struct ggml_backend_buffer_type (ggml-backend-impl.h)."""
-
-    _fields_ = [
-        (n, C.c_void_p)
-        for n in (
-            "get_name",
-            "alloc_buffer",
-            "get_alignment",
-            "get_max_size",
-            "get_alloc_size",
-            "is_host",
-            "device",
-            "context",
-        )
-    ]
-
-
-class Buffer(C.Structure):
-    """struct ggml_backend_buffer (ggml-backend-impl.h): eleven callbacks, then the buffer's type."""
-
-    _fields_ = [
-        ("callbacks", C.c_void_p * 11),
-        ("buft", C.c_void_p),
-        ("context", C.c_void_p),
-        ("size", C.c_size_t),
-        ("usage", C.c_int),
-    ]
-
-
-class Override(C.Structure):
-    """struct llama_model_tensor_buft_override (llama.h)."""
-
-    _fields_ = [("pattern", C.c_char_p), ("buft", C.c_void_p)]
 
 
 class _InitParams(C.Structure):

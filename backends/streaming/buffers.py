@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes as C
 
 from backends import libc
+from backends.llamacpp.abi import Buffer, BufferType
 from backends.streaming import abi
 
 _NAME = C.create_string_buffer(b"Streamed")
@@ -36,7 +37,7 @@ class ExpertBufferType:
         self._keep = functions
         name, alloc, alignment, alloc_size, is_host = (C.cast(f, C.c_void_p) for f in functions)
         device = self._ggml.dev_by_type(abi.CPU_DEVICE)
-        self._struct = abi.BufferType(name, alloc, alignment, None, alloc_size, is_host, device, None)
+        self._struct = BufferType(name, alloc, alignment, None, alloc_size, is_host, device, None)
 
     @property
     def pointer(self) -> int:
@@ -55,7 +56,7 @@ class ExpertBufferType:
             at = libc.mmap(None, size, libc.PROT_NONE, libc.PRIVATE | libc.ANON | libc.NORESERVE)
             self._reserved.append((at, size))
             buffer = int(self._ggml.buffer_from_ptr(at, size))
-            abi.Buffer.from_address(buffer).buft = self.pointer
+            Buffer.from_address(buffer).buft = self.pointer
             for pointer in self.tensors.values():
                 ne = abi.Tensor.from_address(pointer).ne
                 self._experts.setdefault(pointer, int(ne[2]))

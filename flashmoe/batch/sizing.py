@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,8 @@ OWN_FROM = 16
 """Sequences from which on a cache for each is worth that prompts are prefilled in passes of their own. In a cache for
 all each token's attention goes over the cells of all (benchmarks/results/batch.md)."""
 ALLOCATED_SHARE = 0.9
-"""Of what the dense weights leave, for a moment: llama.cpp writes zeros to all cells that it allocates, 256 at least
-for a sequence; those that no token needs are then given back."""
+"""Of what the dense weights leave, where llama.cpp writes zeros to all cells that it allocates, 256 at least for a
+sequence. On Linux cells that no token needs take no memory (`backends.llamacpp.lazy_zeros`)."""
 TEMPLATE_TOKENS = 64
 """What a chat template adds to a prompt, generously; token ids have none."""
 LIKELY_TOKENS = 256
@@ -97,7 +98,7 @@ class _Cost(Struct, frozen=True):
     room: int
     """For caches."""
     allocated: int
-    """For caches before anything is in them."""
+    """For caches as llama.cpp allocates them, most of it never used."""
     per_token: int
     per_sequence: int
     gpu: bool
@@ -125,5 +126,8 @@ def _cost(path: str | Path) -> _Cost | None:
     machine = Machine.detect()
     free = machine.ram_available
     share = KV_SHARE_STREAMING if gguf.bytes.experts > free else KV_SHARE
-    allocated = int(max(0, free - gguf.bytes.dense - CONTEXT_RESERVE_BYTES) * ALLOCATED_SHARE)
+    if sys.platform == "linux":
+        allocated = machine.ram_total  # the kernel refuses to promise more than there is
+    else:
+        allocated = int(max(0, free - gguf.bytes.dense - CONTEXT_RESERVE_BYTES) * ALLOCATED_SHARE)
     return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent, bool(machine.gpus))
