@@ -102,12 +102,14 @@ class _Cost(Struct, frozen=True):
     per_token: int
     per_sequence: int
     gpu: bool
+    spread: bool
+    """Values lie across the cells, so those of one token touch every page."""
 
     @property
     def gains(self) -> bool:
         """Whether a cache for each sequence is worth it at all. A recurrent state each has anyway, and a GPU, whose
         memory such caches would fill, wasn't measured."""
-        return bool(self.per_token) and not self.per_sequence and not self.gpu
+        return bool(self.per_token) and not (self.per_sequence or self.gpu or self.spread)
 
     def own_caches(self, tokens: int) -> int:
         """How many sequences of so many tokens memory has room for, with a cache each."""
@@ -130,4 +132,5 @@ def _cost(path: str | Path) -> _Cost | None:
         allocated = machine.ram_total  # the kernel refuses to promise more than there is
     else:
         allocated = int(max(0, free - gguf.bytes.dense - CONTEXT_RESERVE_BYTES) * ALLOCATED_SHARE)
-    return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent, bool(machine.gpus))
+    spread = gguf.architecture == "grok"  # the one that llama.cpp computes without flash attention
+    return _Cost(int(free * share), allocated, cache.per_token, cache.recurrent, bool(machine.gpus), spread)
