@@ -1,0 +1,73 @@
+"""A loopback hub with a model, and a models folder to pull it into."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flashmoe.hub.downloads import DownloadManager
+from flashmoe.hub.session import HubClient
+from flashmoe.hub.transfer import Options
+from flashmoe.hub.views import JobView
+from tests.hub_server import HubServer
+from tests.test_hub_kill import make_set, sha256
+
+MIB = 1 << 20
+REPO = "acme/Tiny-A1B-GGUF"
+FAST = Options(connections=3, backoff_s=0.02, backoff_max_s=0.1, attempts=6, space_margin=0)
+PATIENT = Options(connections=3, backoff_s=0.02, backoff_max_s=0.1, attempts=20, space_margin=0)
+"""With half of all connections dropped one may well be unlucky six times in a row: the threads decide."""
+
+
+class Place:
+    """A loopback hub with one set of three parts, and a models folder."""
+
+    def __init__(self, tmp_path: Path, size: int = 6 * MIB) -> None:
+        self.models = tmp_path / "models"
+        self.files = make_set(tmp_path / "srv" / REPO / "Q8_0", size)
+        self.hub = HubServer(tmp_path / "srv")
+        self.total = sum(f.stat().st_size for f in self.files)
+        self.events: list[JobView] = []
+
+    @contextmanager
+    def manager(self, options: Options = FAST, **more: float) -> Iterator[DownloadManager]:
+        client = HubClient(self.hub.endpoint, timeout_s=5.0, read_timeout_s=2.0)
+        manager = DownloadManager(self.models, client, options, on_event=self.events.append, **more)
+        try:
+            yield manager
+        finally:
+            manager.close()
+
+    def pull(self, manager: DownloadManager, timeout: float = 30.0) -> JobView:
+        repo = manager.client.repo(REPO)
+        return manager.wait(manager.add(repo, repo.quants[0]), timeout)
+
+    def part(self, number: int) -> Path:
+        return self.models / REPO / "Q8_0" / self.files[number].name
+
+    def assert_right(self) -> None:
+        assert [sha256(self.part(i)) for i in range(3)] == [sha256(f) for f in self.files]
+        left = [p.name for p in self.models.rglob("*") if ".part" in p.name or p.name.endswith(".new")]
+        assert left == []
+        assert not list((self.models / ".downloads").glob("*.json"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    place = Place(tmp_path)
+    with place.hub:
+        yield place
+
+
+def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.005)
