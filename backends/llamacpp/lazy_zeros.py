@@ -43,14 +43,14 @@ def fill(at: int, size: int, value: int) -> None:
 
 
 class _Patch:
-    """The callbacks, and how often each was called. It lives as long as the process: buffers keep pointing at it."""
+    """The callbacks, and how often one filled a buffer. It lives as long as the process does: buffers point at it."""
 
     def __init__(self) -> None:
         ggml, p, size = abi.in_use(), C.c_void_p, C.c_size_t
         self.base_of: Any = abi.declare(ggml, "ggml_backend_buffer_get_base", p, p)
         self.size_of: Any = abi.declare(ggml, "ggml_backend_buffer_get_size", size, p)
         self.type_of: Any = abi.declare(ggml, "ggml_backend_buffer_get_type", p, p)
-        self.allocated = self.cleared = 0
+        self.cleared = 0
         self.host = int(abi.declare(ggml, "ggml_backend_cpu_buffer_type", p)())
         self.type = abi.BufferType.from_address(self.host)
         self._original = _ALLOC(self.type.alloc_buffer)
@@ -58,7 +58,6 @@ class _Patch:
 
     def _alloc(self, buft: int, size: int) -> int | None:
         buffer: int | None = self._original(buft, size)
-        self.allocated += 1
         if buffer:
             b = abi.Buffer.from_address(buffer)
             if (b.buft, b.size, b.context) == (self.type_of(buffer), self.size_of(buffer), self.base_of(buffer)):
@@ -102,7 +101,7 @@ def _patch() -> _Patch | None:
     clear(buffer, 0)
     works = filled and C.string_at(at, size).count(0) == size
     free(buffer)
-    return patch if works and (patch.allocated, patch.cleared) == (1, 2) else None
+    return patch if works and patch.cleared == 2 else None  # each time by the callback, which only `_alloc` sets
 
 
 def available() -> bool:
@@ -110,13 +109,8 @@ def available() -> bool:
     return _patch() is not None
 
 
-@contextlib.contextmanager
-def lazy_zeros() -> Iterator[None]:
+def lazy_zeros() -> contextlib.AbstractContextManager[None]:
     """Host buffers that llama.cpp allocates meanwhile take no memory for zeros that they are filled with, then or
     later. One thread at a time."""
     patch = _patch()
-    if patch is None:
-        yield
-    else:
-        with patch.installed():
-            yield
+    return contextlib.nullcontext() if patch is None else patch.installed()

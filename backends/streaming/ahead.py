@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from backends.streaming.ledger import ABSENT, LOADING
-from backends.streaming.moves import I64, Moves
+from backends.streaming.moves import Moves
+from backends.streaming.stores import I64
 
 AHEAD_SHARE = 0.08
 """Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
@@ -75,7 +76,7 @@ class ReadAhead:
             there = [e for e in left if self._store.ready(row, e)]
             if there:
                 self._ledger.arrived(row, there)
-                left = [e for e in left if e not in set(there)]
+                left = [e for e in left if self._ledger.state[row, e] == LOADING]
             if left:
                 self._asked[row] = left
             else:

@@ -9,16 +9,13 @@ import time
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from backends.interface import EngineError
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import LOADING, Ledger
 from backends.streaming.pace import Pace
 from backends.streaming.slots import SlotStore
-from backends.streaming.stores import Store
-
-I64 = npt.NDArray[np.int64]
+from backends.streaming.stores import I64, Store, by_row
 
 
 def major_faults() -> int:
@@ -110,11 +107,3 @@ class Moves:
         self.store.drop(victims)
         for row, experts in by_row(victims).items():
             self.ledger.dropped(row, experts)
-
-
-def by_row(experts: list[tuple[int, int]]) -> dict[int, list[int]]:
-    """(row, expert) pairs as a list of experts for each row."""
-    rows: dict[int, list[int]] = {}
-    for r, e in experts:
-        rows.setdefault(r, []).append(e)
-    return rows

@@ -16,7 +16,7 @@ import numpy as np
 from backends import libc
 from backends.libc import PAGE
 from backends.streaming.layout import ExpertLayout
-from backends.streaming.stores import I64, RowRanges, point_tensor
+from backends.streaming.stores import I64, RowRanges, by_row, point_tensor
 
 
 class _Advisor:
@@ -152,10 +152,7 @@ class PageCacheStore:
         self._broken.clear()
 
     def drop(self, pairs: Sequence[tuple[int, int]]) -> None:
-        by_row: dict[int, list[int]] = {}
-        for row, e in pairs:
-            by_row.setdefault(row, []).append(e)
-        for row, experts in by_row.items():
+        for row, experts in by_row(pairs).items():
             r = self.ranges[row]
             lo, n = r.inner_lo[experts], r.inner_hi[experts] - r.inner_lo[experts]
             starts, lengths = (lo + self._base[row]).ravel(), np.maximum(n, 0).ravel()

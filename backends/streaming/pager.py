@@ -16,11 +16,11 @@ from backends.interface import EngineError, ExpertMap
 from backends.streaming.ahead import ReadAhead
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, RESIDENT, Ledger
-from backends.streaming.moves import I64, Moves, by_row, major_faults
+from backends.streaming.moves import Moves, major_faults
 from backends.streaming.pace import Pace
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.reuse import SPEND, ReuseMeter
-from backends.streaming.stores import Store
+from backends.streaming.stores import I64, Store, by_row
 
 Guess = Callable[[], list[int]]
 
@@ -32,6 +32,11 @@ LOOK_S = 0.002
 """How long a snapshot for the monitor may ask the kernel which pages are there."""
 COAST_BYTES = 512 << 20
 """Smaller models are watched always: they are fast, and exact counts are worth more there."""
+
+
+def _pairs(found: I64) -> list[tuple[int, int]]:
+    """Rows of `numpy.argwhere`, as (row, expert)."""
+    return [(int(r), int(e)) for r, e in found]
 
 
 class Pager:
@@ -103,7 +108,7 @@ class Pager:
         else:
             whole = np.array(self.layout.expert_bytes, np.int64)[:, None]
             there = np.argwhere((self.ledger.state == RESIDENT) & (held < whole))
-        for r, experts in by_row([(int(r), int(e)) for r, e in there]).items():
+        for r, experts in by_row(_pairs(there)).items():
             self.ledger.dropped(r, experts)
             self.reclaimed += len(experts)
 
@@ -318,10 +323,8 @@ class Pager:
     def set_budget(self, ram_bytes: int) -> None:
         """Changes what experts may hold; what doesn't fit any more is dropped. Not within a graph."""
         self._ahead.settle()
-        there = np.argwhere(self.ledger.state == RESIDENT)
-        pairs = [(int(r), int(e)) for r, e in there]
         if self.store.name == "pool":
-            self._moves.drop(pairs)
+            self._moves.drop(_pairs(np.argwhere(self.ledger.state == RESIDENT)))
         self.store.set_budget(ram_bytes)
         self.ledger.budget = list(self.store.budget)
         for row in range(self.ledger.rows):

@@ -89,6 +89,14 @@ class RowRanges:
         self.inner_hi: I64 = self.end // PAGE * PAGE
 
 
+def by_row(experts: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """(row, expert) pairs as a list of experts for each row."""
+    rows: dict[int, list[int]] = {}
+    for row, e in experts:
+        rows.setdefault(row, []).append(e)
+    return rows
+
+
 def point_tensor(pointer: int, address: int) -> None:
     """Sets a tensor's data."""
     abi.Tensor.from_address(pointer).data = C.c_void_p(address).value
