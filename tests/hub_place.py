@@ -42,9 +42,27 @@ class Place:
         finally:
             manager.close()
 
-    def pull(self, manager: DownloadManager, timeout: float = 30.0) -> JobView:
+    def add(self, manager: DownloadManager) -> str:
+        """Asks for the set; the job's id."""
         repo = manager.client.repo(REPO)
-        return manager.wait(manager.add(repo, repo.quants[0]), timeout)
+        return manager.add(repo, repo.quants[0])
+
+    def begin(self, manager: DownloadManager, sent: int) -> str:
+        """The same, and returns when the hub has sent more than so many bytes."""
+        id = self.add(manager)
+        until(lambda: self.hub.stats.body_bytes > sent)
+        return id
+
+    def pull(self, manager: DownloadManager, timeout: float = 30.0) -> JobView:
+        return manager.wait(self.add(manager), timeout)
+
+    def goes_on(self, id: str) -> None:
+        """At the next start, from a fast server, the job goes on by itself and ends well."""
+        self.hub.faults.rate = 0
+        with self.manager() as manager:
+            manager.start()
+            assert manager.wait(id, 20).state == "done"
+        self.assert_right()
 
     def part(self, number: int) -> Path:
         return self.models / REPO / "Q8_0" / self.files[number].name

@@ -25,9 +25,7 @@ def test_power_loss_trusts_nothing_that_is_not_there(place: Place) -> None:
     """Blocks whose table entries reached the disk and whose data didn't are fetched again, and nothing else is."""
     place.hub.faults.rate = 8e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > place.total // 2)
+        id = place.begin(manager, place.total // 2)
     part = place.part(0).with_name(place.part(0).name + ".part")
     with part.open("r+b") as file:  # zeros, as after a crash of a journal without data; and one torn block
         file.write(bytes(2 * BLOCK))
@@ -35,27 +33,17 @@ def test_power_loss_trusts_nothing_that_is_not_there(place: Place) -> None:
         file.write(b"torn")
     os.truncate(place.part(1).with_name(place.part(1).name + ".part"), 3 * BLOCK + 50)
     sent = place.hub.stats.body_bytes
-    place.hub.faults.rate = 0
-    with place.manager() as manager:
-        manager.start()
-        assert manager.wait(id, 20).state == "done"
-    place.assert_right()
+    place.goes_on(id)
     assert place.hub.stats.body_bytes - sent < place.total - sent + 3 * BLOCK + place.total // 3
 
 
 def test_a_torn_table_costs_that_file_only(place: Place) -> None:
     place.hub.faults.rate = 8e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > place.total // 2)
+        id = place.begin(manager, place.total // 2)
     state = place.part(0).with_name(place.part(0).name + ".part.state")
     state.write_bytes(b"\xff" * 100)
-    place.hub.faults.rate = 0
-    with place.manager() as manager:
-        manager.start()
-        assert manager.wait(id, 20).state == "done"
-    place.assert_right()
+    place.goes_on(id)
 
 
 def test_files_copied_here_by_hand_are_taken(place: Place) -> None:
@@ -118,8 +106,7 @@ def test_a_disk_that_fills_up_pauses(place: Place, tmp_path: Path, preallocate: 
             hog.write_bytes(bytes(3 * MIB))
         options = Options(connections=3, preallocate=preallocate, space_margin=0)
         with place.manager(options) as manager:
-            repo = manager.client.repo(REPO)
-            id = manager.add(repo, repo.quants[0])
+            id = place.add(manager)
             if not preallocate:
                 until(lambda: place.hub.stats.body_bytes > MIB)
                 fill(hog)
@@ -137,9 +124,7 @@ def test_a_disk_that_fills_up_pauses(place: Place, tmp_path: Path, preallocate: 
 def test_preallocation_is_seen_by_others(place: Place) -> None:
     place.hub.faults.rate = 1e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > 0)
+        id = place.begin(manager, 0)
         parts = list(place.models.rglob("*.part"))
         allocated = sum(p.stat().st_blocks * 512 for p in parts)
         manager.cancel(id)

@@ -42,8 +42,7 @@ def test_gets_through(place: Place, faults: Faults) -> None:
 def test_several_connections_and_all_parts_at_once(place: Place) -> None:
     place.hub.faults.rate = 4e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
+        id = place.add(manager)
 
         def all_parts() -> bool:
             view = manager.get(id)
@@ -97,9 +96,7 @@ def test_retry_after_is_honoured(place: Place) -> None:
 def test_etag_change_restarts_that_file_only(place: Place) -> None:
     place.hub.faults.rate = 3e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > place.total // 2)
+        id = place.begin(manager, place.total // 2)
         manager.pause(id)
         manager.wait(id, 5)
     sent = place.hub.stats.body_bytes
@@ -123,9 +120,7 @@ def test_etag_change_restarts_that_file_only(place: Place) -> None:
 def test_a_file_that_changes_under_a_running_download(place: Place) -> None:
     place.hub.faults.rate = 4e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > place.total // 2)
+        id = place.begin(manager, place.total // 2)
         with place.files[0].open("r+b") as file:  # the begun part, changed under its own signed address
             file.seek(-64, os.SEEK_END)
             file.write(b"another end")
@@ -241,8 +236,7 @@ def test_any_answer_is_a_listing_or_one_sentence(place: Place, body: str) -> Non
 def test_in_an_app_that_stays_open_it_tries_again_by_itself(place: Place) -> None:
     place.hub.faults.status = {"cdn": [503] * 15}
     with place.manager(structs.replace(FAST, attempts=3, retry_failed_s=0.1)) as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
+        id = place.add(manager)
         until(lambda: (view := manager.get(id)) is not None and view.state == "done", 20)
     assert any(e.state == "failed" and "another round in" in e.message for e in place.events)
     place.assert_right()

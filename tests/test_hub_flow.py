@@ -16,9 +16,7 @@ from tests.hub_server import Faults
 def test_pause_keeps_resume_continues_over_a_restart(place: Place) -> None:
     place.hub.faults.rate = 4e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > place.total // 3)
+        id = place.begin(manager, place.total // 3)
         manager.pause(id)
         view = manager.wait(id, 5)
         assert view.state == "paused"
@@ -38,22 +36,15 @@ def test_pause_keeps_resume_continues_over_a_restart(place: Place) -> None:
 def test_what_ran_goes_on_at_the_next_start(place: Place) -> None:
     place.hub.faults.rate = 4e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > MIB)
-    place.hub.faults.rate = 0
-    with place.manager() as manager:
-        manager.start()
-        assert manager.wait(id, 20).state == "done"
-    place.assert_right()
+        id = place.begin(manager, MIB)
+    place.goes_on(id)
 
 
 def test_a_stalled_server_does_not_hold_up_pause(place: Place) -> None:
     place.hub.faults = Faults(stall=1.0, stall_s=20.0)
     with place.manager(Options(connections=3, space_margin=0)) as manager:
         manager.client.read_timeout_s = 60.0
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
+        id = place.add(manager)
         until(lambda: place.hub.stats.requests["cdn"] >= 3)
         time.sleep(0.3)
         before = time.monotonic()
@@ -65,9 +56,7 @@ def test_a_stalled_server_does_not_hold_up_pause(place: Place) -> None:
 def test_cancel_leaves_nothing(place: Place) -> None:
     place.hub.faults.rate = 4e6
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > MIB)
+        id = place.begin(manager, MIB)
         manager.cancel(id)
         assert manager.wait(id, 5).state == "cancelled"
         until(lambda: not (place.models / "acme").exists())
@@ -79,9 +68,7 @@ def test_two_processes_never_write_one_file(place: Place) -> None:
     env = {**os.environ, "HF_ENDPOINT": place.hub.endpoint, "FLASHMOE_MODELS": str(place.models)}
     command = [sys.executable, "-m", "flashmoe.cli.main", "pull", f"{REPO}:Q8_0"]
     with place.manager() as manager:
-        repo = manager.client.repo(REPO)
-        id = manager.add(repo, repo.quants[0])
-        until(lambda: place.hub.stats.body_bytes > MIB)
+        id = place.begin(manager, MIB)
         other = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
         assert other.returncode == 3, other.stderr
         assert f"being downloaded by process {os.getpid()}" in other.stderr
