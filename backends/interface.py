@@ -243,12 +243,13 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
     """Sequences being prefilled or decoded."""
     n_waiting: int = 0
     reuse_bytes_hist: tuple[int, ...] | None = None
-    """Recent decode uses per bin of reuse distance (`backends.streaming.reuse.ReuseMeter.histogram`)."""
+    """Recent decode uses per bin of reuse distance (`backends.streaming.reuse_distance.ReuseMeter.histogram`)."""
     next_token_reuse: float | None = None
     """The share of a token's experts that the token before it used too."""
     layer_pace: tuple[tuple[float, float], ...] | None = None
     """(layers, seconds they took together) of recent decoding, by how many experts were read meanwhile, from 0
-    (`backends.streaming.pace.Pace`). The last layer of each token is left out: its time holds the output as well."""
+    (`backends.streaming.layer_times.Pace`). The last layer of each token is left out: its time holds the output
+    as well."""
 
 
 class ExpertMap(Struct, kw_only=True, frozen=True, tag=True):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backends.gguf_file import read_gguf
+from backends.gguf.file import read_gguf
 
 
 def drop_cache(path: Path) -> None:

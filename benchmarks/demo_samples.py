@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backends.interface import ExpertMap, ModelInfo, Telemetry
-from backends.streaming.reuse import ReuseMeter
+from backends.streaming.reuse_distance import ReuseMeter
 from flashmoe.monitor.recording import Recorder
 from flashmoe.monitor.sample import DiskCounters, Gpu, MemoryCounters, Pressure, ProcessCounters, Sample
 

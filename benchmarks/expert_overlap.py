@@ -29,7 +29,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from backends.gguf_file import read_gguf  # noqa: E402
+from backends.gguf.file import read_gguf  # noqa: E402
 from backends.interface import ChatMessage, GenerateRequest, LoadRequest, Sampling  # noqa: E402
 from backends.llamacpp.backend import MmapBackend  # noqa: E402
 from backends.llamacpp.context import Batch  # noqa: E402

@@ -60,7 +60,7 @@ def vram_used() -> int | None:
 
 def one(path: str, backend: str, gpu_layers: int, prompt: int, tokens: int) -> dict[str, Any]:
     """Loads and measures one backend in this process."""
-    from backends.gguf_file import read_gguf
+    from backends.gguf.file import read_gguf
     from backends.llamacpp.loading import load_mmap
     from backends.llamacpp.model import LlamaModel, Parts
     from backends.llamacpp.sizing import describe

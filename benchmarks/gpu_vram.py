@@ -32,10 +32,10 @@ import numpy as np  # noqa: E402
 from synthetic import Spec, write_model  # noqa: E402
 
 from backends.engine.client import EngineClient  # noqa: E402
-from backends.gguf_file import read_gguf  # noqa: E402
+from backends.gguf.file import read_gguf  # noqa: E402
 from backends.interface import BenchRequest, Finished, GenerateRequest, LoadRequest, Sampling  # noqa: E402
-from backends.planner import PlanRequest, plan  # noqa: E402
-from backends.planner_machine import Machine  # noqa: E402
+from backends.planner.machine import Machine  # noqa: E402
+from backends.planner.plan import PlanRequest, plan  # noqa: E402
 from flashmoe.monitor.engine import MonitoredEngine  # noqa: E402
 from flashmoe.monitor.recording import Recording  # noqa: E402
 

@@ -30,13 +30,13 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from backends.engine.protocol import encoder, event_decoder
-from backends.streaming.pace import Pace
-from backends.streaming.reuse import SPEND, ReuseMeter
+from backends.streaming.layer_times import Pace
+from backends.streaming.reuse_distance import SPEND, ReuseMeter
 from flashmoe.monitor.collector import Collector
 from flashmoe.monitor.feed import MonitorFeed
-from tui.repaint import SparingApp, SparingCompositor
 from tui.screens.experts import ExpertMapView
-from tui.widgets.monitor_column import MonitorColumn
+from tui.terminal.repaint import SparingApp, SparingCompositor
+from tui.widgets.monitor.column import MonitorColumn
 
 I64 = npt.NDArray[np.int64]
 

@@ -38,9 +38,9 @@ from flashmoe.monitor.collector import Sampler
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.live import LiveMonitor
 from flashmoe.monitor.sample import Sample
-from tui.redraws import Redraws
+from tui.monitor.redraws import Redraws
 from tui.screens.experts import ExpertMapView
-from tui.widgets.monitor_column import MonitorColumn
+from tui.widgets.monitor.column import MonitorColumn
 
 GIB = 1 << 30
 

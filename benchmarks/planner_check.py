@@ -23,12 +23,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from backends.disk_probe import probe_disk  # noqa: E402
 from backends.engine.client import EngineClient  # noqa: E402
-from backends.gguf_file import GgufFile, read_gguf  # noqa: E402
+from backends.gguf.file import GgufFile, read_gguf  # noqa: E402
 from backends.interface import BenchRequest, BenchResult, EngineError, LoadRequest, ModelInfo  # noqa: E402
-from backends.planner import Plan, PlanRequest, advised_budget, plan  # noqa: E402
-from backends.planner_machine import Machine, probe_memory  # noqa: E402
+from backends.planner.machine import Machine, probe_memory  # noqa: E402
+from backends.planner.plan import (  # noqa: E402
+    Plan,
+    PlanRequest,
+    advised_budget,
+    plan,
+)
+from backends.system.disk_probe import probe_disk  # noqa: E402
 
 GIB = 1 << 30
 SHAPES = {

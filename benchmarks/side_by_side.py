@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backends.gguf_file import read_gguf
+from backends.gguf.file import read_gguf
 
 HERE = Path(__file__).resolve().parent
 

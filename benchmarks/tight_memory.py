@@ -21,11 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backends.gguf_file import EXPERT_WEIGHT, GgufFile, read_gguf
-from backends.llamacpp.procfs import cached_bytes
-from backends.planner import working_set
-from backends.planner_compute import compute_bytes
-from backends.planner_kv import kv_bytes
+from backends.gguf.file import EXPERT_WEIGHT, GgufFile, read_gguf
+from backends.planner.compute import compute_bytes
+from backends.planner.kv import kv_bytes
+from backends.planner.plan import working_set
+from backends.system.procfs import cached_bytes
 
 HERE = Path(__file__).resolve().parent
 MIB = 2**20

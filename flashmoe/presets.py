@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 
 from backends.interface import Sampling
 from flashmoe import paths
-from flashmoe.config import Problem
+from flashmoe.config.schema import Problem
 
 AUTO = "auto"
 DEFAULT = "default"
@@ -148,7 +148,7 @@ def load_presets(path: Path | None = None) -> Presets:
     presets = {preset.name: preset for preset in BUILT_IN}
     if not path.exists():
         return Presets(presets)
-    from flashmoe.config_reader import Reader
+    from flashmoe.config.reader import Reader
 
     reader = Reader(path)
     _, root = reader.root()

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.gguf_file import from_headers
-from backends.gguf_header import BytesSource, read_header
+from backends.gguf.file import from_headers
+from backends.gguf.header import BytesSource, read_header
 from backends.interface import EngineError
-from backends.planner import PlanRequest, plan
-from backends.planner_machine import Machine
+from backends.planner.machine import Machine
+from backends.planner.plan import PlanRequest, plan
 
 MACHINE = Machine(ram_total=16 << 30, ram_available=12 << 30, cores=4, disk_free=1 << 40, disk_bytes_s=1e9)
 EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 20, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flashmoe.hub.downloads import DownloadManager
-from flashmoe.hub.session import HubClient
-from flashmoe.hub.transfer import Options
-from flashmoe.hub.views import JobView
+from flashmoe.hub.client import HubClient
+from flashmoe.hub.downloads.manager import DownloadManager
+from flashmoe.hub.downloads.transfer import Options
+from flashmoe.hub.downloads.views import JobView
+from tests.hub_files import make_set, sha256
 from tests.hub_server import HubServer
-from tests.test_hub_kill import make_set, sha256
 
 MIB = 1 << 20
 REPO = "acme/Tiny-A1B-GGUF"

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from backends.engine.client import EngineClient
-from backends.gguf_file import read_gguf
+from backends.gguf.file import read_gguf
 from backends.interface import Finished, GenerateRequest, LoadRequest, Sampling, Telemetry
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.live import LiveMonitor

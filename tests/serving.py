@@ -12,9 +12,9 @@ import uvicorn
 
 from backends.interface import LoadRequest
 from flashmoe.serve.app import create_app
+from flashmoe.serve.bind import bind
 from flashmoe.serve.engine import Engine
-from flashmoe.serve.protocol import config
-from flashmoe.serve.socket import bind
+from flashmoe.serve.patience import config
 
 
 class Running:

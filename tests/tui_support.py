@@ -16,7 +16,7 @@ from backends.interface import LoadRequest, Sampling
 from flashmoe.history import ChatSettings
 from tests.gguf_factory import make_gguf
 from tui.app import AppOptions, FlashmoeApp
-from tui.conversation import Turn
+from tui.chat.conversation import Turn
 
 
 @pytest.fixture(autouse=True)

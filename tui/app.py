@@ -21,16 +21,17 @@ from textual.screen import Screen
 
 from backends.interface import LoadRequest
 from flashmoe import paths
-from flashmoe.config import LoadedConfig, auto_to_none, load_config
+from flashmoe.config.schema import LoadedConfig, auto_to_none, load_config
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
-from tui import terminal, themes
+from tui import themes
 from tui.downloading import Downloading, DownloadNews
-from tui.engine_controller import EngineController
-from tui.monitoring import Monitoring
-from tui.repaint import SparingApp
-from tui.screens.chat import ChatScreen
-from tui.small import SMALL_CSS, SmallTerminal
+from tui.engine.controller import EngineController
+from tui.monitor.monitoring import Monitoring
+from tui.screens.chat.screen import ChatScreen
+from tui.terminal import facts as terminal
+from tui.terminal.repaint import SparingApp
+from tui.terminal.too_small import SMALL_CSS, SmallTerminal
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class FlashmoeApp(SparingApp):
     TITLE = "flashmoe-tui"
     BINDINGS = keys.bindings("app")
     ENABLE_COMMAND_PALETTE = True
-    CSS_PATH = "screens/chat.tcss"  # here, since the default screen's own sheet is not loaded
+    CSS_PATH = "screens/chat/chat.tcss"  # here, since the default screen's own sheet is not loaded
     CSS = (
         SMALL_CSS
         + """
@@ -190,7 +191,7 @@ class FlashmoeApp(SparingApp):
         if self.options.chat is not None:
             draft = await self.chat_screen.flow.open_chat(self.options.chat)
             self.chat_screen.composer.set_text(draft)
-        from tui import kv_store
+        from tui.chat import kv_store
 
         section = self.config.history
         gone = await history.in_thread(history.housekeep, keep_days=section.keep_days, trash_days=section.trash_days)
@@ -220,7 +221,7 @@ class FlashmoeApp(SparingApp):
 
     async def choose_model(self, *, downloads: bool = False) -> None:
         """Lets the user choose a model and loads it; `downloads` puts the cursor on what is being downloaded."""
-        from tui.screens.models import ModelsScreen
+        from tui.screens.models.screen import ModelsScreen
 
         path = await self.ask_screen(ModelsScreen(self, downloads=downloads))
         if path is not None:
@@ -229,7 +230,7 @@ class FlashmoeApp(SparingApp):
 
     def on_download_news(self, news: DownloadNews) -> None:
         """A download moved: the model screen shows it, elsewhere its end is told."""
-        from tui.screens.models import ModelsScreen
+        from tui.screens.models.screen import ModelsScreen
 
         shown = next((screen for screen in self.screen_stack if isinstance(screen, ModelsScreen)), None)
         if shown is not None and shown.is_mounted:
@@ -369,7 +370,7 @@ class FlashmoeApp(SparingApp):
 
 def _warm_up() -> None:
     """What the first answer will need and the first paint didn't."""
-    import tui.widgets.safe_markdown  # noqa: F401
+    import tui.widgets.transcript.safe_markdown  # noqa: F401
 
 
 def _title_and_detail(description: str) -> tuple[str, str]:
@@ -383,7 +384,7 @@ def _title_and_detail(description: str) -> tuple[str, str]:
 
 def run_app(options: AppOptions) -> int:
     """Runs the app in this terminal; returns the exit code."""
-    from tui.driver import AppDriver
+    from tui.terminal.driver import AppDriver
 
     app = FlashmoeApp(options, driver_class=AppDriver)
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from flashmoe.hub.downloads import DownloadManager
-    from flashmoe.hub.views import JobView
+    from flashmoe.hub.downloads.manager import DownloadManager
+    from flashmoe.hub.downloads.views import JobView
     from tui.app import FlashmoeApp
 
 
@@ -41,7 +41,7 @@ class Downloading:
 
     async def start(self) -> None:
         """Goes on with unfinished downloads; costs nothing where there are none."""
-        from flashmoe.hub.jobs import JobStore
+        from flashmoe.hub.downloads.jobs import JobStore
 
         unfinished = await asyncio.to_thread(lambda: JobStore(self._app.config.models_folder()).all())
         running = [job for job in unfinished if job.wanted == "run"]
@@ -61,7 +61,7 @@ class Downloading:
             await asyncio.to_thread(self._manager.close)
 
     def _open(self) -> DownloadManager:
-        from flashmoe.hub.setup import open_manager
+        from flashmoe.hub.downloads.setup import open_manager
 
         manager = open_manager(self._app.config, stays_open=True)
         manager.listen(self._heard)

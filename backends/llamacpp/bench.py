@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.interface import BenchRequest, BenchResult, EngineError
-from backends.llamacpp import procfs
 from backends.llamacpp.context import Batch, LlamaContext
+from backends.system import procfs
 
 if TYPE_CHECKING:
     from backends.llamacpp.model import LlamaModel, Parts

@@ -18,7 +18,7 @@ from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.lazy_zeros import lazy_zeros
 from backends.llamacpp.loading import Weights
-from backends.planner_kv import allocated_cells
+from backends.planner.kv import allocated_cells
 
 _PARTIAL = 1
 """llama.cpp's LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY."""

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from backends import libc
 from backends.llamacpp import abi
+from backends.system import libc
 
 CLEAR = 9
 """The place of ``clear`` among a buffer's callbacks (``ggml_backend_buffer_i``)."""

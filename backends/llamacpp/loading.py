@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from backends.gguf_file import GgufFile
+from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
-from backends.llamacpp import abi, native, procfs
+from backends.llamacpp import abi, native
+from backends.system import procfs
 
 GPU_RESERVE_BYTES = 768 << 20
 """Left free in VRAM for compute buffers and for copies of experts during a prefill."""

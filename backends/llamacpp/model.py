@@ -25,7 +25,7 @@ from backends.interface import (
     ModelInfo,
     Telemetry,
 )
-from backends.llamacpp import native, procfs
+from backends.llamacpp import native
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
 from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext
@@ -35,7 +35,8 @@ from backends.llamacpp.state import restore_session, save_session
 from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
 from backends.llamacpp.thinking import PlainParser, ThinkingParser, can_think, parser_for
 from backends.llamacpp.vocab import Vocab
-from backends.planner_kv import padded
+from backends.planner.kv import padded
+from backends.system import procfs
 
 IDLE_SEQUENCES = 4
 """Sequences kept for idle chats beside those that may be active."""

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
-from backends.gguf_file import EXPERT_WEIGHT, GgufFile
+from backends.gguf.file import EXPERT_WEIGHT, GgufFile
 from backends.interface import ExpertMap
-from backends.llamacpp import procfs
+from backends.system import procfs
 
 
 class PageCacheMap:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backends.gguf_file import GgufFile
-from backends.gguf_types import ARCHITECTURES
+from backends.gguf.file import GgufFile
+from backends.gguf.types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
-from backends.llamacpp import lazy_zeros, procfs
+from backends.llamacpp import lazy_zeros
 from backends.llamacpp.loading import choose_gpu_layers
-from backends.planner_kv import CONTEXT_RESERVE_BYTES, allocated_cells, kv_bytes
+from backends.planner.kv import CONTEXT_RESERVE_BYTES, allocated_cells, kv_bytes
+from backends.system import procfs
 
 DEFAULT_CTX = 8192
 PARALLEL_CTX = 1024

@@ -160,7 +160,7 @@ def check() -> str | None:
         return f"Streaming experts needs Linux; this is {platform.system()}."
     if sys.byteorder != "little" or sys.maxsize < 2**32:
         return "Streaming experts needs a 64-bit little-endian machine."
-    from backends import libc
+    from backends.system import libc
 
     if not libc.has_fopencookie():
         return "Streaming experts needs glibc (fopencookie); this system's C library doesn't have it."

@@ -6,25 +6,25 @@ from pathlib import Path
 
 import msgspec
 
-from backends.disk_probe import disk_bytes_per_second
-from backends.gguf_file import read_gguf
+from backends.gguf.file import read_gguf
 from backends.interface import EngineError, LoadProgress, LoadRequest, ModelInfo, ProgressCallback
 from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
 from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import Counters, LlamaModel, Parts
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
-from backends.planner import working_set
+from backends.planner.plan import working_set
 from backends.streaming import abi
-from backends.streaming.choice import Choice, choose_store, memory_for_experts
-from backends.streaming.guess import Guesser
 from backends.streaming.hook import RouterHook
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.loader import load_stream
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
-from backends.streaming.slots import SlotStore
+from backends.streaming.pool import SlotStore
+from backends.streaming.predictor import Guesser
+from backends.streaming.store_choice import Choice, choose_store, memory_for_experts
 from backends.streaming.stores import Store
+from backends.system.disk_probe import disk_bytes_per_second
 
 
 class StreamBackend:

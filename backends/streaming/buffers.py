@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes as C
 
-from backends import libc
 from backends.llamacpp.abi import Buffer, BufferType
 from backends.streaming import abi
+from backends.system import libc
 
 _NAME = C.create_string_buffer(b"Streamed")
 

@@ -20,10 +20,10 @@ from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.context import AbortFlag, Batch
 from backends.streaming import abi
-from backends.streaming.guess import Guesser
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
-from backends.streaming.slots import SlotStore
+from backends.streaming.pool import SlotStore
+from backends.streaming.predictor import Guesser
 from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
 
 _COPY = re.compile(r"^[^#]*#(.*)#\d+$")

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends import libc
-from backends.gguf_file import GgufFile
+from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
 from backends.llamacpp import abi as llama_abi
-from backends.llamacpp import native, procfs
+from backends.llamacpp import native
 from backends.llamacpp.loading import LOAD_MODE_NONE, Weights, gpu_free_bytes, load_error, model_params
 from backends.streaming import abi
 from backends.streaming.buffers import ExpertBufferType
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.virtual_file import EXPERT_PATTERN, CookieStream, VirtualGguf
+from backends.system import libc, procfs
 
 _WORTH_HUGE = 16 << 20
 

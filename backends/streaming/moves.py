@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from backends.interface import EngineError
+from backends.streaming.layer_times import Pace
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import LOADING, Ledger
-from backends.streaming.pace import Pace
-from backends.streaming.slots import SlotStore
+from backends.streaming.pool import SlotStore
 from backends.streaming.stores import I64, Store, by_row
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backends import libc
-from backends.libc import PAGE
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.stores import I64, RowRanges, by_row, point_tensor
+from backends.system import libc
+from backends.system.libc import PAGE
 
 
 class _Advisor:

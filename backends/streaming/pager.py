@@ -11,16 +11,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from backends import libc
 from backends.interface import EngineError, ExpertMap
-from backends.streaming.ahead import ReadAhead
+from backends.streaming.layer_times import Pace
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, RESIDENT, Ledger
 from backends.streaming.moves import Moves, major_faults
-from backends.streaming.pace import Pace
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.reuse import SPEND, ReuseMeter
+from backends.streaming.prefetch import ReadAhead
+from backends.streaming.reuse_distance import SPEND, ReuseMeter
 from backends.streaming.stores import I64, Store, by_row
+from backends.system import libc
 
 Guess = Callable[[], list[int]]
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from backends.libc import PAGE
 from backends.streaming import abi
 from backends.streaming.layout import ExpertLayout
+from backends.system.libc import PAGE
 
 I64 = npt.NDArray[np.int64]
 

@@ -12,8 +12,8 @@ import ctypes as C
 import platform
 import struct
 
-from backends import libc
 from backends.streaming import abi
+from backends.system import libc
 
 TOPK_PREFIX = b"ffn_moe_topk-"
 

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends import libc
-from backends.gguf_header import FileSource, Header, RawTensor, read_header
+from backends.gguf.header import FileSource, Header, RawTensor, read_header
 from backends.interface import EngineError
+from backends.system import libc
 
 EXPERT_NAME = re.compile(r"^blk\.(\d+)\.ffn_(up|down|gate|gate_up)_exps\.weight$")
 EXPERT_PATTERN = r"^blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.weight$"

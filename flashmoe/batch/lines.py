@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from backends.interface import GenerateRequest
-from flashmoe.openai_api import BadRequestError, parse_completion
+from flashmoe.openai.requests import BadRequestError, parse_completion
 
 MAX_LINE = 16 * 1024 * 1024
 _URLS = {"/v1/chat/completions": True, "/v1/completions": False}

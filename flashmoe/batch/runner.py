@@ -21,7 +21,7 @@ from flashmoe.batch.output import Output
 from flashmoe.batch.width import START_STREAMING, WidthSearch
 from flashmoe.hub.inuse import hold_until_exit
 from flashmoe.monitor.engine import MonitoredEngine
-from flashmoe.serve.shapes import Shape, finish_reason, usage_of
+from flashmoe.openai.responses import Shape, finish_reason, usage_of
 
 MAX_DEATHS = 3
 """An item that was in flight when the engine died this often is reported as failed: it may be what kills it."""

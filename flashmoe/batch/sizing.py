@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from backends.gguf_file import read_gguf
+from backends.gguf.file import read_gguf
 from backends.interface import EngineError
-from backends.planner_kv import CONTEXT_RESERVE_BYTES, kv_bytes, padded
-from backends.planner_machine import Machine
+from backends.planner.kv import CONTEXT_RESERVE_BYTES, kv_bytes, padded
+from backends.planner.machine import Machine
 from flashmoe.batch.lines import Item
 
 KV_SHARE = 0.25

@@ -256,7 +256,7 @@ async def answer(args: argparse.Namespace, load: LoadRequest, request: GenerateR
             })  # fmt: skip
         if args.stats:
             note(_stats(info, finished))
-        from flashmoe.measurements import record_answer
+        from flashmoe.plans.measurements import record_answer
 
         await asyncio.to_thread(record_answer, info, finished.usage)  # plans know its speed from now on
         return _verdict(args, finished, info)

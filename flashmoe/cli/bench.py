@@ -118,9 +118,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     from backends.interface import BenchRequest
-    from backends.planner_kv import padded
+    from backends.planner.kv import padded
     from flashmoe.batch.sizing import own_caches_fit
-    from flashmoe.measurements import record_bench
+    from flashmoe.plans.measurements import record_bench
 
     path = resolve_model(args.model)
     request = BenchRequest(

@@ -26,7 +26,7 @@ from flashmoe.text_safety import visible, visible_line
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
     from backends.interface import LoadProgress, LoadRequest, ModelInfo
-    from flashmoe.config import Config
+    from flashmoe.config.schema import Config
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -269,7 +269,7 @@ _named: set[str] = set()
 
 def load_settings(*, quiet: bool = False) -> Config:
     """The user's configuration; what is wrong in it is named on stderr (once) and stays at its default."""
-    from flashmoe.config import load_config
+    from flashmoe.config.schema import load_config
 
     loaded = load_config()
     for problem in loaded.problems if not quiet else ():
@@ -285,7 +285,7 @@ def load_request(args: argparse.Namespace, path: str | Path, *, quiet: bool = Fa
     `quiet` says nothing about what is wrong in the configuration: the app says it itself.
     """
     from backends.interface import LoadRequest
-    from flashmoe.config import auto_to_none
+    from flashmoe.config.schema import auto_to_none
 
     settings = load_settings(quiet=quiet).backend
     ram_gib = auto_to_none(settings.ram)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, print_json, size
 
 if TYPE_CHECKING:
+    from flashmoe.hub.downloads.views import JobView
     from flashmoe.hub.library import Entry
-    from flashmoe.hub.views import JobView
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,8 +26,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from flashmoe.hub.downloads.setup import open_manager
     from flashmoe.hub.library import Library
-    from flashmoe.hub.setup import open_manager
 
     wanted = args.text.lower()
     entries = [e for e in Library().scan() if wanted in e.name.lower() or wanted in e.reference.lower()]
@@ -55,10 +55,10 @@ def as_row(entry: Entry) -> dict[str, object]:
 
 
 def _table(entries: list[Entry], unfinished: list[JobView]) -> None:
-    from flashmoe import measurements
     from flashmoe.hub.library import SOURCE_NAMES
-    from flashmoe.hub.model_list import FIT_WORDS
-    from flashmoe.planning import plan_facts
+    from flashmoe.plans import measurements
+    from flashmoe.plans.model_list import FIT_WORDS
+    from flashmoe.plans.planning import plan_facts
 
     if not entries and not unfinished:
         note("No models here yet: `flashmoe-tui search` finds some, and `flashmoe-tui demo` needs none.")

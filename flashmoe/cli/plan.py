@@ -26,9 +26,9 @@ from flashmoe.cli.common import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from backends.gguf_file import GgufFile
-    from backends.planner import Plan, PlanRequest
-    from backends.planner_machine import Machine
+    from backends.gguf.file import GgufFile
+    from backends.planner.machine import Machine
+    from backends.planner.plan import Plan, PlanRequest
 
 LINE_BYTES_S = 100e6 / 8
 """A line of 100 Mbit/s: what the time of a download is told for where nothing was downloaded yet."""
@@ -93,9 +93,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from backends.planner import PlanRequest
-    from flashmoe import measurements, paths
-    from flashmoe.planning import plan_header
+    from backends.planner.plan import PlanRequest
+    from flashmoe import paths
+    from flashmoe.plans import measurements
+    from flashmoe.plans.planning import plan_header
 
     gguf, folder, to_download = _model(args.model)
     load = load_request(args, gguf.path)
@@ -122,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _model(name: str) -> tuple[GgufFile, Path | None, int]:
     """(header, folder of a local model, bytes to download of a remote one)."""
-    from backends.gguf_file import read_gguf
+    from backends.gguf.file import read_gguf
     from flashmoe.hub.names import looks_like_reference
 
     if not name.startswith(("http://", "https://")):
@@ -138,13 +139,13 @@ def _model(name: str) -> tuple[GgufFile, Path | None, int]:
 
 def _remote(name: str) -> tuple[GgufFile, None, int]:
     from flashmoe.cli.search import say_wait
+    from flashmoe.hub.client import HubClient
+    from flashmoe.hub.downloads.jobs import free_bytes
     from flashmoe.hub.errors import HubError
-    from flashmoe.hub.jobs import free_bytes
     from flashmoe.hub.names import parse_reference
     from flashmoe.hub.patience import patiently
     from flashmoe.hub.remote_header import read_remote
     from flashmoe.hub.selection import choose
-    from flashmoe.hub.session import HubClient
     from flashmoe.paths import models_dir
 
     try:

@@ -27,8 +27,8 @@ from flashmoe.cli.common import (
 from flashmoe.cli.search import say_wait
 
 if TYPE_CHECKING:
-    from flashmoe.hub.downloads import DownloadManager
-    from flashmoe.hub.views import JobView
+    from flashmoe.hub.downloads.manager import DownloadManager
+    from flashmoe.hub.downloads.views import JobView
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,12 +63,12 @@ def _mib_s(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from flashmoe.hub.downloads.jobs import free_bytes
+    from flashmoe.hub.downloads.setup import open_manager
     from flashmoe.hub.errors import HubError
-    from flashmoe.hub.jobs import free_bytes
     from flashmoe.hub.names import parse_reference
     from flashmoe.hub.patience import patiently
     from flashmoe.hub.selection import choose
-    from flashmoe.hub.setup import open_manager
 
     if args.parallel is not None and args.parallel > 16:
         raise UsageError("--parallel: more than 16 connections only annoy the server.")

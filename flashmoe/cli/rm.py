@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _drop_download(name: str, *, yes: bool, as_json: bool) -> bool:
     """Cancels the unfinished download called `name`; False where there is none."""
-    from flashmoe.hub.setup import open_manager
+    from flashmoe.hub.downloads.setup import open_manager
 
     manager = open_manager()
     manager.start(resume=False)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, positive_int, print_json, size
 
 if TYPE_CHECKING:
+    from flashmoe.hub.client import HubClient, HubHit, HubRepo
     from flashmoe.hub.errors import HubError
-    from flashmoe.hub.session import HubClient, HubHit, HubRepo
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,9 +35,9 @@ _SORT = {"trending": "trendingScore", "downloads": "downloads", "likes": "likes"
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from flashmoe.hub.client import HubClient
     from flashmoe.hub.names import looks_like_reference, parse_reference
     from flashmoe.hub.patience import patiently
-    from flashmoe.hub.session import HubClient
 
     client, text = HubClient(), " ".join(args.text)
     if looks_like_reference(text):

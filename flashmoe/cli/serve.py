@@ -107,9 +107,9 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
     import uvicorn
 
     from flashmoe.serve.app import create_app
+    from flashmoe.serve.bind import bind
     from flashmoe.serve.engine import Engine
-    from flashmoe.serve.protocol import config
-    from flashmoe.serve.socket import bind
+    from flashmoe.serve.patience import config
 
     try:
         listener = bind(args.host, args.port)

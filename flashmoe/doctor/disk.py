@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from backends.disk_probe import SCRATCH_BYTES, probe_file, probe_scratch
+from backends.system.disk_probe import SCRATCH_BYTES, probe_file, probe_scratch
 from flashmoe.monitor.disk import Device
 
 PROBE_S = 1.0

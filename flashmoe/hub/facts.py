@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from backends.gguf_file import GgufFile, read_gguf
+from backends.gguf.file import GgufFile, read_gguf
 from backends.interface import EngineError
 from flashmoe.paths import cache_dir
 

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from flashmoe.hub.downloads.partfile import lock_owner
 from flashmoe.hub.errors import HubError
-from flashmoe.hub.partfile import lock_owner
 
 
 class InUse:

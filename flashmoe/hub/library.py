@@ -16,11 +16,11 @@ from typing import Literal
 from msgspec import Struct
 
 from flashmoe import paths
-from flashmoe.hub.downloads import remove_empty
+from flashmoe.hub.downloads.jobs import MANIFEST, JobStore, KnownFile
+from flashmoe.hub.downloads.manager import remove_empty
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.facts import FactsCache, ModelFacts
 from flashmoe.hub.inuse import check_unused
-from flashmoe.hub.jobs import MANIFEST, JobStore, KnownFile
 from flashmoe.hub.names import display_name, group_files, is_chat_model, part_name, quant_of, show, split_of
 
 SourceKind = Literal["library", "folder", "hf-cache", "lm-studio"]
@@ -158,7 +158,7 @@ class Library:
 
 def default_sources() -> list[Source]:
     """The models folder, the folders of the configuration, Hugging Face's cache, LM Studio's folders."""
-    from flashmoe.config import load_config
+    from flashmoe.config.schema import load_config
 
     config = load_config().config.models
     sources = [Source("library", models_root())]
@@ -171,7 +171,7 @@ def default_sources() -> list[Source]:
 
 def models_root() -> Path:
     """Where downloads go: the configuration's folder, else the one that ``paths`` shows."""
-    from flashmoe.config import load_config
+    from flashmoe.config.schema import load_config
 
     return load_config().config.models_folder()
 

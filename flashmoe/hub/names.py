@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from backends.gguf_names import quant_label
+from backends.gguf.names import quant_label
 from flashmoe.hub.errors import HubError
 from flashmoe.text_safety import visible
 

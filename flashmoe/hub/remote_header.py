@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from backends.gguf_file import GgufFile, from_headers
-from backends.gguf_header import MAX_HEADER_BYTES, Header, IncompleteHeader, read_header
+from backends.gguf.file import GgufFile, from_headers
+from backends.gguf.header import MAX_HEADER_BYTES, Header, IncompleteHeader, read_header
+from flashmoe.hub.client import HubClient, HubFile, HubQuant
 from flashmoe.hub.errors import TRY_AGAIN, HubError
 from flashmoe.hub.names import MAX_PARTS, show
-from flashmoe.hub.session import HubClient, HubFile, HubQuant
 
 FIRST_STEP = 1 << 20
 OTHER_STEP = 128 << 10

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 
+from flashmoe.hub.client import HubQuant, HubRepo
+from flashmoe.hub.downloads.jobs import gib
 from flashmoe.hub.errors import HubError
-from flashmoe.hub.jobs import gib
 from flashmoe.hub.names import group_files, show
-from flashmoe.hub.session import HubQuant, HubRepo
 
 PREFERRED = (
     "UD-Q4_K_XL", "Q4_K_M", "MXFP4", "MXFP4_MOE", "Q4_K_S", "Q4_K", "Q4_0", "IQ4_NL", "IQ4_XS", "Q4_1",

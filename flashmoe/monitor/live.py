@@ -32,7 +32,7 @@ def with_ceiling(info: ModelInfo | None) -> ModelInfo | None:
     """`info` with what is remembered of its disk's speed, where the backend didn't probe it."""
     if info is None or info.disk_bytes_s or not Path(info.path).is_file():
         return info
-    from flashmoe.measurements import machine
+    from flashmoe.plans.measurements import machine
 
     return msgspec.structs.replace(info, disk_bytes_s=machine(Path(info.path).parent, measure=False).disk_bytes_s)
 
@@ -123,7 +123,7 @@ class LiveMonitor:
         info = self._model
         if info is None or info.disk_bytes_s or not Path(info.path).is_file():
             return None
-        from flashmoe.measurements import machine
+        from flashmoe.plans.measurements import machine
 
         speed = machine(Path(info.path).parent, files=[info.path]).disk_bytes_s
         return msgspec.structs.replace(info, disk_bytes_s=speed) if speed else None

@@ -26,7 +26,7 @@ Rates = npt.NDArray[np.float64]
 
 def curve_at(hist: tuple[int, ...], budget: float) -> float | None:
     """The share of uses that a least-recently-used budget of so many bytes hits, by the reuse distances."""
-    from backends.streaming.reuse import hit_rate_at
+    from backends.streaming.reuse_distance import hit_rate_at
 
     return hit_rate_at(hist, budget)
 
@@ -36,7 +36,7 @@ def hit_curve(measured: float, hist: tuple[int, ...], held: float, budgets: npt.
 
     Above `held` as `predict_hit_rate` says; below it the curve itself, bent to meet what is measured.
     """
-    from backends.streaming.reuse import hit_rates_at
+    from backends.streaming.reuse_distance import hit_rates_at
 
     rates = hit_rates_at(hist, np.append(budgets, held))
     if rates is None:

@@ -1,7 +1,7 @@
 """One line in words: what bounds the speed now, how close to the physical bound, and what one change would bring.
 
 The figures are this session's own: time shares from the engine's counters, the bound from the probed disk, and the
-effect of another budget from the reuse distances measured while it ran (`backends.streaming.reuse`).
+effect of another budget from the reuse distances measured while it ran (`backends.streaming.reuse_distance`).
 """
 
 from __future__ import annotations

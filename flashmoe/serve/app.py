@@ -24,9 +24,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backends.interface import Delta, EngineError, Event, Finished, GenerateRequest
-from flashmoe.openai_api import BadRequestError, CompletionRequest, parse_completion
+from flashmoe.openai.requests import BadRequestError, CompletionRequest, parse_completion
+from flashmoe.openai.responses import Shape, finish_reason, usage_of
 from flashmoe.serve.engine import BusyError, Engine
-from flashmoe.serve.shapes import Shape, finish_reason, usage_of
 
 MAX_BODY = 4 * 1024 * 1024
 BODY_S = 60.0

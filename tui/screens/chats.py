@@ -16,10 +16,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from flashmoe import paths
+from flashmoe import figures, paths
 from flashmoe.history import Chat, History, HistoryError, Hit
 from flashmoe.text_safety import visible_line
-from tui import figures
 from tui.keymap import bindings
 from tui.screens.dialogs import TextDialog
 from tui.widgets.key_bar import KeyBar

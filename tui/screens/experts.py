@@ -10,11 +10,11 @@ from flashmoe.monitor import units
 from flashmoe.monitor.expert_stats import Cells, ExpertArrays
 from flashmoe.monitor.feed import MonitorFeed
 from tui import keymap as keys
-from tui.widgets.budget_curve import MOST_ROWS, budget_curve
-from tui.widgets.expert_map import legend, no_map, row_of_cells
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.layer_rates import ALL, LEAST, LayerRates
-from tui.widgets.monitor_lines import MUTED, RULE, Lines, fit, line, spread
+from tui.widgets.monitor.budget_curve import MOST_ROWS, budget_curve
+from tui.widgets.monitor.expert_map import legend, no_map, row_of_cells
+from tui.widgets.monitor.layer_rates import ALL, LEAST, LayerRates
+from tui.widgets.monitor.lines import MUTED, RULE, Lines, fit, line, spread
 
 _LABEL = 5
 _WIDEST_CELL = 4

@@ -13,7 +13,7 @@ from flashmoe.monitor.recording import Recording
 from flashmoe.monitor.replay import Player
 from tui import keymap as keys
 from tui.screens.watch import WatchApp
-from tui.widgets.monitor_lines import MUTED, Lines, line
+from tui.widgets.monitor.lines import MUTED, Lines, line
 
 _TICK_S = 0.25
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flashmoe.monitor.recording import Recorder
 from flashmoe.monitor.watching import Watcher
-from tui.redraws import Redraws
+from tui.monitor.redraws import Redraws
 from tui.screens.watch import WatchApp
 
 

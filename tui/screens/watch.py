@@ -10,16 +10,17 @@ from textual.content import Content
 from textual.screen import Screen
 
 from flashmoe import paths
-from flashmoe.config import load_config
+from flashmoe.config.schema import load_config
 from flashmoe.monitor import units
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.text_safety import visible_line
 from tui import keymap as keys
-from tui import terminal, themes
+from tui import themes
 from tui.screens.experts import ExpertMapView, ExpertsScreen
+from tui.terminal import facts as terminal
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.monitor_column import MonitorColumn
-from tui.widgets.monitor_lines import MUTED, Lines, line, spread
+from tui.widgets.monitor.column import MonitorColumn
+from tui.widgets.monitor.lines import MUTED, Lines, line, spread
 
 MAP_FROM = 96
 """Columns from which the expert map stands beside the panes."""

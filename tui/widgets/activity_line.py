@@ -8,8 +8,8 @@ from textual.content import Content
 from textual.widget import Widget
 
 from backends.interface import LoadProgress, PrefillProgress
+from flashmoe import figures
 from flashmoe.text_safety import visible_line
-from tui import figures
 
 MUTED = "$foreground-muted"
 READ_S = 3.0

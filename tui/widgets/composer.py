@@ -10,8 +10,8 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import TextArea
 
+from flashmoe import figures
 from flashmoe.text_safety import encodable, visible_line
-from tui import figures
 from tui.keymap import bindings
 
 PASTE_LIMIT = 8_000

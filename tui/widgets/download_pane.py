@@ -10,9 +10,9 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from flashmoe.hub.views import ACTIVE, FileView, JobView
+from flashmoe import figures
+from flashmoe.hub.downloads.views import ACTIVE, FileView, JobView
 from flashmoe.text_safety import visible_line
-from tui import figures
 from tui.keymap import bindings
 
 _STATE_STYLE = {

@@ -6,8 +6,8 @@ from textual.content import Content
 from textual.widget import Widget
 
 from backends.interface import ModelInfo
+from flashmoe import figures
 from flashmoe.text_safety import visible_line
-from tui import figures
 
 
 class TitleBar(Widget):

@@ -1,0 +1,275 @@
+"""The one estimator: what of a model goes to RAM, VRAM and SSD, whether it runs here, how fast, and why.
+
+`plan` is pure: a model's header, a machine and a request in, a `Plan` out. The figures of memory are sums over tensors
+and llama.cpp's own formulas; the speed is a formula with an honest range until runs of the model here replace it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from backends.gguf.file import EXPERT_WEIGHT, GgufFile
+from backends.planner.compute import compute_bytes
+from backends.planner.kv import CELLS, kv_bytes
+from backends.planner.machine import Machine
+from backends.planner.speed import MeasuredRun, Speed, measured_speed, streaming_speed
+
+DEFAULT_CTX = 8192
+"""Tokens of context where none are asked for (less where the model was trained with less)."""
+PROCESS_BYTES = 68 << 20
+"""The engine's process before it loads anything: Python, numpy and llama.cpp."""
+RESERVE_BYTES = 512 << 20
+"""Left to the rest of the machine when experts take what is free."""
+GPU_RUNTIME_BYTES = 704 << 20
+"""What CUDA itself takes of each GPU once prompts were computed: its context, cuBLAS and scratch memory (698 to 709 MiB
+measured on an H200 and two H100, see benchmarks/results/gpu.md). Other cards and drivers differ."""
+GPU_IDLE_BYTES = 530 << 20
+"""The same of a GPU that no layer is on."""
+IDLE_SEQUENCES = 1
+"""Recurrent states that the engine keeps for idle chats beside the active ones (attention's cache is shared)."""
+LEAST_RESERVE_BYTES = 128 << 20
+"""Left to the rest of the machine when even one token's experts barely fit."""
+DISK_RESERVE_BYTES = 1 << 30
+"""Left on the disk after a download."""
+
+Verdict = Literal["fits", "streams", "no_memory", "no_disk", "unsupported"]
+
+
+class PlanRequest(Struct, frozen=True, kw_only=True):
+    """What the plan is for. None means what a load would choose."""
+
+    backend: str = "auto"
+    n_ctx: int | None = None
+    n_seqs: int = 1
+    n_ubatch: int = 512
+    ram_bytes: int | None = None
+    """The limit on what experts may hold (``--ram``)."""
+    n_gpu_layers: int | None = None
+    n_expert_used: int | None = None
+    to_download: int = 0
+    """Bytes of the model that aren't on this machine yet."""
+    download_bytes_s: float | None = None
+
+
+class Placement(Struct, frozen=True, kw_only=True):
+    """Where the bytes go."""
+
+    dense_ram: int
+    experts_ram: int
+    """Experts that memory will hold."""
+    kv_ram: int
+    compute_ram: int
+    process_ram: int
+    vram: int
+    """Dense weights, KV cache, buffers and the GPU's runtime on GPUs; experts never, but the copy of one layer's matrix
+    that a prefill makes."""
+    n_gpu_layers: int
+    experts_ssd: int
+    """Experts that are read from the SSD when they are chosen."""
+    anonymous: int
+    """Memory that can't be taken back while the model is loaded: what an answer needs besides experts."""
+    rss: int
+    """What the engine's process will show as resident once warm."""
+
+
+class Budgets(Struct, frozen=True):
+    """Memory for experts, in bytes."""
+
+    least: int
+    """One token's experts: below this nothing is ever found in memory."""
+    advised: int
+    """A quarter of all, from where most choices hit."""
+    best: int
+    """All of them."""
+    here: int
+    """What this machine can give now, after everything else and a reserve; the limit of the request included."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """The answer to "will it run here, and how"."""
+
+    name: str
+    path: str
+    architecture: str
+    quant: str
+    verdict: Verdict
+    sentence: str
+    """The verdict in one sentence, with what to do where it won't run."""
+    backend: str
+    n_layers: int
+    n_experts: int
+    n_expert_used: int
+    n_ctx: int
+    n_ctx_train: int
+    n_ctx_max: int
+    """The largest context that fits beside one token's experts."""
+    file_bytes: int
+    expert_bytes: int
+    dense_bytes: int
+    expert_bytes_per_token: int
+    kv_bytes_per_token: int
+    place: Placement
+    budgets: Budgets
+    speed: Speed | None
+    """None where it won't run."""
+    to_download: int
+    disk_free: int | None
+    download_s: float | None
+    notes: tuple[str, ...] = ()
+    """Further sentences: a lossy choice, a missing measurement, a context beyond training."""
+
+
+def working_set(gguf: GgufFile, n_used: int | None = None) -> int:
+    """Bytes of the experts that one token chooses."""
+    return sum(layer.expert_bytes * min(n_used or layer.n_used, layer.n_experts) for layer in gguf.expert_layers)
+
+
+def advised_budget(gguf: GgufFile, n_used: int | None = None) -> int:
+    """A limit from which most choices hit: a quarter of the experts, or two tokens' worth if that is more."""
+    return min(gguf.bytes.experts, max(2 * working_set(gguf, n_used), gguf.bytes.experts // 4))
+
+
+def plan(
+    gguf: GgufFile, machine: Machine, request: PlanRequest | None = None, runs: Sequence[MeasuredRun] = ()
+) -> Plan:
+    """Plans a model on a machine. `runs` are remembered runs of this very model here."""
+    request = request or PlanRequest()
+    used = request.n_expert_used if gguf.n_experts else None
+    n_ctx = context_size(gguf, machine, request)
+    kv = kv_bytes(gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch)
+    compute = compute_bytes(gguf, n_ctx, request.n_ubatch).touched
+    n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute)
+    streams = bool(gguf.expert_layers) and request.backend != "mmap"
+    dense = gguf.bytes.dense - int((gguf.bytes.dense - gguf.bytes.embeddings) * gpu_share)
+    kv_ram = int(kv.total * (1 - gpu_share))
+    fixed = dense + kv_ram + compute + PROCESS_BYTES
+    room = max(0, machine.ram_available - fixed - RESERVE_BYTES)
+    least = working_set(gguf, used)
+    here = room if request.ram_bytes is None else min(room, request.ram_bytes)
+    held = min(gguf.bytes.experts, here)
+    place = Placement(
+        dense_ram=dense, experts_ram=held, kv_ram=kv_ram, compute_ram=compute, process_ram=PROCESS_BYTES, vram=vram,
+        n_gpu_layers=n_gpu, experts_ssd=gguf.bytes.experts - held,
+        anonymous=fixed - (0 if streams else dense), rss=fixed + held,
+    )  # fmt: skip
+    verdict, sentence = _verdict(gguf, machine, request, fixed, least, held, n_ctx)
+    speed = None
+    if verdict in ("fits", "streams"):
+        share = held / gguf.bytes.experts if gguf.bytes.experts else 1.0
+        speed = streaming_speed(gguf, machine, share, n_used=used, vram_share=gpu_share, mapped=not streams)
+        speed = measured_speed(speed, runs, request.backend, held if share < 1 else None)
+    return Plan(
+        name=gguf.name, path=gguf.path, architecture=gguf.architecture, quant=gguf.quant, verdict=verdict,
+        sentence=sentence, backend="stream" if streams else "mmap", n_layers=gguf.n_layers, n_experts=gguf.n_experts,
+        n_expert_used=used or gguf.n_expert_used, n_ctx=n_ctx, n_ctx_train=gguf.n_ctx_train,
+        n_ctx_max=largest_context(gguf, machine, request), file_bytes=gguf.file_bytes,
+        expert_bytes=gguf.bytes.experts, dense_bytes=gguf.bytes.dense, expert_bytes_per_token=least,
+        kv_bytes_per_token=kv.per_token, place=place,
+        budgets=Budgets(least, advised_budget(gguf, used), gguf.bytes.experts, here), speed=speed,
+        to_download=request.to_download, disk_free=machine.disk_free,
+        download_s=request.to_download / request.download_bytes_s if request.download_bytes_s else None,
+        notes=_notes(gguf, machine, request, n_ctx),
+    )  # fmt: skip
+
+
+def context_size(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
+    """Tokens of context that a load takes, for all sequences together: what is asked for up to what the model was
+    trained with, else a usual size that leaves half of the memory to experts."""
+    trained = gguf.n_ctx_train or DEFAULT_CTX
+    if request.n_ctx:
+        return min(request.n_ctx, (gguf.n_ctx_train or request.n_ctx) * request.n_seqs)
+    wanted = min(trained, DEFAULT_CTX)
+    if request.n_seqs > 1:
+        wanted = max(wanted, min(trained, 2048) * request.n_seqs)
+    return min(wanted, max(CELLS, largest_context(gguf, machine, request) // 2))
+
+
+def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
+    """Tokens of context that fit beside the dense weights and one token's experts, at most what was trained
+    for each sequence; a multiple of 256, 0 where not even that fits."""
+    weights = gguf.bytes.dense + working_set(gguf, request.n_expert_used) + PROCESS_BYTES + LEAST_RESERVE_BYTES
+    room = machine.ram_available - weights
+    low, high = 0, -(-(gguf.n_ctx_train or DEFAULT_CTX) * request.n_seqs // CELLS)
+    while low < high:
+        middle = (low + high + 1) // 2
+        tokens = middle * CELLS
+        needed = kv_bytes(gguf, tokens, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch).total
+        needed += compute_bytes(gguf, tokens, request.n_ubatch).touched
+        low, high = (middle, high) if needed <= room else (low, middle - 1)
+    return low * CELLS
+
+
+def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, compute: int) -> tuple[int, int, float]:
+    """(layers on GPUs, bytes of VRAM of all of them, share of the dense weights there): all that fit, experts never.
+    llama.cpp spreads the layers over all GPUs, each with buffers of its own. Without a layer there long prompts are
+    computed on the first GPU all the same, which takes the fixed part."""
+    if not machine.gpus or not gguf.n_layers:
+        return 0, 0, 0.0
+    movable = gguf.bytes.dense - gguf.bytes.embeddings + kv
+    copy = max((t.nbytes for t in gguf.tensors if EXPERT_WEIGHT.match(t.name)), default=0)
+    each, others = compute + copy + GPU_RUNTIME_BYTES, len(machine.gpus) - 1
+    fixed = each * (1 + others)
+    free = sum(gpu.free_bytes for gpu in machine.gpus) - fixed
+    layers = gguf.n_layers + 1  # the output matrix counts as one
+    fitting = layers if movable <= free else max(0, int(layers * free / movable))
+    chosen = min(fitting, layers if request.n_gpu_layers is None else request.n_gpu_layers)
+    share = chosen / layers
+    return chosen, int(movable * share) + (fixed if chosen else each + GPU_IDLE_BYTES * others), share
+
+
+def _verdict(
+    gguf: GgufFile, machine: Machine, request: PlanRequest, fixed: int, least: int, held: int, n_ctx: int
+) -> tuple[Verdict, str]:
+    if gguf.problems:
+        return "unsupported", gguf.problems[0]
+    if machine.disk_free is not None and request.to_download + DISK_RESERVE_BYTES * bool(request.to_download) > (
+        machine.disk_free
+    ):
+        missing = request.to_download + DISK_RESERVE_BYTES - machine.disk_free
+        return "no_disk", f"The disk has {_gib(machine.disk_free)} free; free {_gib(missing)} more to download it."
+    need = fixed + least + LEAST_RESERVE_BYTES
+    if need > machine.ram_available:
+        largest = largest_context(gguf, machine, request)
+        hint = f"a context of at most {largest:,} tokens fits" if 0 < largest < n_ctx else "take a smaller quantization"
+        return "no_memory", (
+            f"It needs {_gib(need)} of memory at the least ({_gib(fixed)} besides experts), "
+            f"{_gib(machine.ram_available)} are available; {hint}."
+        )
+    if request.ram_bytes is not None and request.ram_bytes < least:
+        return "no_memory", (
+            f"One token uses {_gib(least)} of experts, more than the limit of {_gib(request.ram_bytes)}; "
+            f"allow at least {_gib(least)}, better {_gib(advised_budget(gguf, request.n_expert_used))}."
+        )
+    total = gguf.bytes.experts
+    if held >= total:
+        what = "All of its experts stay in memory" if total else "A dense model that fits into memory"
+        return "fits", f"{what}: {_gib(fixed + total)} of {_gib(machine.ram_available)} available."
+    share = held / total
+    return "streams", (
+        f"{share:.0%} of its experts stay in memory ({_gib(held)} of {_gib(total)}); "
+        f"the others are read from the SSD when they are chosen."
+    )
+
+
+def _notes(gguf: GgufFile, machine: Machine, request: PlanRequest, n_ctx: int) -> tuple[str, ...]:
+    notes = []
+    if gguf.missing:
+        notes.append(f"{len(gguf.missing)} of {len(gguf.files)} parts are missing here; the figures are of the others.")
+    if request.n_ctx and n_ctx < request.n_ctx:
+        notes.append(f"The model was trained with {gguf.n_ctx_train:,} tokens of context; more are never allocated.")
+    if request.n_expert_used and gguf.n_experts and request.n_expert_used != gguf.n_expert_used:
+        notes.append(
+            f"{request.n_expert_used} of {gguf.n_expert_used} active experts: answers differ from the full model's."
+        )
+    if machine.disk_bytes_s is None and gguf.n_experts:
+        notes.append("The disk's speed was not measured; the range of the speed is wide for that.")
+    if gguf.architecture == "deepseek4":
+        notes.append("Its own kind of KV cache is estimated, not calculated.")
+    return tuple(notes)
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 1 << 30 else f"{n / 2**20:.0f} MiB"

@@ -1,0 +1,340 @@
+"""The store with a budget of its own: slots in huge pages, filled by O_DIRECT reads, and products that look there.
+
+An expert goes to any free slot; nothing is mapped, unmapped or zeroed for it. Before an expert product runs, its node
+is pointed at a private copy of the weight tensor (data: a slot, stride: the slot's size) and at ids that number slots
+instead of experts; afterwards the node gets its own sources back. The arithmetic is the same, bit for bit. A product
+that is not patched computes on the page cache's mapping of the file, which is never wrong, only slow.
+
+Each row has a home of its share of the slots, so that the slots of one product lie close together, and so that a step
+which needs more than the budget keeps every row's share.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import errno
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from backends.streaming import abi
+from backends.streaming.layout import ExpertLayout
+from backends.streaming.ledger import Ledger
+from backends.streaming.pagecache import PageCacheStore
+from backends.streaming.stores import I64
+from backends.system import libc
+from backends.system.reader import Reader, Request, open_reader
+
+_HUGE = 2 << 20
+_FOREIGN = -1e300
+
+
+class _Group:
+    """Slots of one size and the rows that use them."""
+
+    def __init__(self, rows: list[int], stride: int, n_slots: int) -> None:
+        self.rows, self.stride, self.n_slots = rows, stride, n_slots
+        self.bytes = -(-n_slots * stride // _HUGE) * _HUGE
+        self.region = libc.reserve(self.bytes + _HUGE)
+        self.base = -(-self.region // _HUGE) * _HUGE
+        libc.prefer_huge(self.base, self.base + self.bytes)
+        libc.madvise(self.region, self.bytes + _HUGE, libc.MADV_DONTFORK)
+        self.owner: I64 = np.full(n_slots, -1, np.int64)
+        """row * width + expert of each slot, -1 where it is free."""
+        self.order = np.full(n_slots, -np.inf)
+        """What is added to the heat of a slot's expert, so that the least may be taken first: free slots before those
+        of other rows' experts, before its own row's; those that the disk writes into never."""
+        edges = np.linspace(0, n_slots, len(rows) + 1).astype(int).tolist()
+        self.home = {row: (edges[i], edges[i + 1]) for i, row in enumerate(rows)}
+        self.home_row = np.zeros(n_slots, np.int64)
+        for row, (a, b) in self.home.items():
+            self.home_row[a:b] = row
+
+    def own(self, slot: int, row: int, expert: int, width: int) -> None:
+        """The disk begins to write an expert into a slot."""
+        self.owner[slot] = row * width + expert
+        self.order[slot] = np.inf
+
+    def arrived(self, slot: int, row: int) -> None:
+        """What a slot was given is all there."""
+        self.order[slot] = 0.0 if self.home_row[slot] == row else _FOREIGN
+
+    def free(self, slot: int) -> None:
+        """A slot's expert is dropped."""
+        self.owner[slot] = -1
+        self.order[slot] = -np.inf
+
+    def close(self) -> None:
+        libc.munmap(self.region, self.bytes + _HUGE)
+
+
+class SlotStore:
+    """Experts in at most `ram_bytes` of anonymous memory. CPU only: a GPU copies experts by their own layout."""
+
+    name = "pool"
+
+    def __init__(self, layout: ExpertLayout, ram_bytes: int, reader: Reader | None = None) -> None:
+        """Raises `OSError` where O_DIRECT is refused or its alignment doesn't suit the file."""
+        self._layout = layout
+        self.width = layout.n_experts
+        self._fds = []
+        try:
+            for p in layout.virtual.paths:
+                self._fds.append(os.open(p, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+            self._align, memory_align = libc.direct_io_alignment(self._fds[0])
+            self._geometry(memory_align)
+        except OSError:
+            for fd in self._fds:
+                os.close(fd)
+            raise
+        self._reader = reader or open_reader()
+        self.mapping = PageCacheStore(layout, None)
+        self._build(ram_bytes)
+        self._slot = np.full((len(layout.rows), self.width), -1, np.int32)
+        self._pending: dict[tuple[int, int], tuple[set[int], set[int]]] = {}
+        self._tags: dict[int, tuple[int, int, bool]] = {}
+        self._failed: dict[tuple[int, int], int] = {}
+        self._next_tag = 1
+        self._weights = [
+            [abi.Tensor.from_buffer_copy(abi.Tensor.from_address(t.pointer)) for t in r.tensors] for r in layout.rows
+        ]
+        self._ids = [abi.Tensor(type=abi.TYPE_I32) for _ in layout.rows]
+        self._shape = [(0, 0)] * len(layout.rows)
+        self._span = [(-1, -1)] * len(layout.rows)
+        """What of the slots (first, last) the weights of a row are now."""
+        self._ids_data: list[npt.NDArray[np.int32]] = [np.zeros(1, np.int32) for _ in layout.rows]
+        self._weight_at = [[C.addressof(w) for w in ws] for ws in self._weights]
+        self._ids_at = [C.addressof(i) for i in self._ids]
+        self._patched: list[tuple[int, int, int]] = []
+
+    # ---- geometry --------------------------------------------------------------------------------------------------
+
+    def _geometry(self, memory_align: int) -> None:
+        """Where each tensor's slice lies in a slot: (offset of its first byte); and the slot sizes."""
+        a = self._align
+        self._at: list[list[int]] = []
+        exact = []
+        for row in self._layout.rows:
+            at, places = 0, []
+            for t in row.tensors:
+                head = t.entry.offset % a
+                if t.slice_bytes % a == 0:
+                    places.append(at + head)  # every expert's slice begins equally within a block
+                    at += -(-(head + t.slice_bytes) // a) * a
+                elif memory_align <= 32:
+                    places.append(at + a)
+                    at += -(-(t.slice_bytes + 3 * a) // a) * a
+                else:
+                    raise OSError(errno.EINVAL, "the disk's alignment doesn't suit the experts' sizes")
+            self._at.append(places)
+            exact.append(at)
+        sizes: list[int] = []
+        for n in sorted(set(exact), reverse=True):
+            if not sizes or n < sizes[-1] * 0.97:
+                sizes.append(n)
+        self.group = [max(g for g, size in enumerate(sizes) if n <= size) for n in exact]
+        self.cost = [sizes[g] for g in self.group]
+        self._sizes = sizes
+
+    def _build(self, ram_bytes: int) -> None:
+        self._groups: list[_Group] = []
+        total = [0] * len(self._sizes)
+        number = [0] * len(self._sizes)
+        for row, g in zip(self._layout.rows, self.group, strict=True):
+            total[g] += row.expert_bytes * row.n_experts
+            number[g] += row.n_experts
+        for g, size in enumerate(self._sizes):
+            n = max(1, min(number[g], int(ram_bytes * (total[g] / sum(total))) // size))
+            self._groups.append(_Group([r for r, x in enumerate(self.group) if x == g], size, n))
+        self.budget: list[int | None] = [g.n_slots * g.stride for g in self._groups]
+
+    # ---- room --------------------------------------------------------------------------------------------------------
+
+    def make_room(self, ledger: Ledger, row: int, count: int, total: int, keep: I64) -> list[tuple[int, int]] | None:
+        """Chooses `count` slots for experts of `row` (of which `total` are needed at once), and returns what must be
+        dropped for them; None where there aren't so many. `keep`: row * width + expert of what must stay."""
+        g = self._groups[self.group[row]]
+        lo, hi = g.home[row]
+        rank = ledger.flat_heat[g.owner[lo:hi]]
+        rank += g.order[lo:hi]
+        rank[[slot - lo for slot in self._held(keep) if lo <= slot < hi]] = np.inf
+        order = rank.argsort(kind="stable")[:count]
+        if len(order) == count and rank[order[-1]] < np.inf:
+            slots = order + lo
+        else:
+            ledger.flush()
+            slots = self._elsewhere(g, row, count, keep, ledger)
+            if len(slots) < count:
+                return None
+        self._chosen_slots = slots.tolist()
+        return [divmod(o, self.width) for o in g.owner[slots].tolist() if o >= 0]
+
+    def _held(self, keep: I64) -> list[int]:
+        """Slots that experts (row * width + expert) lie in; -1 for those that have none."""
+        slots: list[int] = self._slot.reshape(-1)[keep].tolist()
+        return slots
+
+    def _elsewhere(self, g: _Group, row: int, count: int, keep: I64, ledger: Ledger) -> I64:
+        """Slots in and beyond the home: free ones, then what others hold beyond their homes, then from the rows that
+        were computed last, whose turn is farthest away."""
+        owner = g.owner
+        owner_row = np.where(owner < 0, -1, owner // self.width)
+        at_home = g.home_row == owner_row
+        distance = (row - owner_row) % len(self._layout.rows)
+        rank = np.where(owner < 0, 0, np.where(g.home_row == row, 1, np.where(~at_home, 2, 3 + distance)))
+        usable = np.flatnonzero((g.order < np.inf) & ~np.isin(owner, keep))
+        heat = ledger.flat_heat[owner[usable]]
+        return usable[np.lexsort((heat, rank[usable]))][:count]
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:
+        g = self._groups[self.group[row]]
+        tensors = self._layout.rows[row].tensors
+        align, fds, at_in = self._align, self._fds, self._at[row]
+        up: list[Request] = []
+        down: list[Request] = []
+        for e, slot in zip(experts, self._chosen_slots, strict=True):
+            g.own(slot, row, e, self.width)
+            self._slot[row, e] = slot
+            base = g.base + slot * g.stride
+            waiting: tuple[set[int], set[int]] = (set(), set())
+            for t, place in zip(tensors, at_in, strict=True):
+                start = t.entry.offset + e * t.slice_bytes
+                lo = start - start % align
+                end = start + t.slice_bytes
+                tag = self._next_tag
+                self._next_tag += 1
+                self._tags[tag] = (row, e, t.is_down)
+                waiting[t.is_down].add(tag)
+                request = (
+                    tag,
+                    fds[t.entry.part],
+                    base + place - (start - lo),
+                    -(-(end - lo) // align) * align,
+                    lo,
+                    end - lo,
+                )
+                (down if t.is_down else up).append(request)
+            self._pending[row, e] = waiting
+        self._chosen_slots = []
+        self._reader.submit(up + down, urgent)  # what is computed on first is read first
+
+    def go_on(self) -> None:
+        self._reader.go_on()
+
+    def _take(self, at_least: int) -> None:
+        for tag, code in self._reader.collect(at_least):
+            row, e, is_down = self._tags.pop(tag)
+            waiting = self._pending[row, e]
+            waiting[is_down].discard(tag)
+            if code:
+                self._failed[row, e] = code
+            if not waiting[0] and not waiting[1]:
+                self._groups[self.group[row]].arrived(int(self._slot[row, e]), row)
+                del self._pending[row, e]
+
+    def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
+        wanted: set[int] = set()
+        for e in experts:
+            waiting = self._pending.get((row, e))
+            if waiting is not None:
+                wanted |= waiting[down]
+        while wanted:
+            self._take(len(wanted))
+            wanted = {tag for tag in wanted if tag in self._tags}
+        if self._failed:
+            bad = [self._failed[row, e] for e in experts if (row, e) in self._failed]
+            if bad and bad[0] < 0:
+                raise OSError(errno.ENODATA, "the file is shorter than it was")
+            if bad:
+                raise OSError(bad[0], os.strerror(bad[0]))
+
+    def ready(self, row: int, expert: int) -> bool:
+        if (row, expert) in self._pending:
+            self._take(0)
+        return (row, expert) not in self._pending
+
+    def drop(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for row, e in pairs:
+            while (row, e) in self._pending:
+                self._take(1)
+            self._failed.pop((row, e), None)
+            slot = int(self._slot[row, e])
+            if slot >= 0:
+                self._groups[self.group[row]].free(slot)
+                self._slot[row, e] = -1
+
+    # ---- products ----------------------------------------------------------------------------------------------------
+
+    def translate(self, row: int, table: npt.NDArray[np.int32]) -> None:
+        """Prepares the products of `row` for the chosen ids, int32 (n_tokens, n_used): all of them are in slots."""
+        g = self._groups[self.group[row]]
+        n, k = table.shape
+        slots = self._slot[row][table]
+        few: list[int] = slots[0].tolist() if n == 1 else []  # of so few, Python finds the ends sooner than numpy
+        first, last = (min(few), max(few)) if few else (int(slots.min()), int(slots.max()))
+        if first < 0:
+            raise OSError(errno.EFAULT, "an expert that was chosen has no slot")
+        lo, hi = g.home[row]
+        if lo <= first and last < hi:  # mostly: then nothing changes from token to token but the ids
+            first, last = lo, hi - 1
+        ids = self._ids[row]
+        if self._shape[row] != (k, n):
+            self._shape[row] = k, n
+            ids.ne[:] = (k, n, 1, 1)
+            ids.nb[:] = (4, 4 * k, 4 * k * n, 4 * k * n)
+            self._ids_data[row] = data = np.zeros((n, k), np.int32)
+            ids.data = data.ctypes.data
+        np.subtract(slots, np.int32(first), out=self._ids_data[row])
+        if self._span[row] == (first, last):
+            return
+        self._span[row] = first, last
+        base, span = g.base + first * g.stride, last - first + 1
+        for w, place in zip(self._weights[row], self._at[row], strict=True):
+            w.data = base + place
+            w.ne[2] = span
+            w.nb[2] = g.stride
+            w.nb[3] = g.stride * span
+
+    def patch(self, node: int, row: int, index: int) -> None:
+        """Points an expert product at the slots. `translate` was called for the row."""
+        src = abi.Sources.from_address(node + abi.SRC)
+        self._patched.append((node, src[0] or 0, src[2] or 0))
+        src[0], src[2] = self._weight_at[row][index], self._ids_at[row]
+
+    def unpatch(self) -> None:
+        """Gives every patched node its own sources back; the nodes have been computed."""
+        for node, weight, ids in self._patched:
+            src = abi.Sources.from_address(node + abi.SRC)
+            src[0], src[2] = weight, ids
+        self._patched.clear()
+
+    # ---- the rest ----------------------------------------------------------------------------------------------------
+
+    def residency(self) -> I64 | None:
+        out = np.zeros((len(self._layout.rows), self.width), np.int64)
+        for row, r in enumerate(self._layout.rows):
+            out[row] = np.where(self._slot[row] >= 0, r.expert_bytes, 0)
+        for row, e in list(self._pending):
+            out[row, e] = 0
+        return out
+
+    def set_budget(self, ram_bytes: int) -> None:
+        """The caller has dropped everything."""
+        if (self._slot >= 0).any():
+            raise ValueError("drop every expert before the pool's size changes")
+        for g in self._groups:
+            g.close()
+        self._span = [(-1, -1)] * len(self._span)
+        self._build(ram_bytes)
+
+    def close(self) -> None:
+        self._reader.close()
+        for g in self._groups:
+            g.close()
+        self.mapping.close()
+        while self._fds:
+            os.close(self._fds.pop())

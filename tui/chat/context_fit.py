@@ -1,0 +1,146 @@
+"""Makes the prompt fit into the context: the user chooses what goes, never silently."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from backends.interface import Delta, EngineError, Event, GenerateRequest, LoadRequest, PrefillProgress, Sampling
+from tui.chat.conversation import Turn
+from tui.chat.view import FlowView, FullContext
+from tui.engine.controller import EngineController
+
+if TYPE_CHECKING:
+    from tui.chat.flow import ChatFlow
+
+_SUMMARISE = (
+    "Summarise our conversation so far in at most 150 words, for somebody who goes on with it and can't see it. "
+    "Keep names, numbers, decisions and open points. Answer with the summary only."
+)
+_SHOW_S = 0.25
+ESTIMATE = 1.3
+"""How far a turn's tokens, taken from its share of the characters, may be off."""
+
+
+class ContextFitter:
+    """Counts the prompt's tokens before it is sent and asks what goes where they are too many."""
+
+    def __init__(self, view: FlowView, controller: EngineController) -> None:
+        self._view = view
+        self._controller = controller
+        self._running: asyncio.Task[str] | None = None
+        self._shown_at = 0.0
+
+    async def fit(self, flow: ChatFlow, going_on: Turn | None) -> GenerateRequest | None:
+        """The request, once its prompt leaves room for an answer; None where the user chose not to ask.
+
+        Raises `EngineError` where the larger context that was chosen can't be had, ``cancelled`` where a summary was.
+        """
+        conversation = flow.conversation
+        for _ in range(6):
+            request = _request(flow, going_on)
+            model = self._controller.model
+            count = await self._controller.count_tokens(request)
+            if model is None or count is None:
+                return request
+            room = max(8, min(256, model.n_ctx // 8))
+            if count + room <= model.n_ctx:
+                flow.ctx_used = count
+                return request
+            oldest = conversation.oldest(model.n_ctx // 2, count)
+            kept = len(conversation.turns) - len(conversation.dropped)
+            larger = min(model.n_ctx_train, max(model.n_ctx * 2, count + 2 * room))
+            alone = conversation.question_tokens(count)
+            grow = larger if larger > max(model.n_ctx, alone) else 0
+            if alone <= model.n_ctx * ESTIMATE:
+                alone = 0
+            else:  # neither leaving out nor a summary of what came before would help
+                oldest = []
+            kv_bytes = model.kv_bytes * (grow - model.n_ctx) // model.n_ctx if grow and model.kv_bytes else None
+            full = FullContext(count, model.n_ctx, len(oldest), kept, grow, kv_bytes, alone)
+            choice = await self._view.choose_context(full)
+            if choice == "cancel":
+                edit = self._view.key("chat.edit")
+                self._view.say(
+                    f"Not asked: {count:,} tokens don't fit into the context of {model.n_ctx:,}; "
+                    f"{edit} edits the question."
+                )
+                return None
+            if choice == "grow":
+                old = self._controller.request or LoadRequest(path=model.path)
+                await flow.keep_context()
+                await self._controller.reload(n_ctx=grow, like=old)
+                await flow.remember_context(grow, old.path)
+                await flow.bring_context()
+                continue
+            summary = await self._summarise(flow, oldest) if choice == "summarise" else ""
+            if flow.cancelled:
+                return None
+            await flow.leave_out(oldest, summary, going_on)
+        return None
+
+    async def stop(self) -> None:
+        """Stops a summary that is being written."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _summarise(self, flow: ChatFlow, turns: list[Turn]) -> str:
+        """Has the model summarise what is to be left out; empty where it can't, and that is said."""
+        model = self._controller.model
+        n_ctx = model.n_ctx if model is not None else 4096
+        longest = min(300, n_ctx // 6)
+        while True:
+            request = GenerateRequest(
+                id=uuid.uuid4().hex,
+                messages=flow.conversation.to_summarise(turns, _SUMMARISE, system_prompt=flow.system_prompt()),
+                sampling=Sampling(temperature=0.0, max_tokens=longest),
+                enable_thinking=False,
+            )
+            count = await self._controller.count_tokens(request)
+            if count is None or count + longest < n_ctx:
+                break
+            if len(turns) == 1:
+                text = turns[0].prompt_text
+                if len(text) < 200:
+                    break
+                turns = [Turn(turns[0].role, text[len(text) // 2 :])]
+            else:  # more than a context holds: the oldest of them can't be read any more
+                turns = turns[len(turns) // 4 or 1 :]
+        n_turns, tokens, started = len(turns), 0, time.monotonic()
+        self._view.summarising(n_turns, None, 0)
+
+        def follow(event: Event) -> None:
+            nonlocal tokens
+            if isinstance(event, Delta):
+                tokens += event.n_tokens
+            now = time.monotonic()
+            if now - max(self._shown_at, started) >= _SHOW_S:
+                self._shown_at = now
+                self._view.summarising(n_turns, event if isinstance(event, PrefillProgress) else None, tokens)
+
+        self._running = asyncio.create_task(self._controller.complete(request, follow))
+        try:
+            summary = await self._running
+            if not summary:
+                self._view.say(f"{n_turns} messages were left out without a summary: the model wrote none.", "warning")
+            return summary
+        except asyncio.CancelledError:  # by `stop`: the task's, not this coroutine's own
+            raise EngineError("cancelled", "The summary was stopped.") from None
+        except EngineError as error:
+            self._view.say(f"{n_turns} messages were left out without a summary: {error.message}", "warning")
+            return ""
+        finally:
+            self._running = None
+
+
+def _request(flow: ChatFlow, going_on: Turn | None) -> GenerateRequest:
+    return GenerateRequest(
+        id=uuid.uuid4().hex,
+        messages=flow.conversation.messages(going_on, system_prompt=flow.system_prompt()),
+        sampling=flow.sampling(),
+        session=flow.conversation.uid,
+        enable_thinking=flow.thinking(),
+        continue_final=going_on is not None,
+    )

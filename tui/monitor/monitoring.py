@@ -1,0 +1,176 @@
+"""Feeds the monitor: a thread that samples the machine, the engine's counters, and the panes that show them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from textual.css.query import NoMatches
+from textual.message import Message
+from textual.widget import Widget
+
+from backends.interface import ExpertMap, ModelInfo, Telemetry
+from tui.monitor.redraws import Redraws
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flashmoe.monitor.feed import MonitorFeed
+    from flashmoe.monitor.live import LiveMonitor
+    from flashmoe.monitor.sample import Sample
+    from tui.app import FlashmoeApp
+
+MAP_INTERVAL_S = 2.0
+
+
+class SampleTaken(Message):
+    """One look at the machine and the engine."""
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__()
+        self.sample = sample
+
+
+class Monitoring:
+    """Started a moment after the first paint; what is learned before is kept for it."""
+
+    def __init__(self, app: FlashmoeApp) -> None:
+        self._app = app
+        self._live: LiveMonitor | None = None
+        self._info: ModelInfo | None = None
+        self._pid: int | None = None
+        self._panes: list[Any] = []
+        self._maps_wanted = False
+        self._probed = ""  # the model whose disk was measured last
+        self.experts_open = False
+        self.feed: MonitorFeed | None = None
+        self._redraws = Redraws()
+
+    async def start(self, column: Widget, strip: Widget, *, measure: bool = True, record: Path | None = None) -> None:
+        """Mounts the panes into their places and, unless told not to, starts to sample."""
+        from flashmoe.monitor.feed import MonitorFeed
+        from tui.widgets.monitor.column import MonitorColumn
+        from tui.widgets.monitor.strip import MonitorStrip
+
+        self.feed = MonitorFeed()
+        self.feed.set_model(self._info)
+        self._panes = [MonitorColumn(self.feed), MonitorStrip(self.feed)]
+        await column.mount(self._panes[0])
+        await strip.mount(self._panes[1])
+        await self.layout_changed()
+        if not measure:
+            return
+        from flashmoe.monitor.live import LiveMonitor
+
+        self._live = LiveMonitor(self._arrived, interval_s=1.0 if self._app.calm else 0.5)
+        self._live.engine_started(self._pid)
+        self._info = self._live.model_loaded(self._info)
+        self.feed.set_model(self._info)
+        await self._live.start()
+        if record is not None:
+            self.record(record)
+
+    def _arrived(self, sample: Sample) -> None:
+        self._app.chat_screen.post_message(SampleTaken(sample))
+
+    def record(self, path: Path) -> None:
+        """Records to a new file from now on; says so, or why not, in a toast."""
+        if self._live is None:
+            return
+        from flashmoe.monitor.recording import RecordingError
+
+        try:
+            self._live.record(path)
+        except RecordingError as error:
+            self._app.notify(str(error), severity="error", timeout=15, markup=False)
+        else:
+            self._app.notify(f"Recording the monitor to {path}.", markup=False)
+
+    async def push(self, sample: Sample) -> None:
+        """A new sample: every pane looks again."""
+        idle = sample.telemetry is not None and not sample.telemetry.n_active and not sample.telemetry.n_waiting
+        if self.feed is not None:
+            frame = self.feed.push(sample)
+            busy = self._app.controller.busy or self._app.controller.state == "loading"
+            hidden = self._hidden()
+            if self._redraws.due(sample.t, (busy, frame.phase, hidden), busy=busy) and not hidden:
+                self.update_views()
+        info = self._info
+        if idle and info is not None and not info.disk_bytes_s and self._probed != info.path:
+            self._probed = info.path
+            self._app.chat_screen.run_worker(self._probe_disk())
+        if self._live is not None and self._live.maps_wanted and not self._maps_wanted:
+            await self.layout_changed()
+
+    def _hidden(self) -> bool:
+        """Whether another screen covers the panes; dialogs let them be seen."""
+        screen = self._app.screen
+        return screen is not self._app.chat_screen and not screen.is_modal
+
+    def update_views(self) -> None:
+        """Every pane that can be seen looks at the feed again."""
+        for pane in self._panes:
+            if pane.is_attached and pane.display:
+                pane.update_view()
+
+    def model_loaded(self, info: ModelInfo, pid: int | None) -> None:
+        """Another model is loaded."""
+        self._info, self._pid = info, pid
+        if self._live is not None:
+            self._live.engine_started(pid)
+            self._info = self._live.model_loaded(info)
+        if self.feed is not None:
+            self.feed.set_model(self._info)
+
+    async def _probe_disk(self) -> None:
+        """Measures a disk that nothing is known of, once the engine is idle: a second, then remembered for weeks."""
+        if self._live is None:
+            return
+        try:
+            found = await asyncio.to_thread(self._live.probe_disk)
+            if found is not None and self._live.probed(found) and self.feed is not None:
+                self._info = self.feed.model = found
+        except OSError:
+            pass  # the pane then draws on the most that was seen
+
+    def engine_gone(self) -> None:
+        """The engine's process is gone."""
+        self._info = self._pid = None
+        if self.feed is not None:
+            self.feed.set_model(None)
+        if self._live is not None:
+            self._live.engine_started(None)
+
+    def telemetry(self, telemetry: Telemetry) -> None:
+        """The engine's newest counters."""
+        if self._live is not None:
+            self._live.telemetry(telemetry)
+
+    def expert_map(self, expert_map: ExpertMap) -> None:
+        """The newest expert map; it is drawn with the next sample."""
+        if self.feed is not None:
+            self.feed.push_map(expert_map)
+        if self._live is not None:
+            self._live.expert_map(expert_map)
+
+    def cycle_span(self) -> str | None:
+        """The curves cover the next stretch of time; returns its name."""
+        if self.feed is None:
+            return None
+        name = self.feed.cycle_span()
+        self.update_views()
+        return name
+
+    async def layout_changed(self) -> None:
+        """Asks the engine for expert maps only while one can be seen, is recorded, or is watched from elsewhere."""
+        wanted = self.experts_open or (self._live is not None and self._live.maps_wanted)
+        with contextlib.suppress(NoMatches):
+            wanted = wanted or bool(self._app.chat_screen.query_one("#monitor").display)
+        self._maps_wanted = wanted
+        await self._app.controller.watch(0.5, MAP_INTERVAL_S if wanted else 0.0)
+
+    async def stop(self) -> None:
+        """Stops the thread, ends a recording, closes the socket."""
+        if self._live is not None:
+            await self._live.stop()
