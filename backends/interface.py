@@ -13,6 +13,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
+from backends.errors import ReportedError, sentence
+
 # ---- requests --------------------------------------------------------------------------------------------------
 
 
@@ -162,12 +164,22 @@ class Finished(Struct, kw_only=True, frozen=True, tag=True):
 
 
 class Failed(Struct, kw_only=True, frozen=True, tag=True):
-    """The request failed; the engine goes on. `message` is one sentence for the user with what to do."""
+    """The request failed; the engine goes on. The parts of an `EngineError`."""
 
     id: str
     code: str
-    """One of `EngineError`'s codes."""
-    message: str
+    what: str
+    advice: str = ""
+
+    @classmethod
+    def of(cls, request_id: str, error: ReportedError) -> Failed:
+        """The failure that an error means for a request."""
+        return cls(id=request_id, code=error.code, what=error.what, advice=error.advice)
+
+    @property
+    def message(self) -> str:
+        """One sentence for the user: what happened and what to do."""
+        return sentence(self.what, self.advice)
 
 
 class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
@@ -316,18 +328,13 @@ Event = LoadProgress | PrefillProgress | Delta | Finished | Failed | ModelInfo |
 # ---- errors ----------------------------------------------------------------------------------------------------
 
 
-class EngineError(Exception):
-    """A failure with one clear sentence for the user.
+class EngineError(ReportedError):
+    """A failure of a backend or of the engine.
 
     Codes: ``not_found``, ``not_a_file``, ``not_gguf``, ``truncated``, ``unknown_architecture``, ``bad_model``,
     ``no_memory``, ``context_too_large``, ``prompt_too_long``, ``bad_request``, ``bad_template``, ``budget_too_small``,
     ``unsupported``, ``io_error``, ``cancelled``, ``engine_died``, ``network``, ``unauthorized``, ``internal``.
     """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 # ---- what a backend implements -----------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def get(name: str) -> Backend:
     """The backend `name`, created. Raises `EngineError` ``unsupported`` where there is none or its import fails."""
     point = _found().get(name)
     if point is None:
-        raise EngineError("unsupported", f"There is no backend '{name}'; there are {', '.join(names())} and auto.")
+        raise EngineError("unsupported", f"There is no backend '{name}'", f"there are {', '.join(names())} and auto.")
     try:
         made = point.load()()
     except Exception as error:  # a third party's module may raise anything

@@ -25,7 +25,7 @@ from backends.gguf.file import EXPERT_WEIGHT, GgufFile, read_gguf
 from backends.planner.compute import compute_bytes
 from backends.planner.kv import kv_bytes
 from backends.planner.plan import working_set
-from backends.system.procfs import cached_bytes
+from backends.system.libc import cached_bytes
 
 HERE = Path(__file__).resolve().parent
 MIB = 2**20

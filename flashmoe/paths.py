@@ -15,17 +15,18 @@ import stat
 import tempfile
 from pathlib import Path
 
+from backends.errors import ReportedError
+
 APP = "flashmoe-tui"
 
 HOME_VARIABLE = "FLASHMOE_HOME"
 
 
-class PathError(Exception):
-    """A folder that can't be used. `message` is one sentence that names it and the variable to set."""
+class PathError(ReportedError):
+    """A folder that can't be used: names it and the variable to set."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__("bad_path", what, advice)
 
 
 def flashmoe_home() -> Path | None:
@@ -169,7 +170,7 @@ def ensure_dir(path: Path, *, private: bool = False) -> Path:
             info = os.lstat(path)
             if stat.S_ISLNK(info.st_mode) or info.st_uid != os.getuid():
                 raise PathError(
-                    f"{display(path)} belongs to somebody else; remove it or set {governing_variable(path)}."
+                    f"{display(path)} belongs to somebody else", f"remove it or set {governing_variable(path)}."
                 )
             if stat.S_IMODE(info.st_mode) & 0o077:
                 path.chmod(0o700)
@@ -179,7 +180,7 @@ def ensure_dir(path: Path, *, private: bool = False) -> Path:
         with contextlib.suppress(OSError):
             Path(name).unlink()
     except FileExistsError:
-        raise PathError(f"{display(path)} is a file where a folder is needed; move it away.") from None
+        raise PathError(f"{display(path)} is a file where a folder is needed", "move it away.") from None
     except OSError as error:
         raise PathError(cannot_write(path, error)) from None
     return path

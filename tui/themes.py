@@ -14,6 +14,8 @@ import yaml
 from textual.color import Color, ColorParseError
 from textual.theme import BUILTIN_THEMES, Theme
 
+from backends.errors import ReportedError
+
 DEFAULT_THEME = "ember"
 DEFAULT_LIGHT_THEME = "paper"
 
@@ -38,8 +40,11 @@ _MAX_BYTES = 64 * 1024
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class ThemeError(ValueError):
-    """A theme file that can't be used; the message is one sentence that names it."""
+class ThemeError(ReportedError):
+    """A theme file that can't be used: names it."""
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__("theme", what, advice)
 
 
 @dataclass

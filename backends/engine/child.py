@@ -157,7 +157,7 @@ class Child:
         except EngineError as error:
             for request_id in sorted(self._active):
                 self._model.cancel(request_id)
-                self._out.put(Failed(id=request_id, code=error.code, message=error.message))
+                self._out.put(Failed.of(request_id, error))
                 self._forget(request_id)
             return
         for event in events:
@@ -194,7 +194,7 @@ class Child:
         try:
             action()
         except EngineError as error:
-            self._out.put(p.Failure(request_id, error.code, error.message))
+            self._out.put(p.Failure.of(request_id, error))
         except MemoryError:
             self._out.put(p.Failure(request_id, "no_memory", "There is not enough memory for this."))
         except OSError as error:  # a file that went or became unreadable while it was being loaded
@@ -238,7 +238,7 @@ class Child:
         with self._model_lock, self._cancel_lock:
             model, self._model = self._model, None
         for request_id in sorted(self._active):
-            self._out.put(Failed(id=request_id, code="cancelled", message="The model was unloaded."))
+            self._out.put(Failed(id=request_id, code="cancelled", what="The model was unloaded."))
             self._forget(request_id)
         if model is not None:
             model.close()
@@ -261,11 +261,11 @@ class Child:
                 self._need().submit(request)
                 self._active.add(request.id)
         except EngineError as error:
-            self._out.put(Failed(id=request.id, code=error.code, message=error.message))
+            self._out.put(Failed.of(request.id, error))
         except Exception as error:
             traceback.print_exc()
             text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
-            self._out.put(Failed(id=request.id, code="internal", message=text))
+            self._out.put(Failed(id=request.id, code="internal", what=text))
         else:
             if request.id not in self._active:
                 usage = Usage(prompt_tokens=0, reused_tokens=0, completion_tokens=0, prefill_s=0.0, decode_s=0.0)

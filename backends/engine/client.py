@@ -41,6 +41,7 @@ from backends.interface import (
     PrefillProgress,
     Telemetry,
 )
+from backends.system.cgroups import oom_kills
 
 _ROOT = str(Path(__file__).resolve().parent.parent.parent)
 """Where the package `backends` is found."""
@@ -132,7 +133,7 @@ class EngineClient:
         env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), _ROOT) if x)
         env["PYTHONUNBUFFERED"] = "1"
         let_threads_sleep(env)
-        self._oom_before = death.oom_kills()
+        self._oom_before = oom_kills()
         with self._log_path.open("ab") as log:
             self._log_offset = log.tell()
             self._process = await asyncio.create_subprocess_exec(
@@ -147,7 +148,7 @@ class EngineClient:
             hello = await asyncio.wait_for(asyncio.shield(self._hello), _HELLO_TIMEOUT_S)
         except TimeoutError:
             self._process.kill()
-            raise EngineError("engine_died", f"The engine did not start; the log is {self._log_path}.") from None
+            raise EngineError("engine_died", "The engine did not start", f"the log is {self._log_path}.") from None
         self.backends = hello.backends
         if self._watch is not None:
             await self._send(self._watch)
@@ -175,7 +176,7 @@ class EngineClient:
         elif self._stopping:
             error = EngineError("engine_died", "The engine was stopped.")
         else:
-            oom = death.oom_kills() > self._oom_before
+            oom = oom_kills() > self._oom_before
             tail = death.read_tail(self._log_path, self._log_offset)
             sentence = death.describe(returncode, tail, oom=oom, log_path=self._log_path)
             self._last_death = sentence
@@ -279,7 +280,7 @@ class EngineClient:
                             if on_progress is not None:
                                 on_progress(event.event)
                         elif isinstance(event, p.Failure):
-                            raise EngineError(event.code, event.message)
+                            raise EngineError(event.code, event.what, event.advice)
             except asyncio.CancelledError:
                 await asyncio.shield(self.cancel_load())
                 raise
@@ -319,7 +320,7 @@ class EngineClient:
             while True:
                 event = await inbox.get()
                 if isinstance(event, p.Failure):
-                    raise EngineError(event.code, event.message)
+                    raise EngineError(event.code, event.what, event.advice)
                 if isinstance(event, p.Counted | p.Done | p.Reply):
                     return event
 
@@ -351,7 +352,7 @@ class EngineClient:
                         if on_progress is not None:
                             on_progress(event.done, event.total)
                     elif isinstance(event, p.Failure):
-                        raise EngineError(event.code, event.message)
+                        raise EngineError(event.code, event.what, event.advice)
                     elif isinstance(event, p.Reply) and isinstance(event.event, BenchResult):
                         return event.event
             except asyncio.CancelledError:
@@ -382,7 +383,7 @@ class EngineClient:
                 event = await inbox.get()
                 if isinstance(event, Failed):
                     ended = True
-                    raise EngineError(event.code, event.message)
+                    raise EngineError(event.code, event.what, event.advice)
                 if not isinstance(event, PrefillProgress | Delta | Finished):
                     continue
                 ended = isinstance(event, Finished)

@@ -9,32 +9,6 @@ from pathlib import Path
 _TAIL_BYTES = 64 << 10
 
 
-def oom_kills() -> int:
-    """Kills for lack of memory that the kernel counts, of this machine and of the cgroups above this process."""
-    total = 0
-    try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                total += int(line.split()[1])
-        for row in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = row.split(":", 2)
-            if controllers == "":
-                total += _counter(Path("/sys/fs/cgroup") / path.lstrip("/") / "memory.events")
-            elif controllers == "memory":
-                total += _counter(Path("/sys/fs/cgroup/memory") / path.lstrip("/") / "memory.oom_control")
-    except (OSError, ValueError):
-        pass
-    return total
-
-
-def _counter(path: Path) -> int:
-    try:
-        found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
-
-
 def read_tail(log_path: Path, offset: int) -> str:
     """The end of the log as far as this child wrote it (from byte `offset` on)."""
     try:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from backends.errors import ReportedError
 from backends.interface import BenchRequest, BenchResult, Event, GenerateRequest, LoadRequest
 
 PROTOCOL_VERSION = 1
@@ -132,7 +133,13 @@ class Failure(Struct, tag=True, frozen=True):
 
     id: str
     code: str
-    message: str
+    what: str
+    advice: str = ""
+
+    @classmethod
+    def of(cls, command_id: str, error: ReportedError) -> Failure:
+        """The failure that an error means for a command."""
+        return cls(command_id, error.code, error.what, error.advice)
 
 
 class Notice(Struct, tag=True, frozen=True):

@@ -138,7 +138,7 @@ class GgufFile(Struct, frozen=True, kw_only=True):
             shown = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
             raise EngineError(
                 "not_found",
-                f"{Path(self.path).name}: {len(self.missing)} of {len(self.files)} parts are missing ({shown}); "
+                f"{Path(self.path).name}: {len(self.missing)} of {len(self.files)} parts are missing ({shown})",
                 "download them into the same folder.",
             )
         return self
@@ -170,15 +170,15 @@ def read_gguf(path: Path | str) -> GgufFile:
 def _read_local(path: Path) -> tuple[Header, int]:
     try:
         if path.is_dir():
-            raise EngineError("not_a_file", f"{path} is a folder; name the GGUF file in it.")
+            raise EngineError("not_a_file", f"{path} is a folder", "name the GGUF file in it.")
         if path.exists() and not path.is_file():
             raise EngineError("not_a_file", f"{path} is no regular file.")
         with FileSource(path) as source:
             return read_header(source), source.size or 0
     except FileNotFoundError:
-        raise EngineError("not_found", f"There is no file {path}; check the path.") from None
+        raise EngineError("not_found", f"There is no file {path}", "check the path.") from None
     except PermissionError:
-        raise EngineError("io_error", f"{path} may not be read; check its permissions.") from None
+        raise EngineError("io_error", f"{path} may not be read", "check its permissions.") from None
     except OSError as error:
         raise EngineError("io_error", f"{path} can't be read: {os.strerror(error.errno or 0)}.") from None
 
@@ -192,7 +192,7 @@ def from_headers(paths: Sequence[str], headers: Sequence[Header | None], file_by
     first = headers[0]
     if first is None:
         raise EngineError(
-            "not_found", f"{Path(paths[0]).name}, the first part of the set, is missing; it has the metadata."
+            "not_found", f"{Path(paths[0]).name}, the first part of the set, is missing", "it has the metadata."
         )
     _check_split(paths, headers)
     meta = _Meta(first)
@@ -260,13 +260,15 @@ def _check_split(paths: Sequence[str], headers: Sequence[Header | None]) -> None
         if len(paths) == 1 and isinstance(count, int) and count > 1:
             raise EngineError(
                 "bad_model",
-                f"{header.name} is one of {count} parts but isn't named so; give it back its name ending in "
+                f"{header.name} is one of {count} parts but isn't named so",
+                f"give it back its name ending in "
                 f"-{int(no) + 1 if isinstance(no, int) else 1:05d}-of-{count:05d}.gguf.",
             )
         if (count, no) != (len(paths), i):
             raise EngineError(
                 "bad_model",
-                f"{header.name} says it is part {no} (from 0) of {count}, unlike its name; the parts were mixed up.",
+                f"{header.name} says it is part {no} (from 0) of {count}, unlike its name",
+                "the parts were mixed up.",
             )
         for tensor in header.tensors:
             if tensor.name in seen:

@@ -169,7 +169,7 @@ class _Cursor:
         if size is not None and end > size:
             raise EngineError(
                 "truncated",
-                f"{self.source.name}: the file ends at byte {size:,}, but {what} reaches to byte {end:,}; "
+                f"{self.source.name}: the file ends at byte {size:,}, but {what} reaches to byte {end:,}",
                 "download it again.",
             )
         if end > MAX_HEADER_BYTES:
@@ -281,8 +281,8 @@ def _read_magic(c: _Cursor) -> int:
     version = c.u32("the version")
     if version not in (2, 3):
         if version & 0xFFFF == 0:
-            raise EngineError("bad_model", f"{name} is a big-endian GGUF; get the little-endian one.")
-        raise EngineError("bad_model", f"{name} is GGUF version {version}; versions 2 and 3 can be read.")
+            raise EngineError("bad_model", f"{name} is a big-endian GGUF", "get the little-endian one.")
+        raise EngineError("bad_model", f"{name} is GGUF version {version}", "versions 2 and 3 can be read.")
     return version
 
 
@@ -407,7 +407,8 @@ def _read_tensors(
     if c.source.size is not None and last > c.source.size:
         raise EngineError(
             "truncated",
-            f"{name} is cut off: it has {c.source.size:,} bytes of at least {last:,}; download the rest.",
+            f"{name} is cut off: it has {c.source.size:,} bytes of at least {last:,}",
+            "download the rest.",
         )
     return Header(
         name=name,

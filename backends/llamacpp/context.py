@@ -169,7 +169,8 @@ class LlamaContext:
             reason = native.last_error(tail) or "llama.cpp gave no reason"
             raise EngineError(
                 "no_memory",
-                f"There is not enough memory for a context of {n_ctx} tokens ({reason}); ask for a smaller one.",
+                f"There is not enough memory for a context of {n_ctx} tokens ({reason})",
+                "ask for a smaller one.",
             )
         self._memory = L.llama_get_memory(self._ctx)
         self.own_caches = own_caches
@@ -225,9 +226,9 @@ class LlamaContext:
                 continue
             if code != 0:
                 self._take_out(first)
-                raise EngineError("internal", f"llama.cpp could not compute the batch (code {code}); see the log.")
+                raise EngineError("internal", f"llama.cpp could not compute the batch (code {code})", "see the log.")
             return DecodeResult("ok", frozenset(), time.perf_counter() - started)
-        raise EngineError("internal", f"The batch was aborted {self.MAX_RETRIES} times over; see the log.")
+        raise EngineError("internal", f"The batch was aborted {self.MAX_RETRIES} times over", "see the log.")
 
     def _fill(self, batch: Batch) -> None:
         raw = self._batch

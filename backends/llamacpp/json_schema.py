@@ -45,7 +45,7 @@ def grammar_of(schema: str) -> str:
     grammar = _LOOSE_CHAR.sub(lambda _: f"char ::= {_STRICT}", grammar)
     grammar = _LOOSE_DOT.sub(lambda _: f"dot ::= {_STRICT}", grammar)
     if len(grammar.encode()) > MAX_GRAMMAR_BYTES:
-        raise EngineError("bad_request", "The JSON schema makes a grammar larger than 1 MiB; make it smaller.")
+        raise EngineError("bad_request", "The JSON schema makes a grammar larger than 1 MiB", "make it smaller.")
     return grammar
 
 
@@ -82,7 +82,8 @@ def _check(node: Any, depth: int, factor: int) -> None:
             if value != int(value) or value < 0 or value * factor > MAX_REPETITIONS:
                 raise EngineError(
                     "bad_request",
-                    f"The JSON schema asks for {key} {value}; at most {MAX_REPETITIONS} work, nested ones multiplied.",
+                    f"The JSON schema asks for {key} {value}",
+                    f"at most {MAX_REPETITIONS} work, nested ones multiplied.",
                 )
             here = max(here, int(value))
     pattern = node.get("pattern")
@@ -91,7 +92,7 @@ def _check(node: Any, depth: int, factor: int) -> None:
     ref = node.get("$ref")
     if isinstance(ref, str) and not ref.startswith("#"):
         raise EngineError(
-            "bad_request", f"The JSON schema refers to {ref[:100]!r}; only references within it (#/…) are followed."
+            "bad_request", f"The JSON schema refers to {ref[:100]!r}", "only references within it (#/…) are followed."
         )
     for value in node.values():
         _check(value, depth + 1, factor * here)

@@ -16,7 +16,7 @@ import msgspec
 from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
 from backends.llamacpp import abi, native
-from backends.system import procfs
+from backends.system import libc, procfs
 
 GPU_RESERVE_BYTES = 768 << 20
 """Left free in VRAM for compute buffers and for copies of experts during a prefill."""
@@ -138,7 +138,7 @@ class Watcher:
             os.close(fd)
 
     def _report(self) -> None:
-        cached = [procfs.cached_bytes(fd, 0, size) for fd, size in zip(self._fds, self._sizes, strict=True)]
+        cached = [libc.cached_bytes(fd, 0, size) for fd, size in zip(self._fds, self._sizes, strict=True)]
         done = sum(c for c in cached if c is not None)
         if not self._progress(LoadProgress(stage=self._stage, done_bytes=done, total_bytes=sum(self._sizes))):
             self.cancelled = True
@@ -187,13 +187,14 @@ def load_error(path: str, tail: native.LogTail) -> EngineError:
         arch = reason.split("'")[1] if "'" in reason else "?"
         return EngineError(
             "unknown_architecture",
-            f"{name} has the architecture '{arch}', which this version of llama.cpp does not know; "
+            f"{name} has the architecture '{arch}', which this version of llama.cpp does not know",
             "update flashmoe-tui or pick another model.",
         )
     if "alloc" in reason or "out of memory" in reason or "unable to" in reason:
         return EngineError(
             "no_memory",
-            f"There is not enough memory to load {name} ({reason}); try fewer GPU layers or a smaller model.",
+            f"There is not enough memory to load {name} ({reason})",
+            "try fewer GPU layers or a smaller model.",
         )
     detail = f": {reason}" if reason else ""
     return EngineError("bad_model", f"llama.cpp can't load {name}{detail}. Verify the file or download it again.")

@@ -189,7 +189,7 @@ class LlamaModel:
         if size > MAX_CHARACTERS_PER_TOKEN * self.context.seq_ctx:
             raise EngineError(
                 "prompt_too_long",
-                f"The prompt has {size} characters, far more than {self.context.seq_ctx} tokens of context can hold; "
+                f"The prompt has {size} characters, far more than {self.context.seq_ctx} tokens of context can hold",
                 "shorten it or load the model with a larger context.",
             )
 
@@ -223,7 +223,7 @@ class LlamaModel:
         if len(tokens) >= limit:
             raise EngineError(
                 "prompt_too_long",
-                f"The prompt has {len(tokens)} tokens, but the context holds {limit}; "
+                f"The prompt has {len(tokens)} tokens, but the context holds {limit}",
                 "shorten it, start a new chat, or load the model with a larger context.",
             )
         self._scheduler.submit(

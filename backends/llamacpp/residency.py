@@ -9,7 +9,6 @@ import numpy as np
 
 from backends.gguf.file import EXPERT_WEIGHT, GgufFile
 from backends.interface import ExpertMap
-from backends.system import procfs
 
 
 class PageCacheMap:
@@ -65,7 +64,7 @@ class PageCacheMap:
         for _ in range(len(self._slices)):
             row, file, offset, size = self._slices[self._next]
             for expert in range(self._layers[row].n_experts):
-                cached = procfs.cached_bytes(self._fds[file], offset + expert * size, size)
+                cached = libc.cached_bytes(self._fds[file], offset + expert * size, size)
                 if cached is None:
                     self._known = False
                     return

@@ -37,7 +37,7 @@ def check(sampling: Sampling) -> None:
         if not math.isfinite(value) or not low <= value <= high:
             raise EngineError("bad_request", f"{name} must be from {low:g} to {high:g}, not {value:g}.")
     if sampling.repeat_penalty == 0.0:
-        raise EngineError("bad_request", "repeat_penalty must be above 0; 1 turns it off.")
+        raise EngineError("bad_request", "repeat_penalty must be above 0", "1 turns it off.")
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise EngineError("bad_request", f"max_tokens must be at least 1, not {sampling.max_tokens}.")
     if len(sampling.stop) > 64 or any(len(s) > 1000 for s in sampling.stop):

@@ -277,7 +277,7 @@ class Scheduler:
             if sequence is not None and sequence.seq_id in result.lost:
                 self.book.empty(sequence)
         if result.status == "no_room" and not self.book.evict_idle() and not self._preempt(events) and self.active:
-            raise EngineError("internal", "The KV cache has no room for a batch though it should; see the log.")
+            raise EngineError("internal", "The KV cache has no room for a batch though it should", "see the log.")
 
     def _fail_all(self, parts: list[tuple[Answer, int, int]], error: EngineError, events: list[Event]) -> None:
         for answer, _, _ in parts:
@@ -288,7 +288,7 @@ class Scheduler:
     def _fail(self, answer: Answer, error: EngineError, events: list[Event]) -> None:
         answer.sampler.free()
         self._let_go(answer)
-        events.append(Failed(id=answer.id, code=error.code, message=error.message))
+        events.append(Failed.of(answer.id, error))
 
     def _finish(self, answer: Answer, reason: Reason, events: list[Event]) -> None:
         events += answer.finish(reason, self._counters())

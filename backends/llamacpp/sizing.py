@@ -45,7 +45,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
             need = asked * per_token / 2**30
             raise EngineError(
                 "context_too_large",
-                f"A context of {asked} tokens needs {need:.1f} GiB for its KV cache, more than there is; "
+                f"A context of {asked} tokens needs {need:.1f} GiB for its KV cache, more than there is",
                 f"at most {most} tokens fit now.",
             )
         return min(request.n_ctx, (gguf.n_ctx_train or request.n_ctx) * request.n_seq_max)

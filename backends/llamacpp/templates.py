@@ -116,7 +116,8 @@ class Renderer:
 def _bad(reason: str) -> EngineError:
     return EngineError(
         "bad_template",
-        f"The chat template in the model file can't be used ({reason[:300]}); use another file of this model.",
+        f"The chat template in the model file can't be used ({reason[:300]})",
+        "use another file of this model.",
     )
 
 

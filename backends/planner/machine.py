@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from backends.system import procfs
+from backends.system import cgroups, procfs
 
 
 class Gpu(Struct, frozen=True):
@@ -63,7 +63,7 @@ def _memory() -> tuple[int, int]:
     except (ValueError, OSError):
         total = 0
     available = procfs.available_memory()
-    limits = [limit for limit, _ in procfs.cgroup_memory()]
+    limits = [limit for limit, _ in cgroups.memory_limits()]
     total = min([total, *limits]) if total else min(limits, default=0)
     return total, total if available is None else min(available, total)
 

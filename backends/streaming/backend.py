@@ -143,7 +143,7 @@ def _mapping(done: int, total: int) -> LoadProgress:
 
 def _open_store(choice: Choice, layout: ExpertLayout, uses_gpu: bool) -> tuple[Store, str]:
     if choice.store == "pool" and uses_gpu:
-        raise EngineError("unsupported", "The pool needs the CPU backend; with a GPU use --store pagecache or auto.")
+        raise EngineError("unsupported", "The pool needs the CPU backend", "with a GPU use --store pagecache or auto.")
     if choice.store == "pool" and choice.budget_bytes is not None:
         try:
             return SlotStore(layout, choice.budget_bytes), choice.reason

@@ -153,7 +153,7 @@ class RouterHook:
         except EngineError as e:
             self._error = e
         except BaseException as e:  # nothing may be raised into C
-            self._error = EngineError("internal", f"The router hook failed ({type(e).__name__}: {e}); see the log.")
+            self._error = EngineError("internal", f"The router hook failed ({type(e).__name__}: {e})", "see the log.")
         return bool(ask)
 
     def _chosen(self, node: int) -> None:

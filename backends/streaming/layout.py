@@ -47,7 +47,7 @@ class ExpertLayout:
         for name, pointer in pointers.items():
             entry, match = entries.get(name), EXPERT_NAME.match(name)
             if entry is None or match is None or len(entry.dims) != 3 or entry.bytes % entry.dims[2]:
-                raise EngineError("unsupported", f"The tensor {name[:64]!r} can't be streamed; use --backend mmap.")
+                raise EngineError("unsupported", f"The tensor {name[:64]!r} can't be streamed", "use --backend mmap.")
             tensor = ExpertTensor(entry, pointer, entry.dims[2], entry.bytes // entry.dims[2], match[2] == "down")
             found.setdefault(int(match[1]), []).append(tensor)
         self.rows: list[LayerRow] = []
@@ -55,10 +55,10 @@ class ExpertLayout:
             tensors = tuple(sorted(found[layer], key=lambda t: (t.is_down, t.entry.part, t.entry.offset)))
             counts = {t.n_experts for t in tensors}
             if len(counts) != 1:
-                raise EngineError("unsupported", f"Layer {layer}'s expert tensors disagree; use --backend mmap.")
+                raise EngineError("unsupported", f"Layer {layer}'s expert tensors disagree", "use --backend mmap.")
             self.rows.append(LayerRow(layer, tensors, counts.pop(), sum(t.slice_bytes for t in tensors)))
         if not self.rows:
-            raise EngineError("unsupported", "This model has no routed experts to stream; use --backend mmap.")
+            raise EngineError("unsupported", "This model has no routed experts to stream", "use --backend mmap.")
         self.row_of = {r.layer: i for i, r in enumerate(self.rows)}
         self.n_experts = max(r.n_experts for r in self.rows)
         self.expert_bytes: I64 = np.array([r.expert_bytes for r in self.rows], np.int64)

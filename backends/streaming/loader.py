@@ -89,7 +89,7 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
         if isinstance(error, OSError):
             raise EngineError("io_error", f"{Path(gguf.path).name} can't be read: {error.strerror or error}.")
         if error is not None:
-            raise EngineError("internal", f"Loading failed ({type(error).__name__}: {error}); see the log.")
+            raise EngineError("internal", f"Loading failed ({type(error).__name__}: {error})", "see the log.")
         if not model:
             raise load_error(gguf.path, tail)
         buft.loaded()
@@ -118,4 +118,6 @@ def _check(layout: ExpertLayout) -> None:
             tensor = abi.Tensor.from_address(t.pointer)
             same = tensor.type == t.entry.type and tuple(tensor.ne[:3]) == t.entry.dims and tensor.ne[3] == 1
             if not same or g.nbytes(t.pointer) != t.entry.bytes or tensor.nb[2] != t.slice_bytes:
-                raise EngineError("unsupported", f"llama.cpp changed the layout of {t.entry.name}; use --backend mmap.")
+                raise EngineError(
+                    "unsupported", f"llama.cpp changed the layout of {t.entry.name}", "use --backend mmap."
+                )

@@ -69,8 +69,8 @@ class Moves:
         name = self.layout.virtual.paths[part].name
         return EngineError(
             "io_error",
-            f"Experts of layer {layer} can't be read from {name} ({e.strerror or e}); check the disk and the file, "
-            "then load the model again.",
+            f"Experts of layer {layer} can't be read from {name} ({e.strerror or e})",
+            "check the disk and the file, then load the model again.",
         )
 
     def make_room(self, row: int, count: int, total: int, in_use: dict[int, I64]) -> bool:

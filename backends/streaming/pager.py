@@ -67,7 +67,7 @@ class Pager:
         self._watch = [os.open(p, os.O_RDONLY | os.O_CLOEXEC) for p in v.paths]
         self._stamp = [self._stamp_of(fd) for fd in self._watch]
         if [s for s, _ in self._stamp] != v.part_sizes:
-            raise EngineError("io_error", f"{v.paths[0].name} was changed while it was loaded; load it again.")
+            raise EngineError("io_error", f"{v.paths[0].name} was changed while it was loaded", "load it again.")
 
     @staticmethod
     def _stamp_of(fd: int) -> tuple[int, int]:
@@ -119,7 +119,7 @@ class Pager:
         weights in memory and experts on disk would no longer belong together."""
         for fd, stamp, path in zip(self._watch, self._stamp, self._paths, strict=True):
             if self._stamp_of(fd) != stamp:
-                raise EngineError("io_error", f"{path.name} was changed on disk while in use; load the model again.")
+                raise EngineError("io_error", f"{path.name} was changed on disk while in use", "load the model again.")
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
         self._faults = major_faults() - self._moves.faults

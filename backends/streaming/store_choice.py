@@ -53,7 +53,8 @@ def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, us
         raise EngineError(
             "budget_too_small",
             f"--ram {limit / GIB:.2f} is too little: one token uses {_gib(least)} GiB of experts, so nothing would "
-            f"ever be found in memory; give at least {_gib(least)}, better {_gib(better)}.",
+            f"ever be found in memory",
+            f"give at least {_gib(least)}, better {_gib(better)}.",
         )
     total = gguf.bytes.experts
     room = memory_for_experts(gguf, context)

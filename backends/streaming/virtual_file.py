@@ -62,14 +62,14 @@ class VirtualGguf:
         try:
             read = [_header(p) for p in paths]
         except FileNotFoundError as e:
-            raise EngineError("not_found", f"{e.filename} does not exist; the model needs all its parts.") from e
+            raise EngineError("not_found", f"{e.filename} does not exist", "the model needs all its parts.") from e
         except OSError as e:
             raise EngineError("io_error", f"The model can't be read: {e}.") from e
         self.part_sizes = [size for _, size in read]
         placed = [(part, t) for part, (header, _) in enumerate(read) for t in header.tensors]
         if len({t.name for _, t in placed}) < len(placed):
             raise EngineError(
-                "bad_model", f"{paths[0].name} and its other parts have a tensor twice; download it again."
+                "bad_model", f"{paths[0].name} and its other parts have a tensor twice", "download it again."
             )
         self.header = b""
         if len(paths) == 1:

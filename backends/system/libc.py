@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes as C
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,18 @@ class _CacheStat(C.Structure):
 
 
 def cached_bytes(fd: int, offset: int = 0, length: int = 0) -> int | None:
-    """Bytes of a file's range (0: all of it) in the page cache; None on kernels before 6.5."""
+    """Bytes of a file's range (`length` 0: to its end) in the page cache; None on kernels before 6.5.
+
+    `mincore` won't do: on a file that one may only read it reports every page resident.
+    """
+    if sys.platform != "linux":
+        return None
     stat = _CacheStat()
     span = _CacheRange(offset, length)
     if _syscall(C.c_long(_SYS_CACHESTAT), C.c_long(fd), C.byref(span), C.byref(stat), C.c_long(0)):
         return None
-    return int(stat.cache) * PAGE
+    cached = int(stat.cache) * PAGE
+    return min(cached, length) if length else cached
 
 
 def anonymous_ranges(least: int) -> list[tuple[int, int]]:

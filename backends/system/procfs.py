@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes as C
 import os
-import platform
 from pathlib import Path
 
-_CACHESTAT = 451  # the same number on every architecture
-_libc = C.CDLL(None, use_errno=True)
-_libc.syscall.restype = C.c_long
-
-
-class _Range(C.Structure):
-    _fields_ = [("off", C.c_uint64), ("len", C.c_uint64)]
-
-
-class _Stat(C.Structure):
-    _fields_ = [
-        ("nr_cache", C.c_uint64),
-        ("nr_dirty", C.c_uint64),
-        ("nr_writeback", C.c_uint64),
-        ("nr_evicted", C.c_uint64),
-        ("nr_recently_evicted", C.c_uint64),
-    ]
+from backends.system import cgroups
 
 
 def read_bytes() -> int | None:
@@ -64,17 +46,6 @@ def _status_bytes(key: str) -> int | None:
     return None
 
 
-def cached_bytes(fd: int, offset: int, length: int) -> int | None:
-    """Bytes of a file's range that are in the page cache (cachestat, Linux 6.5); None where the kernel has no such
-    call."""
-    if platform.system() != "Linux":
-        return None
-    span, stat = _Range(offset, length), _Stat()
-    if _libc.syscall(_CACHESTAT, fd, C.byref(span), C.byref(stat), 0) != 0:
-        return None
-    return min(int(stat.nr_cache) * os.sysconf("SC_PAGE_SIZE"), length)
-
-
 def available_memory() -> int | None:
     """Bytes that can be allocated without pushing anything but page cache out: the machine's, or the cgroup's if
     less."""
@@ -85,38 +56,10 @@ def available_memory() -> int | None:
                 available = int(line.split()[1]) * 1024
     except (OSError, ValueError):
         return None
-    for limit, used in cgroup_memory():
+    for limit, used in cgroups.memory_limits():
         room = max(0, limit - used)
         available = room if available is None else min(available, room)
     return available
-
-
-def cgroup_memory() -> list[tuple[int, int]]:
-    """(limit, bytes in use that reclaim can't take) of each cgroup above this process that has a limit."""
-    found: list[tuple[int, int]] = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "memory":
-            root, limit_name, stat_key = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "total_rss"
-        elif controllers == "":
-            root, limit_name, stat_key = Path("/sys/fs/cgroup"), "memory.max", "anon"
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        while folder == root or root in folder.parents:
-            try:
-                text = (folder / limit_name).read_text().strip()
-                if text != "max" and int(text) < 1 << 60:
-                    stat = dict(row.split()[:2] for row in (folder / "memory.stat").read_text().splitlines())
-                    found.append((int(text), int(stat.get(stat_key, 0))))
-            except (OSError, ValueError):
-                pass
-            folder = folder.parent
-    return found
 
 
 def usable_cpus() -> int:

@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 
+from backends.errors import ReportedError
 
-class OutputError(Exception):
-    """The output can't be used; the message says why and what to do. `busy`: worth trying again later."""
 
-    def __init__(self, message: str, *, busy: bool = False) -> None:
-        super().__init__(message)
+class OutputError(ReportedError):
+    """The output can't be used. `busy`: worth trying again later."""
+
+    def __init__(self, what: str, advice: str = "", *, busy: bool = False) -> None:
+        super().__init__("output", what, advice)
         self.busy = busy
 
 
@@ -44,7 +46,7 @@ class Output:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._fd)
-            raise OutputError(f"{path} is being written by another batch; wait for it, or name another file",
+            raise OutputError(f"{path} is being written by another batch", "wait for it, or name another file",
                               busy=True) from None  # fmt: skip
         try:
             self._recover()
@@ -116,7 +118,7 @@ class Output:
             if fd >= 0:
                 os.close(fd)
                 fresh.unlink(missing_ok=True)
-            raise OutputError(f"{fresh} can't be written: {e.strerror}; the answers so far are untouched") from None
+            raise OutputError(f"{fresh} can't be written: {e.strerror}", "the answers so far are untouched") from None
         os.close(self._fd)
         self._fd = fd
         self.failed.clear()

@@ -36,8 +36,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.model in COMMANDS:
         raise UsageError(
-            f"{args.model} is a command and comes first: {PROGRAM} {args.model} …; "
-            f"for a file of that name say ./{args.model}."
+            f"{args.model} is a command and comes first: {PROGRAM} {args.model} …",
+            f"for a file of that name say ./{args.model}.",
         )
     return open_app(args)
 
@@ -46,7 +46,7 @@ def open_app(args: argparse.Namespace) -> int:
     """Opens the app on ``args.model``; needs a terminal on both sides."""
     path = resolve_model(args.model) if args.model else None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("the app needs a terminal; for pipes there is: flashmoe-tui run MODEL PROMPT.")
+        raise UsageError("the app needs a terminal", "for pipes there is: flashmoe-tui run MODEL PROMPT.")
     if args.chat is not None:
         _check_chat(args.chat)
     gc.disable()  # nothing is garbage before the first paint; the app switches it on

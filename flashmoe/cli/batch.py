@@ -202,7 +202,7 @@ def main(args: argparse.Namespace) -> int:
                 interrupted, summary = True, batch.interrupted()
             progress.clear()
     except OutputError as e:
-        raise CliError(str(e), EXIT_RETRY if e.busy else EXIT_FAILED) from None
+        raise CliError(e.what, e.advice, exit_code=EXIT_RETRY if e.busy else EXIT_FAILED) from None
     except EngineError:
         progress.clear()
         raise

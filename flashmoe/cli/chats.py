@@ -134,7 +134,7 @@ def _export(history: History, args: argparse.Namespace) -> int:
             ids = [int(text) for text in args.ids]
         except ValueError:
             raise UsageError(
-                "a chat is named by its number, as flashmoe-tui chats lists it; all of them by all."
+                "a chat is named by its number, as flashmoe-tui chats lists it", "all of them by all."
             ) from None
     if args.json:
         text = exchange.to_json_text(history, ids)

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from backends.errors import ReportedError
 from flashmoe.text_safety import visible, visible_line
 
 if TYPE_CHECKING:
@@ -41,20 +42,19 @@ MIB = 1 << 20
 T = TypeVar("T")
 
 
-class CliError(Exception):
+class CliError(ReportedError):
     """Ends a command: one clear sentence for stderr and an exit code."""
 
-    def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
+    def __init__(self, what: str, advice: str = "", *, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__("usage" if exit_code == EXIT_USAGE else "failed", what, advice)
+        self.exit_code = exit_code
 
 
 class UsageError(CliError):
     """A flag or argument that makes no sense: exit code 2."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, EXIT_USAGE)
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what, advice, exit_code=EXIT_USAGE)
 
 
 RETRY_CODES = frozenset({"network", "engine_died"})

@@ -16,7 +16,7 @@ def report(failure: Exception) -> int:
         traceback.print_exception(failure)
     if isinstance(failure, CliError):
         error(failure.message)
-        return failure.code
+        return failure.exit_code
     from backends.interface import EngineError
 
     if isinstance(failure, EngineError):

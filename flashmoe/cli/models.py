@@ -16,7 +16,9 @@ def demo_model() -> Path:
     """The model that comes with the project."""
     path = paths.guide_model()
     if not path.exists():
-        raise UsageError(f"The demo model is missing from this installation ({paths.display(path)}); install it again.")
+        raise UsageError(
+            f"The demo model is missing from this installation ({paths.display(path)})", "install it again."
+        )
     return path
 
 
@@ -59,9 +61,9 @@ def _only_model_in(folder: Path) -> Path:
     if len(firsts) == 1:
         return firsts[0]
     if not firsts:
-        raise UsageError(f"{folder} is a folder without GGUF files; name a GGUF file.")
+        raise UsageError(f"{folder} is a folder without GGUF files", "name a GGUF file.")
     shown = ", ".join(f.name for f in firsts[:4]) + (" …" if len(firsts) > 4 else "")
-    raise UsageError(f"{folder} is a folder with {len(firsts)} models; name one of them: {shown}.")
+    raise UsageError(f"{folder} is a folder with {len(firsts)} models", f"name one of them: {shown}.")
 
 
 def _in_library(name: str) -> Path | None:

@@ -134,7 +134,7 @@ def _model(name: str) -> tuple[GgufFile, Path | None, int]:
                 raise
             return _remote(name)
         return read_gguf(path), Path(path).absolute().parent, 0
-    raise UsageError(f"{name} is a server; its memory can't be planned from here.")
+    raise UsageError(f"{name} is a server", "its memory can't be planned from here.")
 
 
 def _remote(name: str) -> tuple[GgufFile, None, int]:

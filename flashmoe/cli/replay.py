@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
 
     path = Path(args.file)
     if not path.is_file():
-        raise UsageError(f"There is no file {args.file}; make a recording with --record FILE.")
+        raise UsageError(f"There is no file {args.file}", "make a recording with --record FILE.")
     if not 0.05 <= args.speed <= 1000:
         raise UsageError(f"--speed {args.speed:g} is not between 0.05 and 1000.")
     try:
@@ -66,12 +66,12 @@ def main(args: argparse.Namespace) -> int:
         if done:
             return EXIT_OK
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise UsageError("replay needs a terminal; for pipes there are --stats, --csv and --plot.")
+            raise UsageError("replay needs a terminal", "for pipes there are --stats, --csv and --plot.")
         from tui.screens.replay import run_replay
 
         return run_replay(path, speed=args.speed)
     except RecordingError as error:
-        raise CliError(str(error)) from None
+        raise CliError(error.what, error.advice) from None
 
 
 def _print_stats(recording: Any, *, as_json: bool) -> None:

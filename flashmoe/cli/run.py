@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.raw:
         if args.system:
-            raise UsageError("--raw uses no chat template, so --system has no place; put it into the prompt.")
+            raise UsageError("--raw uses no chat template, so --system has no place", "put it into the prompt.")
         request = GenerateRequest(id="run", prompt=prompt)
     else:
         system = (ChatMessage("system", args.system),) if args.system else ()

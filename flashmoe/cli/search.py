@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
 
 def say_wait(error: HubError, wait: float) -> None:
     """Tells on stderr why nothing happens."""
-    note(f"{error.message.split(';')[0].rstrip('.')}; trying again in {wait:.0f} s.")
+    note(f"{error.gist}; trying again in {wait:.0f} s.")
 
 
 def _show_hits(hits: list[HubHit], client: HubClient, as_json: bool, text: str) -> int:

@@ -114,7 +114,7 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
     try:
         listener = bind(args.host, args.port)
     except OSError as e:
-        raise CliError(f"can't listen on {args.host} port {args.port}: {e.strerror}; choose another --port") from None
+        raise CliError(f"can't listen on {args.host} port {args.port}: {e.strerror}", "choose another --port") from None
     engine = Engine(request, log_file("serve.log"), args.name)
     progress = ProgressLine()
     progress.update(f"loading {args.model}", force=True)

@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         if not terminal and recorder is not None:
             return run_async(_record(path, recorder))
         if not terminal:
-            raise UsageError("top needs a terminal; for pipes there are --once, --json and --record.")
+            raise UsageError("top needs a terminal", "for pipes there are --once, --json and --record.")
         from tui.screens.top import run_top
 
         return run_top(path, pid, recorder, len(found))
@@ -89,9 +89,9 @@ def _choose(found: list[tuple[int, Path]], pid: int | None) -> tuple[int, Path]:
         for candidate in found:
             if candidate[0] == pid:
                 return candidate
-        raise CliError(f"No engine runs under process {pid}; flashmoe-tui top --list names those that do.")
+        raise CliError(f"No engine runs under process {pid}", "flashmoe-tui top --list names those that do.")
     if not found:
-        raise CliError("No engine runs; open the app in another terminal, then try again.")
+        raise CliError("No engine runs", "open the app in another terminal, then try again.")
     return found[0]
 
 

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from backends.system.cgroups import CgroupMemory
 from flashmoe.monitor import procfs
 from flashmoe.monitor.gpu import GpuMeter
 
@@ -86,7 +87,7 @@ def cpu_quota() -> float | None:
 
 def memory() -> dict[str, Any]:
     """RAM in bytes, and the limit of the cgroup where there is one below it."""
-    counters = procfs.memory(procfs.CgroupMemory())
+    counters = procfs.memory(CgroupMemory())
     if counters is None:
         import psutil
 

@@ -125,8 +125,7 @@ class HistoryBase:
                 raise HistoryError("The history is closed.") from None
             raise HistoryError(f"The history can't do that ({error}).") from error
         except sqlite3.Error as error:
-            busy = "locked" in str(error) or "busy" in str(error)
-            raise HistoryError(connection.explain(error, self.db_path), retry=busy) from error
+            raise connection.explain(error, self.db_path) from error
 
     def _read_data_version(self) -> int:
         with self._lock:

@@ -35,7 +35,7 @@ def connect(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
     except HistoryError as error:
         reason = error.message
     except sqlite3.DatabaseError as error:
-        reason = explain(error, path)
+        reason = explain(error, path).message
     except OSError as error:
         reason = paths.cannot_write(path.parent, error)
     if db is not None:
@@ -82,20 +82,21 @@ def _in_memory(copy_of: Path | None) -> sqlite3.Connection:
     return db
 
 
-def explain(error: sqlite3.Error, path: Path | None) -> str:
-    """One sentence for a failure of SQLite's."""
+def explain(error: sqlite3.Error, path: Path | None) -> HistoryError:
+    """A failure of SQLite's, by its code; `busy` ones are worth trying again."""
     name = paths.display(path) if path is not None else "the history in memory"
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        return f"{name} is in use by another instance for too long; try again."
-    if "full" in text:
-        return f"There is no room left on the disk of {name}; free some and it goes on."
-    if "readonly" in text or "unable to open" in text or "permission" in text.lower():
-        variable = paths.governing_variable(path) if path is not None else paths.HOME_VARIABLE
-        return f"{name} can't be written; make it writable or set {variable} to a folder that you can write to."
-    if "not a database" in text or "malformed" in text or "corrupt" in text:
-        return f"{name} is damaged ({text}); move it away, or put a backup in its place."
-    return f"{name}: {text}."
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return HistoryError(f"{name} is in use by another instance for too long", "try again.", retry=True)
+        case sqlite3.SQLITE_FULL:
+            return HistoryError(f"There is no room left on the disk of {name}", "free some and it goes on.")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            variable = paths.governing_variable(path) if path is not None else paths.HOME_VARIABLE
+            advice = f"make it writable or set {variable} to a folder that you can write to."
+            return HistoryError(f"{name} can't be written", advice)
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return HistoryError(f"{name} is damaged ({error})", "move it away, or put a backup in its place.")
+    return HistoryError(f"{name}: {error}.")
 
 
 def owner() -> str:

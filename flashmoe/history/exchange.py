@@ -177,7 +177,7 @@ def import_json(history: History, text: str | bytes) -> list[Chat]:
     A plain list of ``{"role", "content"}``, or one under ``messages``, becomes one chat. All or nothing.
     """
     if len(text) > MAX_IMPORT_BYTES:
-        raise HistoryError("The file is larger than 256 MiB, which is more than an import takes; split it.")
+        raise HistoryError("The file is larger than 256 MiB, which is more than an import takes", "split it.")
     chats = _decode(text)
     added = []
     with history._transaction() as db:
@@ -202,7 +202,7 @@ def _decode(text: str | bytes) -> list[_ExportedChat]:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise HistoryError("The file is no export of flashmoe-tui, nor a list of messages with role and content.")
         if data.get("version", 0) != VERSION:
-            raise HistoryError("The export was written by a newer flashmoe-tui; update it to import the file.")
+            raise HistoryError("The export was written by a newer flashmoe-tui", "update it to import the file.")
         chats = msgspec.convert(data, _File).chats
     except (msgspec.ValidationError, TypeError) as error:
         raise HistoryError(f"The export is damaged: {error}.") from None

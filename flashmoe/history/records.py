@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from backends.errors import ReportedError
 from backends.interface import ChatMessage, Sampling, Usage
 
 Status = Literal["done", "partial", "streaming"]
@@ -166,10 +167,9 @@ class Hit(Struct, frozen=True, kw_only=True):
     """Start and end of each matching word in `snippet`."""
 
 
-class HistoryError(Exception):
-    """The history can't do what it was asked; `message` is one sentence for the user."""
+class HistoryError(ReportedError):
+    """The history can't do what it was asked."""
 
-    def __init__(self, message: str, *, retry: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, what: str, advice: str = "", *, retry: bool = False) -> None:
+        super().__init__("history", what, advice)
         self.exit_code = 3 if retry else 1

@@ -110,7 +110,7 @@ def migrate(db: sqlite3.Connection, name: str) -> None:
     if version == newest:
         return
     if version > newest:
-        raise HistoryError(f"{name} was written by a newer flashmoe-tui; update it to see these chats.")
+        raise HistoryError(f"{name} was written by a newer flashmoe-tui", "update it to see these chats.")
     db.execute("BEGIN IMMEDIATE")
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()  # another instance may have been faster

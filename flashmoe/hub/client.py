@@ -128,7 +128,7 @@ class HubClient:
     def _check_online(self) -> None:
         reason = self.offline_reason()
         if reason:
-            raise HubError("offline", f"{reason} Unset it to search and download; models on this machine work.")
+            raise HubError("offline", f"{reason} Unset it to search and download", "models on this machine work.")
 
     def headers(self) -> dict[str, str]:
         """huggingface_hub's headers with the token from its usual places (``HF_TOKEN``, ``hf auth login``)."""
@@ -205,7 +205,9 @@ class HubClient:
                 url, headers=self.headers(), token=False, timeout=self.timeout_s, endpoint=self.endpoint
             )
         if meta.etag is None or meta.size is None:
-            raise HubError("bad_answer", f"{self._host()} gave no size or ETag for {show(path, 80)}; try again later.")
+            raise HubError(
+                "bad_answer", f"{self._host()} gave no size or ETag for {show(path, 80)}", "try again later."
+            )
         if urlsplit(meta.location).scheme not in ("http", "https"):
             raise HubError("bad_answer", f"{self._host()} sent {show(path, 80)} to an address that is no web address.")
         same = urlsplit(meta.location).netloc == urlsplit(self.endpoint).netloc
@@ -266,12 +268,12 @@ class HubClient:
                 "gated", f"{repo} is gated: accept its terms at {page}, then run `hf auth login` or set HF_TOKEN."
             )
         if isinstance(error, errors.RevisionNotFoundError):
-            return HubError("changed", f"{what}: that version is gone from the hub; start the download again.")
+            return HubError("changed", f"{what}: that version is gone from the hub", "start the download again.")
         if isinstance(error, errors.RemoteEntryNotFoundError):
-            return HubError("not_found", f"{what} isn't on the hub (any more); look at {page} for what is.")
+            return HubError("not_found", f"{what} isn't on the hub (any more)", f"look at {page} for what is.")
         if isinstance(error, errors.RepositoryNotFoundError):
             hint = "check the name" if self.has_token() else "check the name or, if it is private, set HF_TOKEN"
-            return HubError("not_found", f"The hub has no {repo} that you may see; {hint}.")
+            return HubError("not_found", f"The hub has no {repo} that you may see", f"{hint}.")
         if isinstance(error, errors.DisabledRepoError):
             return HubError("forbidden", f"{repo} was disabled by its owner or by the hub.")
         if status == 401:
@@ -279,30 +281,33 @@ class HubClient:
                 "unauthorized", "The hub refuses your token: renew it with `hf auth login`, or unset HF_TOKEN."
             )
         if status == 403:
-            return HubError("forbidden", f"The hub forbids access to {what}; does your token have read permission?")
+            return HubError("forbidden", f"The hub forbids access to {what}", "does your token have read permission?")
         if status == 429:
             after = f" for {wait:.0f} s" if wait else ""
             return HubError(
-                "rate_limited", f"{self._host()} asks to slow down{after}; try again later or log in.", retry_after=wait
+                "rate_limited",
+                f"{self._host()} asks to slow down{after}",
+                "try again later or log in.",
+                retry_after=wait,
             )
         if status is not None and status >= 500:
             return HubError(
-                "server", f"{self._host()} has trouble (status {status}); try again later.", retry_after=wait
+                "server", f"{self._host()} has trouble (status {status})", "try again later.", retry_after=wait
             )
         if status is not None:
             return HubError("bad_answer", f"{self._host()} answered {status} about {what}.")
         if isinstance(error, httpx2.TimeoutException):
-            return HubError("network", f"{what} did not answer in time; check the network and try again.")
+            return HubError("network", f"{what} did not answer in time", "check the network and try again.")
         if isinstance(error, httpx2.ConnectError):
             host = self._host() if "/" in what or " " in what else what
             return HubError("offline", f"Can't reach {host}: no network, or it is down.")
         # RuntimeError: huggingface_hub closed the shared client after some connection error; a new one comes by itself.
         if isinstance(error, (httpx2.TransportError, httpx2.InvalidURL, httpx2.StreamError, RuntimeError)):
-            return HubError("network", f"The connection to {what} broke; trying again usually helps.")
+            return HubError("network", f"The connection to {what} broke", "trying again usually helps.")
         if isinstance(error, OSError):
             return HubError("io_error", f"{what}: {show(error.strerror or str(error))}.")
         return HubError(
-            "bad_answer", f"{self._host()} sent an answer about {what} that makes no sense; try again later."
+            "bad_answer", f"{self._host()} sent an answer about {what} that makes no sense", "try again later."
         )
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from backends.errors import ReportedError
+
 TRY_AGAIN = frozenset({"network", "offline", "rate_limited", "server", "locked"})
 """Codes of failures that may be gone the next time (exit code 3)."""
 
 
-class HubError(Exception):
-    """A failure with one clear sentence for the user.
+class HubError(ReportedError):
+    """A failure between the hub, the disk and the library.
 
     Codes: ``offline``, ``network``, ``not_found``, ``gated``, ``unauthorized``, ``forbidden``, ``rate_limited``,
     ``server``, ``bad_answer``, ``bad_name``, ``no_space``, ``locked``, ``changed``, ``checksum``, ``in_use``,
     ``ambiguous``, ``io_error``, ``cancelled``.
     """
 
-    def __init__(self, code: str, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+    def __init__(self, code: str, what: str, advice: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(code, what, advice)
         self.retry_after = retry_after
         """Seconds that the server asked to wait, where it did."""
 

@@ -108,7 +108,7 @@ class Library:
             return found[0]
         if different:
             listed = ", ".join(show(e.reference, 80) for e in different[:5])
-            raise HubError("ambiguous", f"“{show(name, 80)}” may be any of {listed}; say which.")
+            raise HubError("ambiguous", f"“{show(name, 80)}” may be any of {listed}", "say which.")
         close = difflib.get_close_matches(wanted, [n for e in entries for n in (e.name.lower(),)], n=2, cutoff=0.6)
         hint = f" Did you mean {' or '.join(show(c, 80) for c in close)}?" if close else ""
         raise HubError("not_found", f"No model on this machine is called “{show(name, 80)}”.{hint}")

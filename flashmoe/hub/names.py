@@ -91,7 +91,7 @@ def check_repo(repo: str) -> str:
     """`repo` if it is a repository's id; raises `HubError`. What passes is two safe folder names."""
     if not _REPO.match(repo) or ".." in repo or "--" in repo or repo.endswith((".git", ".", "-")):
         raise HubError(
-            "bad_name", f"“{show(repo)}” is no repository; write it as owner/name, e.g. unsloth/Qwen3-30B-A3B-GGUF."
+            "bad_name", f"“{show(repo)}” is no repository", "write it as owner/name, e.g. unsloth/Qwen3-30B-A3B-GGUF."
         )
     return repo
 
@@ -109,7 +109,7 @@ def check_file_name(path: str) -> PurePosixPath:
     """A file's path inside its repository, if it can't lead out of a folder; raises `HubError`."""
 
     def bad(why: str) -> HubError:
-        return HubError("bad_name", f"The hub offers a file named “{show(path, 80)}” ({why}); it isn't downloaded.")
+        return HubError("bad_name", f"The hub offers a file named “{show(path, 80)}” ({why})", "it isn't downloaded.")
 
     if not path or len(path.encode("utf-8", "surrogatepass")) > 1024:
         raise bad("empty or too long")
@@ -156,8 +156,8 @@ def _under(folder: Path, real_root: Path, name: str) -> None:
     if real != real_root and real_root not in real.parents:
         raise HubError(
             "bad_name",
-            f"“{show(name, 80)}” would be written to {show(str(real))}, outside the models folder (a link leads there);"
-            " remove the link.",
+            f"“{show(name, 80)}” would be written to {show(str(real))}, outside the models folder (a link leads there)",
+            "remove the link.",
         )
 
 

@@ -117,7 +117,7 @@ def _fetcher(
                         if len(data) >= end - start:
                             break
                     if len(data) < end - start:
-                        raise HubError("network", f"The server cut {show(file.path, 80)} short; try again.")
+                        raise HubError("network", f"The server cut {show(file.path, 80)} short", "try again.")
                     if on_bytes is not None:
                         on_bytes(len(data))
                     return bytes(data[: end - start])
@@ -125,6 +125,6 @@ def _fetcher(
                 if error.code not in TRY_AGAIN or attempt == ATTEMPTS - 1 or (error.retry_after or 0) > 20:
                     raise
                 stop.wait(max(error.retry_after or 0, 0.3 * 2**attempt))
-        raise HubError("network", f"{show(file.path, 80)} can't be fetched; try again later.")
+        raise HubError("network", f"{show(file.path, 80)} can't be fetched", "try again later.")
 
     return fetch

@@ -65,5 +65,5 @@ def _named(repo: HubRepo, wanted: str) -> HubQuant:
     hint = f" Did you mean {close[0]}?" if close else ""
     have = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
     raise HubError(
-        "not_found", f"{repo.repo} has no “{show(wanted, 60)}”; it has {show(have, 300) or 'no models'}.{hint}"
+        "not_found", f"{repo.repo} has no “{show(wanted, 60)}”", f"it has {show(have, 300) or 'no models'}.{hint}"
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.interface import ModelInfo, Telemetry
+from backends.system.cgroups import CgroupMemory
 from flashmoe.monitor import procfs
 from flashmoe.monitor.disk import Device, PageCacheMeter, split_files
 from flashmoe.monitor.gpu import GpuMeter
@@ -35,7 +36,7 @@ class Collector:
         self._gpu_meter = GpuMeter()
         self._gpus: tuple[tuple[Gpu, ...], str | None] = ((), None)
         self._gpu_t = -1e9
-        self._cgroup: procfs.CgroupMemory | None = None
+        self._cgroup: CgroupMemory | None = None
         self._cgroup_t = -1e9
         self._device: Device | None = None
         self._cache: PageCacheMeter | None = None
@@ -81,7 +82,7 @@ class Collector:
                 self._gpus = self._gpu_meter.read(pid)
             if now - self._cgroup_t >= _CGROUP_EVERY_S:
                 self._cgroup_t = now
-                self._cgroup = procfs.CgroupMemory(pid)
+                self._cgroup = CgroupMemory(pid)
             if self._cache is None:
                 self._cached = None
             elif self._cached is None or now - self._cached_t >= _CACHED_EVERY_S:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from backends.system.libc import cached_bytes
 from flashmoe.monitor.sample import DiskCounters
 
 _SECTOR = 512  # the unit of /sys/dev/block/*/stat, whatever the device's own sector size is
-_CACHESTAT = 451  # the same number on every architecture
 _CHUNK = 64 << 20
 
 
@@ -68,36 +67,6 @@ class Device:
             read_s=fields[3] / 1e3,
             busy_s=fields[9] / 1e3,
         )
-
-
-class _Range(ctypes.Structure):
-    _fields_ = (("off", ctypes.c_uint64), ("len", ctypes.c_uint64))
-
-
-class _Stat(ctypes.Structure):
-    _fields_ = (
-        ("nr_cache", ctypes.c_uint64),
-        ("nr_dirty", ctypes.c_uint64),
-        ("nr_writeback", ctypes.c_uint64),
-        ("nr_evicted", ctypes.c_uint64),
-        ("nr_recently_evicted", ctypes.c_uint64),
-    )
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def cached_bytes(fd: int, offset: int, length: int) -> int | None:
-    """Bytes of a range that are in the page cache (cachestat, Linux 6.5); None where the kernel has no such call.
-
-    `mincore` won't do: on a file that one may only read it reports every page resident.
-    """
-    span, stat = _Range(offset, length), _Stat()
-    if _libc.syscall(_CACHESTAT, fd, ctypes.byref(span), ctypes.byref(stat), 0) != 0:
-        return None
-    return min(int(stat.nr_cache) * _PAGE, length)
 
 
 class PageCacheMeter:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from backends.system.cgroups import CgroupMemory
 from flashmoe.monitor.sample import MemoryCounters, Pressure, ProcessCounters
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -112,76 +112,6 @@ def pressure() -> Pressure | None:
         io_full_s=io_full,
         cpu_some_s=_stalled("cpu")[0],
     )
-
-
-class CgroupMemory:
-    """The memory cgroup (v2 or v1) with the least limit among those around a process.
-
-    Found once: a process rarely moves. Reading costs two small files.
-    """
-
-    def __init__(self, pid: int | None = None) -> None:
-        self._limit_file: Path | None = None
-        self._usage_file: Path | None = None
-        self._stat_file: Path | None = None
-        self._cache_keys: tuple[str, ...] = ()
-        best: int | None = None
-        for version, folder, root in self._folders(pid):
-            names = (
-                ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            )
-            while True:
-                limit = self._number(folder / names[0])
-                # v1 says "no limit" as a number near 2**63
-                if limit is not None and limit < 2**60 and (best is None or limit < best):
-                    best = limit
-                    self._limit_file, self._usage_file = folder / names[0], folder / names[1]
-                    self._stat_file = folder / "memory.stat"
-                    self._cache_keys = ("file",) if version == 2 else ("total_cache", "cache")
-                if folder == root or root not in folder.parents:
-                    break
-                folder = folder.parent
-
-    @staticmethod
-    def _number(path: Path) -> int | None:
-        text = (_text(str(path)) or "").strip()
-        return int(text) if text.isdigit() else None
-
-    @staticmethod
-    def _folders(pid: int | None) -> list[tuple[int, Path, Path]]:
-        """(version, the process's folder, the mount's root) of each hierarchy that can limit memory."""
-        who = str(pid) if pid else "self"
-        mounts: dict[int, tuple[str, Path]] = {}
-        for line in (_text("/proc/self/mountinfo") or "").splitlines():
-            left, _, right = line.partition(" - ")
-            fields, kinds = left.split(), right.split()
-            if len(fields) < 5 or len(kinds) < 3:
-                continue
-            if kinds[0] == "cgroup2":
-                mounts[2] = (fields[3], Path(fields[4]))
-            elif kinds[0] == "cgroup" and "memory" in kinds[-1].split(","):
-                mounts[1] = (fields[3], Path(fields[4]))
-        found: list[tuple[int, Path, Path]] = []
-        for line in (_text(f"/proc/{who}/cgroup") or "").splitlines():
-            number, _, rest = line.partition(":")
-            controllers, _, path = rest.partition(":")
-            version = 2 if number == "0" and not controllers else 1
-            if version == 1 and "memory" not in controllers.split(","):
-                continue
-            if version in mounts and ".." not in path:
-                mount_root, mount = mounts[version]
-                inside = path[len(mount_root) :] if mount_root != "/" and path.startswith(mount_root) else path
-                folder = mount / inside.lstrip("/")
-                found.append((version, folder if folder.is_dir() else mount, mount))
-        return found
-
-    def read(self) -> tuple[int | None, int | None, int | None]:
-        """(limit, used, page cache among the used) in bytes; all None where nothing limits."""
-        if self._limit_file is None or self._usage_file is None:
-            return None, None, None
-        stat = _values(_text(str(self._stat_file)), self._cache_keys, " ")
-        cached = next((stat[key] for key in self._cache_keys if key in stat), None)
-        return self._number(self._limit_file), self._number(self._usage_file), cached
 
 
 def usable_cpus(pid: int | None = None) -> int | None:

@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from backends.errors import ReportedError
 from backends.interface import ExpertMap, ModelInfo
 from flashmoe.monitor.map_codec import MapEncoder, MapFrame
 from flashmoe.monitor.sample import Sample
@@ -43,8 +44,11 @@ _Raw = list[tuple[str, msgspec.Raw]]
 _block_decoder = msgspec.msgpack.Decoder(_Raw)
 
 
-class RecordingError(Exception):
-    """A recording that can't be written or read; the message is one sentence."""
+class RecordingError(ReportedError):
+    """A recording that can't be written or read."""
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__("recording", what, advice)
 
 
 class Header(msgspec.Struct, kw_only=True, frozen=True):
@@ -108,9 +112,9 @@ class Recorder:
             self._file = open(path, "xb")  # noqa: SIM115
             self._file.write(MAGIC)
         except FileExistsError:
-            raise RecordingError(f"{path} exists already; name another file to record to.") from None
+            raise RecordingError(f"{path} exists already", "name another file to record to.") from None
         except OSError as error:
-            raise RecordingError(f"Can't record to {path} ({error.strerror}); name another file.") from None
+            raise RecordingError(f"Can't record to {path} ({error.strerror})", "name another file.") from None
         self._add(Header(version=VERSION, app=_version(), started=time.time()))
         self._flush()
 
@@ -177,13 +181,13 @@ class Recording:
                 self.header = message
                 if message.version > VERSION:
                     raise RecordingError(
-                        f"{path.name} was recorded by a newer flashmoe-tui ({message.app}); update to replay it."
+                        f"{path.name} was recorded by a newer flashmoe-tui ({message.app})", "update to replay it."
                     )
             else:
                 self.messages.append(message)
         self.samples = [message for message in self.messages if isinstance(message, Sample)]
         if not self.samples:
-            raise RecordingError(f"{path.name} holds no sample; record for longer than a second.")
+            raise RecordingError(f"{path.name} holds no sample", "record for longer than a second.")
 
     @property
     def duration(self) -> float:
@@ -194,7 +198,7 @@ class Recording:
         try:
             with open(self.path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise RecordingError(f"{self.path.name} is no recording; make one with --record FILE.")
+                    raise RecordingError(f"{self.path.name} is no recording", "make one with --record FILE.")
                 while head := file.read(4):
                     length = struct.unpack("<I", head)[0] if len(head) == 4 else _MAX_BLOCK + 1
                     data = file.read(length) if length <= _MAX_BLOCK else b""

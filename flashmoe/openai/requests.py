@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from backends.errors import ReportedError
 from backends.interface import ChatMessage, GenerateRequest, Sampling
 
 MAX_MESSAGES = 4096
@@ -39,11 +40,11 @@ _READ = frozenset({
 }) | _SAMPLING.keys()  # fmt: skip
 
 
-class BadRequestError(ValueError):
-    """A request that can't be run; `param` names the field, the message says what to do."""
+class BadRequestError(ReportedError):
+    """A request that can't be run; `param` names the field."""
 
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, param: str | None = None, *, advice: str = "") -> None:
+        super().__init__("bad_request", what, advice)
         self.param = param
 
 

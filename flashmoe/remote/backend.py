@@ -75,7 +75,7 @@ def network_error(e: httpx2.HTTPError, base: str) -> EngineError:
     host = urlsplit(base).netloc
     if isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout):
         return EngineError("network", f"no server answers at {host}: is it running, and is the address right?")
-    return EngineError("network", f"the connection to {host} failed ({type(e).__name__}); try again")
+    return EngineError("network", f"the connection to {host} failed ({type(e).__name__})", "try again")
 
 
 def status_error(status: int, body: bytes, base: str) -> EngineError:
@@ -85,9 +85,9 @@ def status_error(status: int, body: bytes, base: str) -> EngineError:
     if status in (401, 403):
         return EngineError("unauthorized", f"{host} wants a key: set {KEY_VARIABLES[0]}")
     if status == 404:
-        return EngineError("not_found", f"{host} has no such route or model{said}; the address usually ends in /v1")
+        return EngineError("not_found", f"{host} has no such route or model{said}", "the address usually ends in /v1")
     if status == 429 or status >= 500:
-        return EngineError("network", f"{host} can't answer now (status {status}){said}; try again in a moment")
+        return EngineError("network", f"{host} can't answer now (status {status}){said}", "try again in a moment")
     code = "prompt_too_long" if "context" in said.lower() else "bad_request"
     return EngineError(code, f"{host} refused the request (status {status}){said}")
 
@@ -128,7 +128,7 @@ def _choose(listed: list[dict[str, Any]], wanted: str, base: str) -> dict[str, A
         if model["id"] == wanted:
             return model
     names = ", ".join(m["id"][:80] for m in listed[:8])
-    raise EngineError("not_found", f"{host} doesn't serve {wanted}; it serves {names}")
+    raise EngineError("not_found", f"{host} doesn't serve {wanted}", f"it serves {names}")
 
 
 def _info(model: dict[str, Any], base: str, request: LoadRequest) -> ModelInfo:

@@ -101,7 +101,9 @@ class RemoteModel:
         return None
 
     def bench(self, request: BenchRequest, progress: Callable[[int, int], bool]) -> BenchResult:
-        raise EngineError("unsupported", "bench measures this machine; a remote server takes no teacher-forced tokens")
+        raise EngineError(
+            "unsupported", "bench measures this machine", "a remote server takes no teacher-forced tokens"
+        )
 
     def save_state(self, session: str, path: str) -> int:
         return 0
@@ -135,7 +137,7 @@ class RemoteModel:
                     answer.take(chunk)
             if answer.reason is None and not running.cancelled.is_set():
                 host = urlsplit(self.info.path).netloc
-                raise EngineError("network", f"{host} ended the answer in the middle; what came so far is kept")
+                raise EngineError("network", f"{host} ended the answer in the middle", "what came so far is kept")
             self._finish(running, answer, start)
         except EngineError as e:
             self._fail(running, answer, start, e)
@@ -173,7 +175,7 @@ class RemoteModel:
             return
         with self._lock:
             self._running.pop(running.request.id, None)
-        self._events.put(Failed(id=running.request.id, code=e.code, message=e.message))
+        self._events.put(Failed.of(running.request.id, e))
 
 
 class _Answer:

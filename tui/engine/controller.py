@@ -239,7 +239,7 @@ class EngineController:
         if self.model is not None:
             return
         if self.request is None:
-            raise EngineError("bad_request", "No model is loaded yet; choose one first.")
+            raise EngineError("bad_request", "No model is loaded yet", "choose one first.")
         await self._load(self.request)
 
     async def reload(self, *, n_ctx: int, like: LoadRequest) -> None:

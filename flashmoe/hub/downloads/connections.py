@@ -266,7 +266,7 @@ class Fetching:
         by_path |= {file.path: file for file in listing.other}
         gone = [f.file.path for f in self.files if f.file.path not in by_path]
         if gone:
-            raise HubError("not_found", f"{show(gone[0])} was removed from {self.job.repo}; choose another file.")
+            raise HubError("not_found", f"{show(gone[0])} was removed from {self.job.repo}", "choose another file.")
         with self._cond:
             self.job = structs.replace(self.job, commit=listing.commit)
         self.store.save(self.job)
@@ -309,7 +309,7 @@ class Fetching:
             f.failures += 1
             if f.failures >= self.options.attempts:
                 tries = f"gave up after {f.failures} tries; what is here is kept, resume it later."
-                self.error = self.error or HubError(error.code, f"{gist(error)}: {tries}")
+                self.error = self.error or HubError(error.code, error.gist, tries)
                 self._cond.notify_all()
                 return
             wait = min(self.options.backoff_max_s, self.options.backoff_s * 2 ** (f.failures - 1))
@@ -317,11 +317,6 @@ class Fetching:
             if error.retry_after is not None:
                 wait = max(wait, error.retry_after)
             f.not_before = now + wait
-            self.trouble = f"{gist(error)}; trying again in {wait:.0f} s ({f.failures} of {self.options.attempts})."
+            self.trouble = f"{error.gist}; trying again in {wait:.0f} s ({f.failures} of {self.options.attempts})."
             self._cond.notify_all()
         self.changed()
-
-
-def gist(error: HubError) -> str:
-    """What happened, without the advice for somebody who asked just once."""
-    return error.message.split(";")[0].rstrip(".")

@@ -111,7 +111,8 @@ class DownloadManager:
         if not quant.complete:
             raise HubError(
                 "not_found",
-                f"{repo.repo} lacks parts of {quant.label}: the set on the hub is incomplete; choose another.",
+                f"{repo.repo} lacks parts of {quant.label}: the set on the hub is incomplete",
+                "choose another.",
             )
         for file in quant.files:
             check_file_name(file.path)
@@ -272,7 +273,7 @@ class DownloadManager:
         wait = first if progressed else min(first * 16, self._waits.get(id, first / 2) * 2)
         self._waits[id] = wait
         view = self._views[id]
-        message = f"{view.message.split(':')[0].rstrip('.')}; another round in {_span(wait)}."
+        message = f"{view.cause}; another round in {_span(wait)}."
         self._views[id] = structs.replace(view, message=message)
 
         def again() -> None:

@@ -93,7 +93,8 @@ class PartFile:
             by = f"process {owner}" if owner else "another process"
             raise HubError(
                 "locked",
-                f"{show(self.target.name)} is being downloaded by {by}; wait for it, or pause it there and try again.",
+                f"{show(self.target.name)} is being downloaded by {by}",
+                "wait for it, or pause it there and try again.",
             ) from None
 
     def reset(self, head: PartHead) -> None:
@@ -336,13 +337,13 @@ def disk_error(error: OSError, path: Path) -> HubError:
     name = show(str(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "the disk quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
-        return HubError("no_space", f"Paused: {what} at {name}. Free some space and resume; nothing is lost.")
+        return HubError("no_space", f"Paused: {what} at {name}. Free some space and resume", "nothing is lost.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return HubError(
-            "io_error", f"No permission to write {name}; set FLASHMOE_MODELS to a folder that you can write to."
+            "io_error", f"No permission to write {name}", "set FLASHMOE_MODELS to a folder that you can write to."
         )
     if error.errno == errno.ELOOP:
-        return HubError("bad_name", f"{name} is a symbolic link where a download goes; remove it.")
+        return HubError("bad_name", f"{name} is a symbolic link where a download goes", "remove it.")
     if error.errno == errno.EFBIG:
-        return HubError("io_error", f"The file system can't hold a file as large as {name} (FAT?); use another disk.")
+        return HubError("io_error", f"The file system can't hold a file as large as {name} (FAT?)", "use another disk.")
     return HubError("io_error", f"Can't write {name}: {error.strerror or error}.")

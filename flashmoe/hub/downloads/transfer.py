@@ -44,6 +44,7 @@ class Transfer(Fetching):
                     state = "verifying"
             return JobView(
                 id=self.job.id, repo=self.job.repo, label=self.job.label, state=state, message=message,
+                cause=self.error.gist if self.error else "",
                 code=self.error.code if self.error else "", files=files, size=size, done=done,
                 verified=sum(f.verified for f in files), received=self.received, bytes_s=speed,
                 eta_s=(size - done) / speed if speed and state == "running" else None,

@@ -31,6 +31,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     label: str
     state: JobState
     message: str = ""
+    cause: str = ""
+    """What ended it, without advice and full stop, where something did."""
     code: str = ""
     """`HubError`'s code where the download failed or was paused by a failure."""
     files: tuple[FileView, ...] = ()

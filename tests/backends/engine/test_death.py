@@ -10,6 +10,7 @@ import pytest
 from backends.engine import death
 from backends.engine import protocol as p
 from backends.engine.child import Child
+from backends.system import cgroups
 
 LOG = Path("/tmp/engine.log")
 
@@ -46,8 +47,14 @@ def test_the_tail_starts_where_this_child_began(tmp_path: Path) -> None:
     assert death.read_tail(tmp_path / "none", 0) == ""
 
 
-def test_the_kernels_count_of_kills_is_read() -> None:
-    assert death.oom_kills() >= 0
+@pytest.mark.parametrize(("version", "name"), [(2, "memory.events"), (1, "memory.oom_control")])
+def test_the_kernels_count_of_kills_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, name: str
+) -> None:
+    monkeypatch.setattr(cgroups, "folders", lambda pid=None: [(version, tmp_path, tmp_path)])
+    before = cgroups.oom_kills()
+    (tmp_path / name).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    assert cgroups.oom_kills() == before + 3
 
 
 def test_a_file_that_goes_while_it_is_loaded_is_named(tmp_path: Path) -> None:

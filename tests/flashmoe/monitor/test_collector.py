@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from backends.interface import Telemetry
+from backends.system import cgroups
+from backends.system.libc import cached_bytes
 from flashmoe.monitor import procfs
 from flashmoe.monitor.collector import Collector, Sampler
-from flashmoe.monitor.disk import Device, PageCacheMeter, cached_bytes, split_files
+from flashmoe.monitor.disk import Device, PageCacheMeter, split_files
 from flashmoe.monitor.frame import Deriver
 from flashmoe.monitor.gpu import GpuMeter
 from flashmoe.monitor.sample import Sample
@@ -191,8 +193,8 @@ def test_least_cgroup_limit_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "outer" / "memory.max").write_text("1000000\n")
     (tmp_path / "outer" / "memory.current").write_text("400000\n")
     (tmp_path / "outer" / "memory.stat").write_text("anon 100000\nfile 300000\n")
-    monkeypatch.setattr(procfs.CgroupMemory, "_folders", staticmethod(lambda pid: [(2, inner, tmp_path)]))
-    assert procfs.CgroupMemory().read() == (1_000_000, 400_000, 300_000)
+    monkeypatch.setattr(cgroups, "folders", lambda pid=None: [(2, inner, tmp_path)])
+    assert cgroups.CgroupMemory().read() == (1_000_000, 400_000, 300_000)
 
 
 def test_the_sampler_delivers_with_the_engines_counters(tmp_path: Path) -> None:

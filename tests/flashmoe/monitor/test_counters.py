@@ -24,7 +24,7 @@ from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
 from backends.streaming.pool import SlotStore
 from backends.system import libc
-from flashmoe.monitor.disk import cached_bytes
+from backends.system.libc import cached_bytes
 from tests.gguf_factory import make_gguf
 
 PAGE = libc.PAGE

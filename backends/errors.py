@@ -1,0 +1,31 @@
+"""Errors that a person reads, in parts: a code for programs, what happened, and what to do about it."""
+
+from __future__ import annotations
+
+
+def sentence(what: str, advice: str = "") -> str:
+    """What happened and what to do, as one sentence."""
+    return f"{what}; {advice}" if advice else what
+
+
+class ReportedError(Exception):
+    """A failure that ends as one clear sentence on a screen; nothing searches that sentence.
+
+    `code` is for programs, `what` says what happened, `advice` what to do ("" where nothing is to be done).
+    """
+
+    def __init__(self, code: str, what: str, advice: str = "") -> None:
+        super().__init__(sentence(what, advice))
+        self.code = code
+        self.what = what
+        self.advice = advice
+
+    @property
+    def message(self) -> str:
+        """The sentence: `what` and `advice` joined."""
+        return sentence(self.what, self.advice)
+
+    @property
+    def gist(self) -> str:
+        """What happened, without the full stop: to be gone on with."""
+        return self.what.rstrip(".")
