@@ -9,6 +9,7 @@ import numpy as np
 
 from backends.gguf.file import EXPERT_WEIGHT, GgufFile
 from backends.interface import ExpertMap
+from backends.system import libc
 
 
 class PageCacheMap:
