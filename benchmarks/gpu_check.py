@@ -62,7 +62,8 @@ def one(path: str, backend: str, gpu_layers: int, prompt: int, tokens: int) -> d
     """Loads and measures one backend in this process."""
     from backends.gguf.file import read_gguf
     from backends.llamacpp.loading import load_mmap
-    from backends.llamacpp.model import LlamaModel, Parts
+    from backends.llamacpp.model import LlamaModel
+    from backends.llamacpp.parts import Parts
     from backends.llamacpp.sizing import describe
     from backends.streaming.backend import StreamBackend
 

@@ -21,7 +21,8 @@ from textual.screen import Screen
 
 from backends.interface import LoadRequest
 from flashmoe import paths
-from flashmoe.config.schema import LoadedConfig, auto_to_none, load_config
+from flashmoe.config.load import load_config
+from flashmoe.config.schema import LoadedConfig, auto_to_none
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui import themes

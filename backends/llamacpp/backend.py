@@ -6,7 +6,8 @@ from __future__ import annotations
 from backends.gguf.file import read_gguf
 from backends.interface import EngineError, LoadRequest, ProgressCallback
 from backends.llamacpp.loading import fit_gpu, load_mmap
-from backends.llamacpp.model import LlamaModel, Parts
+from backends.llamacpp.model import LlamaModel
+from backends.llamacpp.parts import Parts
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
 from backends.system.disk_probe import disk_bytes_per_second

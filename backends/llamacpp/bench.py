@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from backends.interface import BenchRequest, BenchResult, EngineError
+from backends.interface import BenchRequest, BenchResult, EngineError, ModelInfo
 from backends.llamacpp.context import Batch, LlamaContext
+from backends.llamacpp.parts import Parts
 from backends.system import procfs
-
-if TYPE_CHECKING:
-    from backends.llamacpp.model import LlamaModel, Parts
 
 
 def token_ids(request: BenchRequest, n_vocab: int) -> Any:
@@ -30,14 +28,13 @@ def token_ids(request: BenchRequest, n_vocab: int) -> Any:
 
 
 def run_bench(
-    model: LlamaModel, parts: Parts, request: BenchRequest, progress: Callable[[int, int], bool]
+    context: LlamaContext, info: ModelInfo, parts: Parts, request: BenchRequest, progress: Callable[[int, int], bool]
 ) -> BenchResult:
     """Feeds the prompts, as many whole ones in a batch as it holds, then one id a step for every sequence. The KV cache
     must be empty.
 
     Raises `EngineError`: ``bad_request`` where it doesn't fit the context, ``cancelled``.
     """
-    context, info = model.context, model.info
     total = request.prompt_tokens + request.tokens
     if request.prompt_tokens < 1 or request.tokens < 1 or request.parallel < 1:
         raise EngineError("bad_request", "A benchmark needs at least one prompt token, one token and one sequence.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -28,8 +27,9 @@ from backends.interface import (
 from backends.llamacpp import native
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
-from backends.llamacpp.context import AbortFlag, EvalHook, LlamaContext
+from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.loading import Weights, gpu_free_bytes
+from backends.llamacpp.parts import Parts
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import restore_session, save_session
 from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
@@ -43,42 +43,6 @@ IDLE_SEQUENCES = 4
 MAX_CHARACTERS_PER_TOKEN = 64
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
-
-
-class Counters(msgspec.Struct, kw_only=True):
-    """What a backend that watches the experts counts since loading; None: it can't know. See `Telemetry`."""
-
-    stall_s: float | None = None
-    hook_s: float | None = None
-    expert_hits: int | None = None
-    expert_misses: int | None = None
-    read_bytes: int | None = None
-    evictions: int | None = None
-    resident_bytes: int | None = None
-    budget_bytes: int | None = None
-    reuse_bytes_hist: tuple[int, ...] | None = None
-    next_token_reuse: float | None = None
-    layer_pace: tuple[tuple[float, float], ...] | None = None
-
-
-@dataclass
-class Parts:
-    """What a backend adds to `LlamaModel`. The defaults add nothing."""
-
-    backend: str
-    reason: str
-    """`ModelInfo.backend_reason`."""
-    hook: EvalHook | None = None
-    abort: AbortFlag | None = None
-    """The flag that the hook looks at; the context makes one if the backend doesn't."""
-    counters: Callable[[], Counters] = field(default=Counters)
-    expert_map: Callable[[], ExpertMap | None] = field(default=lambda: None)
-    disk_probe: Callable[[], float | None] = field(default=lambda: None)
-    """Measures what the disk gives in expert-sized random reads of the model's file, in bytes per second (about 1
-    s)."""
-    info: Callable[[ModelInfo], ModelInfo] = field(default=lambda info: info)
-    """Last word on the model's info (store, budget, dense bytes…)."""
-    before_bench: Callable[[], None] = field(default=lambda: None)
 
 
 class LlamaModel:
@@ -288,7 +252,7 @@ class LlamaModel:
             raise EngineError("bad_request", "A benchmark can't run while answers are being made.")
         self._scheduler.close()
         try:
-            return run_bench(self, self._parts, request, progress)
+            return run_bench(self.context, self.info, self._parts, request, progress)
         finally:
             self._scheduler.close()
 

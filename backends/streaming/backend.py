@@ -11,7 +11,8 @@ from backends.interface import EngineError, LoadProgress, LoadRequest, ModelInfo
 from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
 from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
-from backends.llamacpp.model import Counters, LlamaModel, Parts
+from backends.llamacpp.model import LlamaModel
+from backends.llamacpp.parts import Counters, Parts
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
 from backends.planner.plan import working_set
 from backends.streaming import abi

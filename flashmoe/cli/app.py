@@ -7,12 +7,14 @@ import gc
 import sys
 from pathlib import Path
 
-from flashmoe.cli.common import UsageError, add_load_flags, load_request, positive_int, resolve_model
+from flashmoe.cli.common import UsageError, add_load_flags, load_request, positive_int
+from flashmoe.cli.models import resolve_model
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the app's own command line."""
-    from flashmoe.cli.main import PROGRAM, Parser
+    from flashmoe.cli.parser import Parser
+    from flashmoe.cli.table import PROGRAM
 
     result = Parser(prog=PROGRAM, description="Opens the app, with MODEL loaded where one is named.")
     result.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, a name in the library, or demo")
@@ -32,7 +34,7 @@ def add_app_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Opens the app."""
-    from flashmoe.cli.main import COMMANDS, PROGRAM
+    from flashmoe.cli.table import COMMANDS, PROGRAM
 
     if args.model in COMMANDS:
         raise UsageError(

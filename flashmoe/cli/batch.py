@@ -23,10 +23,10 @@ from flashmoe.cli.common import (
     note,
     positive_int,
     print_json,
-    resolve_model,
     run_async,
     size,
 )
+from flashmoe.cli.models import resolve_model
 
 if TYPE_CHECKING:
     from flashmoe.batch.runner import Progress, Summary

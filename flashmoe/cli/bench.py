@@ -19,10 +19,10 @@ from flashmoe.cli.common import (
     positive_int,
     print_json,
     rate,
-    resolve_model,
     run_async,
     size,
 )
+from flashmoe.cli.models import resolve_model
 
 if TYPE_CHECKING:
     from backends.interface import BenchRequest, BenchResult, LoadRequest, ModelInfo

@@ -269,7 +269,7 @@ _named: set[str] = set()
 
 def load_settings(*, quiet: bool = False) -> Config:
     """The user's configuration; what is wrong in it is named on stderr (once) and stays at its default."""
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
 
     loaded = load_config()
     for problem in loaded.problems if not quiet else ():
@@ -314,16 +314,6 @@ def load_request(args: argparse.Namespace, path: str | Path, *, quiet: bool = Fa
 
 
 # ---- models and the engine ---------------------------------------------------------------------------------------
-
-
-def resolve_model(name: str) -> Path | str:
-    """MODEL as typed (a file, ``demo``, a name in the library, a URL) to what `LoadRequest.path` takes.
-
-    Raises `UsageError` with the closest names where there is none.
-    """
-    from flashmoe.cli.models import resolve
-
-    return resolve(name)
 
 
 @contextlib.asynccontextmanager

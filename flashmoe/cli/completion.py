@@ -37,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
 
     from flashmoe.cli.app import add_app_flags
     from flashmoe.cli.common import add_load_flags
-    from flashmoe.cli.main import COMMANDS, build_parser
+    from flashmoe.cli.main import build_parser
+    from flashmoe.cli.table import COMMANDS
 
     parser = build_parser()
     parser.add_argument("-V", "--version", action="store_true", help="the version")

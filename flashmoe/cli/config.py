@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs ``config``."""
     from flashmoe import paths
     from flashmoe.config import docs as config_docs
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
 
     if args.file is not None and not args.file.exists():
         raise UsageError(f"{args.file} does not exist.")

@@ -9,95 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-PROGRAM = "flashmoe-tui"
-
-
-class Command(NamedTuple):
-    """A command: its module under `flashmoe.cli`, what it does in a line, and the heading it is listed under."""
-
-    module: str
-    help: str
-    group: str
-
-
-COMMANDS: dict[str, Command] = {
-    "demo": Command("demo", "chat with the small model that comes along: no download, no network", "chat"),
-    "run": Command("run", "one answer on stdout, streamed", "chat"),
-    "chats": Command("chats", "list, search, export and import the chats", "chat"),
-    "search": Command("search", "models on the hub, and the files of one repository", "models"),
-    "pull": Command("pull", "download a model; resumes after anything", "models"),
-    "ls": Command("ls", "the models on this machine", "models"),
-    "rm": Command("rm", "delete a model", "models"),
-    "verify": Command("verify", "check models against the hub's hashes", "models"),
-    "plan": Command("plan", "will it run here, what goes where, and how fast", "speed"),
-    "bench": Command("bench", "measure tokens per second, and how near the bound they are", "speed"),
-    "batch": Command("batch", "many prompts, sharing each expert read", "work"),
-    "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
-    "doctor": Command("doctor", "what this machine has and what is wrong with it, fit for a bug report", "setup"),
-    "top": Command("top", "watch an engine that runs in another terminal", "speed"),
-    "replay": Command("replay", "play or evaluate a recording of the monitor", "speed"),
-    "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
-    "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
-    "completion": Command("completion", "completion for bash, zsh or fish", "setup"),
-}
-
-GROUPS = {
-    "chat": "Chat",
-    "models": "Models",
-    "speed": "Memory and speed",
-    "work": "Without the app",
-    "setup": "This machine",
-}
-
-EXIT_TEXT = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 worth trying again (network, a lock), 130 interrupted."
-
-
-class HelpFormatter(argparse.HelpFormatter):
-    """Fits help to the terminal (at most 100 columns) but keeps examples as written, and gives flags room."""
-
-    def __init__(self, prog: str, **options: Any) -> None:
-        options.setdefault("max_help_position", 28)
-        options.setdefault("width", min(shutil.get_terminal_size().columns, 102) - 2)
-        super().__init__(prog, **options)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        from flashmoe.cli.help_text import reflow
-
-        return textwrap.indent(reflow(text, width - len(indent)), indent)
-
-
-class Parser(argparse.ArgumentParser):
-    """One-line usage errors that say where help is; no abbreviated flags, which would break scripts later."""
-
-    def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", HelpFormatter)
-        options.setdefault("allow_abbrev", False)
-        super().__init__(**options)
-        self._mixing = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Lets flags stand between positional arguments: ``run MODEL --ram 6 PROMPT``.
-
-        argparse by itself gives an optional argument its default as soon as a flag comes, and then knows no place for
-        the real one.
-        """
-        if self._mixing or any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
-            return super().parse_known_args(args, namespace)
-        self._mixing = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._mixing = False
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{PROGRAM}: {message} (see {self.prog} --help)\n")
-        raise SystemExit(2)
+from flashmoe.cli.parser import Parser
+from flashmoe.cli.table import COMMANDS, EXIT_TEXT, GROUPS, PROGRAM
 
 
 def general_help() -> str:

@@ -22,7 +22,7 @@ def demo_model() -> Path:
     return path
 
 
-def resolve(name: str) -> Path | str:
+def resolve_model(name: str) -> Path | str:
     """What to load for MODEL. Raises `UsageError` with one sentence and the closest names."""
     if name == DEMO and not Path(name).exists():
         return demo_model()
@@ -73,7 +73,7 @@ def _in_library(name: str) -> Path | None:
     try:
         entry = Library().find(name)
     except HubError as error:
-        if error.code == "not_found" and "Did you mean" not in error.message:
+        if error.code == "not_found" and not error.close:
             return None
         raise UsageError(error.message) from None
     if entry.missing:
@@ -82,7 +82,7 @@ def _in_library(name: str) -> Path | None:
 
 
 def _hint(name: str) -> str:
-    from flashmoe.cli.main import COMMANDS
+    from flashmoe.cli.table import COMMANDS
 
     close = difflib.get_close_matches(name, [*COMMANDS, DEMO], n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?"[:-1] if close else "; give a GGUF file, or demo"

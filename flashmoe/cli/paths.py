@@ -32,7 +32,7 @@ def register(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints the paths, those that don't exist yet marked so."""
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
 
     places = paths.all_paths()
     places["models"] = load_config().config.models_folder()

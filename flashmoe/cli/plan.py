@@ -21,9 +21,9 @@ from flashmoe.cli.common import (
     positive_int,
     print_json,
     rate,
-    resolve_model,
     size,
 )  # fmt: skip
+from flashmoe.cli.models import resolve_model
 
 if TYPE_CHECKING:
     from backends.gguf.file import GgufFile

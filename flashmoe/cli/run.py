@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flashmoe.cli.common import UsageError, add_load_flags, load_request, note, resolve_model, run_async
+from flashmoe.cli.common import UsageError, add_load_flags, load_request, note, run_async
+from flashmoe.cli.models import resolve_model
 
 MAX_PROMPT_BYTES = 64 << 20
 

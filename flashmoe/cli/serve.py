@@ -20,8 +20,8 @@ from flashmoe.cli.common import (
     log_file,
     note,
     positive_int,
-    resolve_model,
 )
+from flashmoe.cli.models import resolve_model
 
 if TYPE_CHECKING:
     from backends.interface import LoadRequest

@@ -8,7 +8,6 @@ what a user wrote. ``FLASHMOE_<SECTION>__<FIELD>`` in the environment wins over 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -151,17 +150,6 @@ class LoadedConfig(Struct, frozen=True):
         """ "FILE:LINE" of a field, for a message."""
         line = self.lines.get(name)
         return f"{paths.display(self.path)}:{line}" if line else paths.display(self.path)
-
-
-def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> LoadedConfig:
-    """Reads the file (the default one for None) and the environment. Never raises on what they hold."""
-    path = path or paths.config_file()
-    environ = os.environ if environ is None else environ
-    if not path.exists() and not any(name.startswith("FLASHMOE_") and "__" in name for name in environ):
-        return LoadedConfig(Config(), path, False)  # the common case needs no YAML
-    from flashmoe.config.reader import read
-
-    return read(path, environ)
 
 
 def auto_to_none(value: T | Auto) -> T | None:

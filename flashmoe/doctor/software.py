@@ -68,7 +68,7 @@ def folders() -> dict[str, dict[str, Any]]:
 
 def models_folder() -> Path:
     """The folder for downloads, as configured."""
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
 
     return load_config().config.models_folder()
 
@@ -85,7 +85,7 @@ def writable(path: Path) -> bool:
 
 def configuration() -> dict[str, Any]:
     """The configuration file, and what is wrong in it or in the presets."""
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
     from flashmoe.presets import load_presets
 
     loaded = load_config()

@@ -95,7 +95,7 @@ class HistoryBase:
     # ---- for the parts of the history
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write: all of it or nothing. Nested ones join the outer one."""
         with self._lock, self._sentences():
             if self._closed:
@@ -135,7 +135,7 @@ class HistoryBase:
         """Answers whose process died while it wrote them become partial ones."""
         for (owner,) in self._rows("SELECT DISTINCT owner FROM messages WHERE status = 'streaming'"):
             if owner is None or connection.is_dead(owner):
-                with self._transaction() as db:
+                with self.transaction() as db:
                     db.execute(
                         "UPDATE messages SET status = 'partial', finish_reason = 'died', owner = NULL "
                         "WHERE status = 'streaming' AND owner IS ?",

@@ -28,7 +28,7 @@ class CutsMixin(HistoryBase):
 
         `upto_id` is `message_id` or one of its ancestors. `summary` stands in for what is left out; `model` wrote it.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             if not db.execute(f"{_PATH_UP} SELECT 1 FROM up WHERE id = ?", (message_id, upto_id)).fetchone():
                 raise HistoryError(f"Message {upto_id} is not on the way to message {message_id}.")
             cursor = db.execute(
@@ -50,7 +50,7 @@ class CutsMixin(HistoryBase):
 
     def undo_cut(self, cut_id: int) -> None:
         """Takes a cut back. Nothing happens where it is gone already."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM context_cuts WHERE id = ?", (cut_id,))
 
     def cuts_of(self, chat_id: int) -> list[ContextCut]:

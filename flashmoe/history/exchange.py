@@ -180,7 +180,7 @@ def import_json(history: History, text: str | bytes) -> list[Chat]:
         raise HistoryError("The file is larger than 256 MiB, which is more than an import takes", "split it.")
     chats = _decode(text)
     added = []
-    with history._transaction() as db:
+    with history.transaction() as db:
         for chat in chats:
             row = db.execute("SELECT deleted FROM chats WHERE uid = ?", (chat.uid,)).fetchone() if chat.uid else None
             if row is None:
@@ -241,7 +241,7 @@ def _chained(messages: list[Any]) -> list[Any]:
 def _insert(history: History, chat: _ExportedChat) -> int:
     moment = time.time()
     first = next((m.content for m in chat.messages if m.role == "user"), "")
-    with history._transaction() as db:
+    with history.transaction() as db:
         chat_id = history.create_chat(title=chat.title or first, model=chat.model, settings=chat.settings).id
         ids: list[int] = []
         for m in chat.messages:

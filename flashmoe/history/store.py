@@ -56,7 +56,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
     ) -> Chat:
         """A new, empty chat. Without a title it gets one from its first question."""
         moment = now()
-        with self._transaction() as db:
+        with self.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO chats (uid, title, created, updated, model, model_path, settings) VALUES (?,?,?,?,?,?,?)",
                 (uuid.uuid4().hex, _title(title), moment, moment, encodable(model), encodable(model_path),
@@ -119,7 +119,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
 
     def purge(self, *, older_than_s: float = 0.0) -> list[str]:
         """Empties the trash of chats deleted longer ago; returns their uids (for what is kept apart, as KV caches)."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute("SELECT uid FROM chats WHERE deleted <= ?", (now() - older_than_s,)).fetchall()
             db.execute("DELETE FROM chats WHERE deleted <= ?", (now() - older_than_s,))
         return [uid for (uid,) in rows]
@@ -127,7 +127,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
     def housekeep(self, *, keep_days: int, trash_days: int) -> list[str]:
         """What the configuration's section history asks for, and empty chats of days ago; returns purged uids."""
         moment = now()
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM chats WHERE leaf IS NULL AND draft = '' AND updated < ?", (moment - DAY_S,))
             if keep_days:
                 db.execute(
@@ -165,7 +165,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
         message = self.message(message_id)
         if message.role != "assistant" or message.status == "streaming":
             raise HistoryError("Only an answer that has ended can be continued.")
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE messages SET status = 'streaming', owner = ? WHERE id = ?", (self._owner, message_id)
             )  # fmt: skip
@@ -179,7 +179,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
     # ---- inside
 
     def _set(self, chat_id: int, column: str, value: object) -> None:
-        with self._transaction() as db:
+        with self.transaction() as db:
             if db.execute(f"UPDATE chats SET {column} = ? WHERE id = ?", (value, chat_id)).rowcount == 0:
                 raise HistoryError(f"There is no chat {chat_id}.")
 
@@ -189,7 +189,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
     ) -> int:  # fmt: skip
         moment = now()
         content = encodable(content)
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute("SELECT leaf, title FROM chats WHERE id = ?", (chat_id,)).fetchone()
             if row is None:
                 raise HistoryError(f"There is no chat {chat_id}.")
@@ -231,19 +231,19 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
         with self._writers_lock:
             return list(self._writers)
 
-    def _writers_or_end(self, flusher: Flusher) -> list[AnswerWriter]:
+    def writers_or_end(self, flusher: Flusher) -> list[AnswerWriter]:
         """The open answers; where there is none, `flusher` is forgotten and must end."""
         with self._writers_lock:
             if not self._writers and self._flusher is flusher:
                 self._flusher = None
             return list(self._writers)
 
-    def _forget_writer(self, writer: AnswerWriter) -> None:
+    def forget_writer(self, writer: AnswerWriter) -> None:
         with self._writers_lock:
             if writer in self._writers:
                 self._writers.remove(writer)
 
-    def _flush_problem(self, sentence: str | None) -> None:
+    def flush_problem(self, sentence: str | None) -> None:
         self.problem = sentence or self._open_problem
 
 

@@ -62,7 +62,7 @@ class TreeMixin(HistoryBase):
     def show(self, message_id: int) -> list[Message]:
         """Shows the branch through a message (a search hit); returns the new path."""
         message = self.message(message_id)
-        with self._transaction() as db:
+        with self.transaction() as db:
             (leaf,) = db.execute("SELECT leaf FROM chats WHERE id = ?", (message.chat_id,)).fetchone()
             if leaf is not None:
                 self._remember_leaf(leaf)
@@ -74,13 +74,13 @@ class TreeMixin(HistoryBase):
         """Shows the chat only up to a message (None: as if it were empty), nothing is deleted; returns the path."""
         if message_id is not None and self.message(message_id).chat_id != chat_id:
             raise HistoryError(f"Message {message_id} belongs to another chat.")
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (message_id, chat_id))
         return self.path(chat_id)
 
     def _remember_leaf(self, leaf: int) -> None:
         """Notes on every message of the path to `leaf` that this branch was shown below it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "WITH RECURSIVE up(id, parent_id) AS (SELECT id, parent_id FROM messages WHERE id = ?1 UNION ALL "
                 "SELECT p.id, p.parent_id FROM messages p JOIN up ON p.id = up.parent_id) "

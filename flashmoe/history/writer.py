@@ -6,24 +6,33 @@ itself) after `add`, and where the disk is full the answer stays in memory and g
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from flashmoe.history.base import now, to_json
 from flashmoe.history.records import Figures, HistoryError, Message
 from flashmoe.text_safety import encodable
 
-if TYPE_CHECKING:
-    from flashmoe.history.store import History
-
 FLUSH_S = 1.0
+
+
+class AnswerStore(Protocol):
+    """What a writer needs of the history that keeps its answer."""
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]: ...
+    def message(self, message_id: int) -> Message: ...
+    def forget_writer(self, writer: AnswerWriter) -> None: ...
+    def writers_or_end(self, flusher: Flusher) -> list[AnswerWriter]: ...
+    def flush_problem(self, problem: str | None) -> None: ...
 
 
 class AnswerWriter:
     """One answer that is being written. `add` never blocks; `finish` writes the rest and the figures."""
 
-    def __init__(self, history: History, message: Message) -> None:
+    def __init__(self, history: AnswerStore, message: Message) -> None:
         self.message_id = message.id
         self.chat_id = message.chat_id
         self._history = history
@@ -68,7 +77,7 @@ class AnswerWriter:
                 content, thinking = self._texts()
                 self._dirty = False
             try:
-                with self._history._transaction() as db:
+                with self._history.transaction() as db:
                     db.execute(
                         "UPDATE messages SET content = ?, thinking = ? WHERE id = ?",
                         (encodable(content), encodable(thinking), self.message_id),
@@ -90,14 +99,14 @@ class AnswerWriter:
             self._end = (reason, figures)
         with self._writing:
             self._finish(*self._end)
-        self._history._forget_writer(self)
+        self._history.forget_writer(self)
         return self._history.message(self.message_id)
 
     def _finish(self, reason: str, figures: Figures | None) -> None:
         with self._lock:
             content, thinking = self._texts()
         status = "done" if reason in ("stop", "length") else "partial"
-        with self._history._transaction() as db:
+        with self._history.transaction() as db:
             db.execute(
                 "UPDATE messages SET content = ?, thinking = ?, status = ?, finish_reason = ?, figures = "
                 "coalesce(?, figures), owner = NULL WHERE id = ?",
@@ -118,7 +127,7 @@ class AnswerWriter:
 class Flusher(threading.Thread):
     """Flushes a history's open answers once a second; ends when there is none."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: AnswerStore) -> None:
         super().__init__(name="history-flush", daemon=True)
         self._history = history
         self._stop_asked = threading.Event()
@@ -131,12 +140,12 @@ class Flusher(threading.Thread):
         due = time.monotonic() + FLUSH_S
         while not self._stop_asked.wait(max(due - time.monotonic(), 0.0)):
             due = time.monotonic() + FLUSH_S
-            writers = self._history._writers_or_end(self)
+            writers = self._history.writers_or_end(self)
             if not writers:
                 return
             for writer in writers:
                 try:
                     writer.flush()
-                    self._history._flush_problem(None)
+                    self._history.flush_problem(None)
                 except HistoryError as error:
-                    self._history._flush_problem(error.message)
+                    self._history.flush_problem(error.message)

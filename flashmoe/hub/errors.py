@@ -16,8 +16,12 @@ class HubError(ReportedError):
     ``ambiguous``, ``io_error``, ``cancelled``.
     """
 
-    def __init__(self, code: str, what: str, advice: str = "", *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, code: str, what: str, advice: str = "", *, retry_after: float | None = None, close: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(code, what, advice)
+        self.close = close
+        """Names like the one that isn't there."""
         self.retry_after = retry_after
         """Seconds that the server asked to wait, where it did."""
 

@@ -111,7 +111,7 @@ class Library:
             raise HubError("ambiguous", f"“{show(name, 80)}” may be any of {listed}", "say which.")
         close = difflib.get_close_matches(wanted, [n for e in entries for n in (e.name.lower(),)], n=2, cutoff=0.6)
         hint = f" Did you mean {' or '.join(show(c, 80) for c in close)}?" if close else ""
-        raise HubError("not_found", f"No model on this machine is called “{show(name, 80)}”.{hint}")
+        raise HubError("not_found", f"No model on this machine is called “{show(name, 80)}”.{hint}", close=tuple(close))
 
     def delete(self, entry: Entry) -> int:
         """Deletes a model of the models folder; returns the bytes freed. Raises `HubError` (``in_use``, …)."""
@@ -158,7 +158,7 @@ class Library:
 
 def default_sources() -> list[Source]:
     """The models folder, the folders of the configuration, Hugging Face's cache, LM Studio's folders."""
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
 
     config = load_config().config.models
     sources = [Source("library", models_root())]
@@ -171,7 +171,7 @@ def default_sources() -> list[Source]:
 
 def models_root() -> Path:
     """Where downloads go: the configuration's folder, else the one that ``paths`` shows."""
-    from flashmoe.config.schema import load_config
+    from flashmoe.config.load import load_config
 
     return load_config().config.models_folder()
 

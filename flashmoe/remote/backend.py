@@ -6,7 +6,6 @@ None here and shown as unknown. It lives in `flashmoe` and not in `backends` bec
 
 from __future__ import annotations
 
-import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,10 +19,8 @@ from backends.interface import (
     ModelInfo,
     ProgressCallback,
 )
+from flashmoe.remote.http import CONNECT_S, make_client, network_error, status_error
 from flashmoe.remote.model import RemoteModel
-
-KEY_VARIABLES = ("FLASHMOE_REMOTE_KEY", "OPENAI_API_KEY")
-CONNECT_S = 10.0
 
 
 class RemoteBackend:
@@ -54,53 +51,6 @@ class RemoteBackend:
         except BaseException:
             client.close()
             raise
-
-
-def make_client(base: str) -> httpx2.Client:
-    """A client for one server: the key from the environment, no redirects (a key must not travel on)."""
-    headers = {"Accept": "application/json", "User-Agent": "flashmoe-tui"}
-    for variable in KEY_VARIABLES:
-        if key := os.environ.get(variable):
-            headers["Authorization"] = f"Bearer {key}"
-            break
-    url = base.rstrip("/")
-    if not urlsplit(url).path:
-        url += "/v1"
-    timeout = httpx2.Timeout(CONNECT_S, read=None)
-    return httpx2.Client(base_url=url, headers=headers, timeout=timeout, follow_redirects=False)
-
-
-def network_error(e: httpx2.HTTPError, base: str) -> EngineError:
-    """One sentence for a connection that failed."""
-    host = urlsplit(base).netloc
-    if isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return EngineError("network", f"no server answers at {host}: is it running, and is the address right?")
-    return EngineError("network", f"the connection to {host} failed ({type(e).__name__})", "try again")
-
-
-def status_error(status: int, body: bytes, base: str) -> EngineError:
-    """One sentence for an HTTP error, with the server's own words where it has some."""
-    host = urlsplit(base).netloc
-    said = _message(body)
-    if status in (401, 403):
-        return EngineError("unauthorized", f"{host} wants a key: set {KEY_VARIABLES[0]}")
-    if status == 404:
-        return EngineError("not_found", f"{host} has no such route or model{said}", "the address usually ends in /v1")
-    if status == 429 or status >= 500:
-        return EngineError("network", f"{host} can't answer now (status {status}){said}", "try again in a moment")
-    code = "prompt_too_long" if "context" in said.lower() else "bad_request"
-    return EngineError(code, f"{host} refused the request (status {status}){said}")
-
-
-def _message(body: bytes) -> str:
-    import msgspec
-
-    try:
-        data = msgspec.json.decode(body[:65536])
-        text = data["error"]["message"] if isinstance(data["error"], dict) else data["error"]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
-        return ""
-    return f": {str(text)[:300]}" if text else ""
 
 
 def _models(client: httpx2.Client, base: str) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from backends.interface import (
     Telemetry,
     Usage,
 )
+from flashmoe.remote.http import network_error, status_error
 
 MAX_EVENT = 4 * 1024 * 1024
 """A server-sent event longer than this is not an answer but an attack or a fault."""
@@ -130,8 +131,6 @@ class RemoteModel:
                 if running.cancelled.is_set():
                     raise EngineError("cancelled", "cancelled")
                 if response.status_code != 200:
-                    from flashmoe.remote.backend import status_error
-
                     raise status_error(response.status_code, response.read(), self.info.path)
                 for chunk in _events_of(response):
                     answer.take(chunk)
@@ -142,8 +141,6 @@ class RemoteModel:
         except EngineError as e:
             self._fail(running, answer, start, e)
         except httpx2.HTTPError as e:
-            from flashmoe.remote.backend import network_error
-
             self._fail(running, answer, start, network_error(e, self.info.path))
         except Exception as e:  # a closed response raises what it likes; a thread must never end silently
             self._fail(running, answer, start, EngineError("network", f"the answer could not be read ({e})"))

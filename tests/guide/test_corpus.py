@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from flashmoe.cli.main import COMMANDS
+from flashmoe.cli.table import COMMANDS
 from guide import devset
 from guide.conversations import Corpus
 from guide.phrasing import Grammar, noise, parse

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.screen import Screen
 
 from flashmoe import paths
-from flashmoe.config.schema import load_config
+from flashmoe.config.load import load_config
 from flashmoe.monitor import units
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.text_safety import visible_line

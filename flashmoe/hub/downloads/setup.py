@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flashmoe.config.schema import Config, load_config
+from flashmoe.config.load import load_config
+from flashmoe.config.schema import Config
 from flashmoe.hub.client import HubClient
 from flashmoe.hub.downloads.manager import DownloadManager
 from flashmoe.hub.downloads.transfer import Options

@@ -17,7 +17,8 @@ from backends.llamacpp import native
 from backends.llamacpp.backend import MmapBackend
 from backends.llamacpp.context import Batch
 from backends.llamacpp.loading import load_mmap
-from backends.llamacpp.model import LlamaModel, Parts
+from backends.llamacpp.model import LlamaModel
+from backends.llamacpp.parts import Parts
 from backends.llamacpp.sizing import describe
 from tests.gguf_factory import make_gguf
 

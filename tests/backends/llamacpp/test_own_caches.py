@@ -16,7 +16,8 @@ from backends.llamacpp.backend import MmapBackend
 from backends.llamacpp.batch_plan import largest_block
 from backends.llamacpp.context import Batch, DecodeResult
 from backends.llamacpp.loading import load_mmap
-from backends.llamacpp.model import LlamaModel, Parts
+from backends.llamacpp.model import LlamaModel
+from backends.llamacpp.parts import Parts
 from backends.llamacpp.sizing import describe
 from backends.streaming.abi import NAME
 from tests.gguf_factory import make_gguf

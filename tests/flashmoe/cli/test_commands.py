@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flashmoe import paths
-from flashmoe.cli.main import COMMANDS, main
+from flashmoe.cli.main import main
+from flashmoe.cli.table import COMMANDS
 from flashmoe.history import History
 
 

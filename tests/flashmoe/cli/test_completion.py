@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flashmoe.cli.main import COMMANDS, main
+from flashmoe.cli.main import main
+from flashmoe.cli.table import COMMANDS
 
 CHECK = {"bash": ["bash", "-n"], "zsh": ["zsh", "-f", "-n"], "fish": ["fish", "--no-config", "--no-execute"]}
 

@@ -11,7 +11,8 @@ import pytest
 
 from flashmoe.cli.common import note
 from flashmoe.cli.help_text import reflow
-from flashmoe.cli.main import COMMANDS, build_parser, main, module
+from flashmoe.cli.main import build_parser, main, module
+from flashmoe.cli.table import COMMANDS
 
 TEXT = """\
 This is a paragraph that was written over more than one line in the source, and it

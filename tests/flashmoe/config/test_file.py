@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashmoe.config import docs as config_docs
-from flashmoe.config.schema import Config, load_config
+from flashmoe.config.load import load_config
+from flashmoe.config.schema import Config
 from flashmoe.presets import load_presets
 
 

@@ -1,0 +1,47 @@
+"""What a backend adds to `LlamaModel`: its hook, its counters, its map, its last word on the model's info."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from backends.interface import ExpertMap, ModelInfo
+from backends.llamacpp.context import AbortFlag, EvalHook
+
+
+class Counters(msgspec.Struct, kw_only=True):
+    """What a backend that watches the experts counts since loading; None: it can't know. See `Telemetry`."""
+
+    stall_s: float | None = None
+    hook_s: float | None = None
+    expert_hits: int | None = None
+    expert_misses: int | None = None
+    read_bytes: int | None = None
+    evictions: int | None = None
+    resident_bytes: int | None = None
+    budget_bytes: int | None = None
+    reuse_bytes_hist: tuple[int, ...] | None = None
+    next_token_reuse: float | None = None
+    layer_pace: tuple[tuple[float, float], ...] | None = None
+
+
+@dataclass
+class Parts:
+    """What a backend adds to `LlamaModel`. The defaults add nothing."""
+
+    backend: str
+    reason: str
+    """`ModelInfo.backend_reason`."""
+    hook: EvalHook | None = None
+    abort: AbortFlag | None = None
+    """The flag that the hook looks at; the context makes one if the backend doesn't."""
+    counters: Callable[[], Counters] = field(default=Counters)
+    expert_map: Callable[[], ExpertMap | None] = field(default=lambda: None)
+    disk_probe: Callable[[], float | None] = field(default=lambda: None)
+    """Measures what the disk gives in expert-sized random reads of the model's file, in bytes per second (about 1
+    s)."""
+    info: Callable[[ModelInfo], ModelInfo] = field(default=lambda info: info)
+    """Last word on the model's info (store, budget, dense bytes…)."""
+    before_bench: Callable[[], None] = field(default=lambda: None)
