@@ -260,7 +260,7 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
     """The share of a token's experts that the token before it used too."""
     layer_pace: tuple[tuple[float, float], ...] | None = None
     """(layers, seconds they took together) of recent decoding, by how many experts were read meanwhile, from 0
-    (`backends.streaming.layer_times.Pace`). The last layer of each token is left out: its time holds the output
+    (`backends.streaming.layer_times.LayerTimes`). The last layer of each token is left out: its time holds the output
     as well."""
 
 

@@ -30,7 +30,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from backends.engine.protocol import encoder, event_decoder
-from backends.streaming.layer_times import Pace
+from backends.streaming.layer_times import LayerTimes
 from backends.streaming.reuse_distance import SPEND, ReuseMeter
 from flashmoe.monitor.collector import Collector
 from flashmoe.monitor.feed import MonitorFeed
@@ -80,7 +80,7 @@ def graphs_of(layers: int, experts: int, used: int) -> list[I64]:
 
 def noted_us(layers: int, experts: int, used: int) -> tuple[float, float]:
     """Microseconds that the hook's thread spends on what it keeps for the monitor: (a token, a layer of it)."""
-    meter, pace = ReuseMeter(layers, experts, [60_000] * layers, spend=SPEND), Pace()
+    meter, pace = ReuseMeter(layers, experts, [60_000] * layers, spend=SPEND), LayerTimes()
     graphs = graphs_of(layers, experts, used)
     tokens = 2000
     spent = layer_s = 0.0

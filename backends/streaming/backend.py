@@ -21,8 +21,8 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.loader import load_stream
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
-from backends.streaming.pool import SlotStore
-from backends.streaming.predictor import Guesser
+from backends.streaming.pool import PoolStore
+from backends.streaming.predictor import Predictor
 from backends.streaming.store_choice import Choice, choose_store, memory_for_experts
 from backends.streaming.stores import Store
 from backends.system.disk_probe import disk_bytes_per_second
@@ -86,8 +86,8 @@ class StreamBackend:
             weights.on_close.append(pager.close)
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
-            guesser = Guesser(len(layout.rows), base.n_expert_used)
-            hook = RouterHook(layout, pager, abort, guesser)
+            predictor = Predictor(len(layout.rows), base.n_expert_used)
+            hook = RouterHook(layout, pager, abort, predictor)
             weights.on_close.append(hook.close)
         except EngineError:
             weights.close()
@@ -147,7 +147,7 @@ def _open_store(choice: Choice, layout: ExpertLayout, uses_gpu: bool) -> tuple[S
         raise EngineError("unsupported", "The pool needs the CPU backend", "with a GPU use --store pagecache or auto.")
     if choice.store == "pool" and choice.budget_bytes is not None:
         try:
-            return SlotStore(layout, choice.budget_bytes), choice.reason
+            return PoolStore(layout, choice.budget_bytes), choice.reason
         except OSError as e:
             if choice.forced:
                 raise

@@ -22,8 +22,8 @@ from backends.llamacpp.context import AbortFlag, Batch
 from backends.streaming import abi
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
-from backends.streaming.pool import SlotStore
-from backends.streaming.predictor import Guesser
+from backends.streaming.pool import PoolStore
+from backends.streaming.predictor import Predictor
 from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
 
 _COPY = re.compile(r"^[^#]*#(.*)#\d+$")
@@ -43,11 +43,17 @@ class RouterHook:
     """`backends.llamacpp.context.EvalHook` over a `Pager`."""
 
     def __init__(
-        self, layout: ExpertLayout, pager: Pager, abort: AbortFlag, guesser: Guesser | None = None, *, stub: bool = True
+        self,
+        layout: ExpertLayout,
+        pager: Pager,
+        abort: AbortFlag,
+        predictor: Predictor | None = None,
+        *,
+        stub: bool = True,
     ) -> None:
         self._ggml = abi.ggml()
-        self._layout, self._pager, self._abort, self._guesser = layout, pager, abort, guesser
-        self._slots = pager.store if isinstance(pager.store, SlotStore) else None
+        self._layout, self._pager, self._abort, self._predictor = layout, pager, abort, predictor
+        self._slots = pager.store if isinstance(pager.store, PoolStore) else None
         self._product = self._ggml.op("MUL_MAT_ID")
         self._weights = {
             t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
@@ -85,8 +91,8 @@ class RouterHook:
         self._left.clear()
         self._ids.clear()
         self._boundary.clear()
-        if self._guesser is not None:
-            self._guesser.begin()
+        if self._predictor is not None:
+            self._predictor.begin()
         try:
             self._pager.begin(len(batch))
             self._rest(len(batch))
@@ -188,10 +194,10 @@ class RouterHook:
             ids = np.flatnonzero(found)
             counts = found[ids]
         ahead = likely = None
-        if self._guesser is not None and self._weight == 1:
-            ahead = functools.partial(self._guesser.seen, row, ids, node, n, counts)
+        if self._predictor is not None and self._weight == 1:
+            ahead = functools.partial(self._predictor.seen, row, ids, node, n, counts)
             if n > 1:
-                likely = functools.partial(self._guesser.likely, row, n)
+                likely = functools.partial(self._predictor.likely, row, n)
         held = self._pager.chosen(row, ids, counts, ahead, likely)
         self._unslotted.discard(row)
         if not held:

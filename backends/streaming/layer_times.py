@@ -20,7 +20,7 @@ _LONGEST_S = 5.0
 """A longer gap was no layer: the process was stopped, or the disk hung."""
 
 
-class Pace:
+class LayerTimes:
     """Times of layers by their reads, fading by half every 256 graphs. One thread writes, another may read."""
 
     def __init__(self) -> None:

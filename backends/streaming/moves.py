@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from backends.interface import EngineError
-from backends.streaming.layer_times import Pace
+from backends.streaming.layer_times import LayerTimes
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import LOADING, Ledger
-from backends.streaming.pool import SlotStore
+from backends.streaming.pool import PoolStore
 from backends.streaming.stores import I64, Store, by_row
 
 
@@ -26,9 +26,9 @@ def major_faults() -> int:
 class Moves:
     """Moves the experts of one loaded model, and counts what that costs."""
 
-    def __init__(self, layout: ExpertLayout, store: Store, ledger: Ledger, pace: Pace) -> None:
+    def __init__(self, layout: ExpertLayout, store: Store, ledger: Ledger, pace: LayerTimes) -> None:
         self.layout, self.store, self.ledger, self.pace = layout, store, ledger, pace
-        self.slots = store if isinstance(store, SlotStore) else None
+        self.slots = store if isinstance(store, PoolStore) else None
         self.stall_s = 0.0
         """Seconds that compute waited, for reads and for the kernel's work on requests."""
         self.faults = 0

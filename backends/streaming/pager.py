@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from backends.interface import EngineError, ExpertMap
-from backends.streaming.layer_times import Pace
+from backends.streaming.layer_times import LayerTimes
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import ABSENT, RESIDENT, Ledger
 from backends.streaming.moves import Moves, major_faults
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.prefetch import ReadAhead
+from backends.streaming.prefetch import Prefetcher
 from backends.streaming.reuse_distance import SPEND, ReuseMeter
 from backends.streaming.stores import I64, Store, by_row
 from backends.system import libc
@@ -47,10 +47,10 @@ class Pager:
         self.ledger = Ledger([r.n_experts for r in layout.rows], store.cost, store.group, store.budget)
         rows = layout.rows
         self.meter = ReuseMeter(len(rows), layout.n_experts, [r.expert_bytes for r in rows], spend=SPEND)
-        self.pace = Pace()
+        self.pace = LayerTimes()
         self._moves = Moves(layout, store, self.ledger, self.pace)
         self._slots = self._moves.slots
-        self._ahead = ReadAhead(self._moves)
+        self._ahead = Prefetcher(self._moves)
         self._full_once = False
         self._decoding = True
         self.reclaimed = 0

@@ -70,7 +70,7 @@ class _Group:
         libc.munmap(self.region, self.bytes + _HUGE)
 
 
-class SlotStore:
+class PoolStore:
     """Experts in at most `ram_bytes` of anonymous memory. CPU only: a GPU copies experts by their own layout."""
 
     name = "pool"

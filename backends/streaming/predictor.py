@@ -114,7 +114,7 @@ class _Rates:
         return list(order[: int(np.count_nonzero(rates >= least))].tolist())
 
 
-class Guesser:
+class Predictor:
     """Scores and guesses for the rows of a graph, of one token or of many. `begin` once a graph, `seen` for each row in
     order."""
 

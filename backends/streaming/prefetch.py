@@ -19,7 +19,7 @@ SPARE_SHARE = 0.1
 LEAST_AHEAD = 16
 
 
-class ReadAhead:
+class Prefetcher:
     """The experts of one model that were asked for on a guess."""
 
     def __init__(self, moves: Moves) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.streaming.predictor import Guesser
+from backends.streaming.predictor import Predictor
 from backends.system.reader import AioReader, Request
 
 BLOCK = 4096
@@ -91,14 +91,14 @@ def test_reads_that_wait_are_given_up_with_the_reader(
 
 
 def test_many_tokens_will_use_what_is_used_often_enough() -> None:
-    guesser = Guesser(2, 2)
+    predictor = Predictor(2, 2)
     often, now_and_then, rare = 3, 1, 0
     ids, counts = np.array([rare, now_and_then, often]), np.array([1, 20, 100])
     for _ in range(3):
-        guesser._rates.note(0, ids, counts, 128)
-    assert guesser._rates.likely(0, 128) == [often, now_and_then]  # 1 - (1 - 1/128)^128 is 0.63
-    assert guesser._rates.likely(0, 2) == [often]
-    assert guesser._rates.likely(1, 128) == []  # nothing is known
+        predictor._rates.note(0, ids, counts, 128)
+    assert predictor._rates.likely(0, 128) == [often, now_and_then]  # 1 - (1 - 1/128)^128 is 0.63
+    assert predictor._rates.likely(0, 2) == [often]
+    assert predictor._rates.likely(1, 128) == []  # nothing is known
     for _ in range(60):
-        guesser._rates.note(0, np.array([5]), np.array([128]), 128)
-    assert guesser._rates.likely(0, 2) == [5]
+        predictor._rates.note(0, np.array([5]), np.array([128]), 128)
+    assert predictor._rates.likely(0, 2) == [5]

@@ -12,7 +12,7 @@ from backends.interface import BenchRequest, BenchResult, EngineError, LoadReque
 from backends.llamacpp.backend import MmapBackend
 from backends.streaming.backend import StreamBackend
 from backends.streaming.pager import Pager
-from backends.streaming.prefetch import ReadAhead
+from backends.streaming.prefetch import Prefetcher
 from benchmarks.synthetic import Spec, write_model
 
 SHARE = 0.3
@@ -68,19 +68,19 @@ def test_wide_steps_read_ahead_for_the_next_one_and_prompts_do_not(
     shape = Spec(layers=6, experts=64, used=4, embd=256, ff=256, heads=4, kv_heads=2, head_dim=64, vocab=4000)
     path = write_model(tmp_path / "wide.gguf", shape)
     asked: list[tuple[int, int, int]] = []
-    chosen, ahead = Pager.chosen, ReadAhead.read
+    chosen, ahead = Pager.chosen, Prefetcher.read
     wide: list[int] = []
 
     def noting(self: Pager, row: int, ids, counts, *guess) -> bool:  # type: ignore[no-untyped-def]
         wide[:] = [1 if counts is None else int(counts.sum()) // 4]
         return chosen(self, row, ids, counts, *guess)
 
-    def noting_ahead(self: ReadAhead, row: int, experts: list[int], in_use, *, spare: bool) -> None:  # type: ignore[no-untyped-def]
+    def noting_ahead(self: Prefetcher, row: int, experts: list[int], in_use, *, spare: bool) -> None:  # type: ignore[no-untyped-def]
         asked.append((wide[0], row, len(experts)))
         ahead(self, row, experts, in_use, spare=spare)
 
     monkeypatch.setattr(Pager, "chosen", noting)
-    monkeypatch.setattr(ReadAhead, "read", noting_ahead)
+    monkeypatch.setattr(Prefetcher, "read", noting_ahead)
     bench(path, 48, "stream", prompt_tokens=20, tokens=6, n_ctx=2048, store="pool", ram_bytes=14 << 20)
     steps = [(row, n) for tokens, row, n in asked if tokens == 48]
     assert sum(row == 0 and n > 40 for row, n in steps) >= 4  # the first step doesn't know what follows it

@@ -22,7 +22,7 @@ from backends.planner.plan import working_set
 from backends.streaming.backend import StreamBackend
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
-from backends.streaming.pool import SlotStore
+from backends.streaming.pool import PoolStore
 from backends.system import libc
 from backends.system.libc import cached_bytes
 from tests.gguf_factory import make_gguf
@@ -146,7 +146,7 @@ def test_the_hit_rate_is_that_of_a_replayed_trace(path: Path, monkeypatch: pytes
     """The router's choices are written down during a real answer and played through the policy above."""
     model, pager = load(path, "pool", share)
     store = pager.store
-    assert isinstance(store, SlotStore)
+    assert isinstance(store, PoolStore)
     trace: list[tuple[int, list[int], list[int]] | int] = []
     chosen, begin = pager.chosen, pager.begin
 
@@ -212,7 +212,7 @@ def in_page_cache(path: Path, offset: int, size: int) -> int:
 def test_what_the_pool_holds_is_in_memory_and_nothing_else_is(path: Path) -> None:
     model, pager = load(path, "pool", 0.4)
     store = pager.store
-    assert isinstance(store, SlotStore)
+    assert isinstance(store, PoolStore)
     for seed in range(1, 5):
         decode(model, 60, seed)
     share = shares(pager.snapshot())

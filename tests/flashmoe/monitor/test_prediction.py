@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends.streaming.layer_times import MOST, Pace
+from backends.streaming.layer_times import MOST
 from flashmoe.monitor.prediction import saved_s
 
 
@@ -52,7 +52,7 @@ def test_few_layers_say_nothing() -> None:
 def test_pace_counts_layers_by_their_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("backends.streaming.layer_times.time.perf_counter", lambda: now[0])
-    pace = Pace()
+    pace = LayerTimes()
 
     def graph(tokens: int, reads: list[int], seconds: float) -> None:
         pace.begin(tokens)
@@ -81,7 +81,7 @@ def test_pace_counts_layers_by_their_reads(monkeypatch: pytest.MonkeyPatch) -> N
 def test_graphs_that_follow_at_once_are_timed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("backends.streaming.layer_times.time.perf_counter", lambda: now[0])
-    pace = Pace()
+    pace = LayerTimes()
     for _ in range(101):  # 3 ms each; the first is of another width than the one before it
         pace.begin(1)
         for row in range(4):
