@@ -81,7 +81,7 @@ def predict_total_s(frame: Frame, work: Work, info: ModelInfo | None, change: fl
     return work.total_s - work.stall_s * hit
 
 
-def saved_s(pace: LayerTimes, misses: float) -> tuple[float, float] | None:
+def saved_s(pace: Pace, misses: float) -> tuple[float, float] | None:
     """(mean seconds of a layer, seconds less) where only the share `misses` of the reads is left (above 1: more);
     None before enough layers were timed."""
     total = sum(layers for layers, _ in pace)
@@ -106,7 +106,7 @@ def saved_s(pace: LayerTimes, misses: float) -> tuple[float, float] | None:
 class _Times:
     """Seconds of a layer by its reads: means where many were timed, a line through the neighbours where few were."""
 
-    def __init__(self, pace: LayerTimes) -> None:
+    def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._numbered = [(reads, entry) for reads, entry in enumerate(pace) if entry[0] > 0]
         self.slope = self._line(None)[1]
