@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends.streaming.layer_times import MOST
+from backends.streaming.layer_times import MOST, LayerTimes
 from flashmoe.monitor.prediction import saved_s
 
 
