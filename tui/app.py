@@ -26,8 +26,9 @@ from flashmoe.config.schema import LoadedConfig, auto_to_none
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui import themes
-from tui.downloading import Downloading, DownloadNews
+from tui.downloading import Downloading
 from tui.engine.controller import EngineController
+from tui.engine.messages import DownloadNews
 from tui.monitor.monitoring import Monitoring
 from tui.screens.chat.screen import ChatScreen
 from tui.terminal import facts as terminal
@@ -185,7 +186,7 @@ class FlashmoeApp(SparingApp):
         history = await self.chat_screen.history()
         if history.problem:
             self.notify(history.problem, severity="warning", timeout=15, markup=False)
-        for problem in (await asyncio.to_thread(self.chat_screen.flow.read_presets)).problems:
+        for problem in (await asyncio.to_thread(self.chat_screen.flow.given.read_presets)).problems:
             self.notify(problem.sentence, severity="warning", timeout=15, markup=False)
         prompts = await history.in_thread(history.recent_prompts)
         self.chat_screen.composer.remember_all(list(reversed(prompts)))
@@ -227,7 +228,7 @@ class FlashmoeApp(SparingApp):
         path = await self.ask_screen(ModelsScreen(self, downloads=downloads))
         if path is not None:
             await self.chat_screen.flow.leave()  # its computed context goes with the model that is loaded now
-            self.controller.load(self.chat_screen.flow.with_chosen_context(self.with_defaults(path)))
+            self.controller.load(self.chat_screen.flow.given.with_chosen_context(self.with_defaults(path)))
 
     def on_download_news(self, news: DownloadNews) -> None:
         """A download moved: the model screen shows it, elsewhere its end is told."""
@@ -295,12 +296,9 @@ class FlashmoeApp(SparingApp):
                 help_text = f"{shown}   {detail}" if shown else detail
                 yield SystemCommand(title, help_text, self._runner(spec.action))
         if on_chat:
-            yield SystemCommand(
-                "Copy the last command", "The last shell command of the answer", self.chat_screen.action_copy_command
-            )
-            yield SystemCommand(
-                "Write in your editor", "Opens the composer's text in $VISUAL or $EDITOR", self.chat_screen.open_editor
-            )
+            copy, edit = self.chat_screen.copying.copy_command, self.chat_screen.drafting.open_editor
+            yield SystemCommand("Copy the last command", "The last shell command of the answer", copy)
+            yield SystemCommand("Write in your editor", "Opens the composer's text in $VISUAL or $EDITOR", edit)
 
     def _runner(self, action: str) -> Any:
         async def run() -> None:
@@ -352,7 +350,7 @@ class FlashmoeApp(SparingApp):
         screen = self.chat_screen
         with contextlib.suppress(Exception):  # whatever fails here must not keep the rest from being saved
             await asyncio.wait_for(screen.flow.keep_draft(screen.composer.text), 5)
-        if screen.flow.worth_keeping():
+        if screen.flow.given.worth_keeping():
             again = self.keymap.display("app.quit")
             screen.say(f"Keeping this chat's context for the next time. {again} once more ends at once.")
         with contextlib.suppress(Exception):

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from textual.message import Message
+from textual.notifications import SeverityLevel
+
+from flashmoe.config.schema import Config
+from tui.engine.messages import DownloadNews
 
 if TYPE_CHECKING:
     from flashmoe.hub.downloads.manager import DownloadManager
     from flashmoe.hub.downloads.views import JobView
-    from tui.app import FlashmoeApp
 
 
-class DownloadNews(Message):
-    """A download moved, paused, failed or ended."""
+class Owner(Protocol):
+    """What the downloads need of the app."""
 
-    def __init__(self, view: JobView) -> None:
-        super().__init__()
-        self.view = view
+    @property
+    def config(self) -> Config:
+        """The configuration, as it was read at the start."""
+        ...
+
+    def post_message(self, message: Message) -> bool:
+        """Hands a message to the app; from any thread."""
+        ...
+
+    def notify(
+        self,
+        message: str,
+        *,
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """A toast."""
+        ...
 
 
 class Downloading:
     """Owns the download manager; started a moment after the first paint, or when the model screen first opens."""
 
-    def __init__(self, app: FlashmoeApp) -> None:
-        self._app = app
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
         self._manager: DownloadManager | None = None
         self._starting: asyncio.Task[DownloadManager] | None = None
         self._told: dict[str, str] = {}
@@ -43,12 +62,12 @@ class Downloading:
         """Goes on with unfinished downloads; costs nothing where there are none."""
         from flashmoe.hub.downloads.jobs import JobStore
 
-        unfinished = await asyncio.to_thread(lambda: JobStore(self._app.config.models_folder()).all())
+        unfinished = await asyncio.to_thread(lambda: JobStore(self._owner.config.models_folder()).all())
         running = [job for job in unfinished if job.wanted == "run"]
         if running:
             await self.manager()
             what = f"{running[0].repo}:{running[0].label}" if len(running) == 1 else f"{len(running)} downloads"
-            self._app.notify(f"Going on with {what}.", markup=False, timeout=4)
+            self._owner.notify(f"Going on with {what}.", markup=False, timeout=4)
 
     @property
     def active(self) -> bool:
@@ -63,7 +82,7 @@ class Downloading:
     def _open(self) -> DownloadManager:
         from flashmoe.hub.downloads.setup import open_manager
 
-        manager = open_manager(self._app.config, stays_open=True)
+        manager = open_manager(self._owner.config, stays_open=True)
         manager.listen(self._heard)
         manager.start()
         return manager
@@ -71,7 +90,7 @@ class Downloading:
     def _heard(self, view: JobView) -> None:
         """Called from the downloads' threads."""
         with contextlib.suppress(Exception):  # the app is ending
-            self._app.post_message(DownloadNews(view))
+            self._owner.post_message(DownloadNews(view))
 
     def announce(self, view: JobView, *, quiet: bool) -> None:
         """A toast where a download ended; `quiet` where its pane is on the screen."""
@@ -81,6 +100,6 @@ class Downloading:
         if quiet:
             return
         if view.state == "done":
-            self._app.notify(f"{view.repo}:{view.label} is here, its checksums are right.", markup=False, timeout=10)
+            self._owner.notify(f"{view.repo}:{view.label} is here, its checksums are right.", markup=False, timeout=10)
         elif view.state == "failed" or (view.state == "paused" and view.message):
-            self._app.notify(f"{view.repo}:{view.label}: {view.message}", severity="error", markup=False, timeout=15)
+            self._owner.notify(f"{view.repo}:{view.label}: {view.message}", severity="error", markup=False, timeout=15)

@@ -33,12 +33,12 @@ def versions() -> dict[str, str]:
 
 
 def llama() -> dict[str, Any]:
-    """What `backends.llamacpp.inspect` says in a process of its own; ``{"error": …}`` where it can't."""
+    """What `backends.inspection` says in a process of its own; ``{"error": …}`` where it can't."""
     root = str(Path(__file__).resolve().parent.parent.parent)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(x for x in (os.environ.get("PYTHONPATH"), root) if x)}
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "backends.llamacpp.inspect"],
+            [sys.executable, "-P", "-m", "backends.inspection"],
             capture_output=True, timeout=INSPECT_TIMEOUT_S, env=env, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -144,7 +144,7 @@ async def test_a_stopped_summary_leaves_nothing_out(tiny: Path, monkeypatch: pyt
             if not stops:
                 stops.append(asyncio.create_task(flow.stop()))
 
-        monkeypatch.setattr(app.chat_screen, "summarising", stopped_at_once)
+        monkeypatch.setattr(app.chat_screen.view, "summarising", stopped_at_once)
         await send(pilot, THIRD)
         await screen_is(pilot, "ChoiceDialog")
         await pilot.press("down", "enter")
@@ -187,7 +187,7 @@ async def test_a_larger_context_is_kept_with_the_chat_and_the_model(tiny: Path, 
     async with running(app) as pilot:
         await ready(pilot)
         await app.chat_screen.flow.open_chat(chat)
-        await app.chat_screen.flow._keeper.settled()
+        await app.chat_screen.flow.given.settled()
         assert context(app) == 256  # so large a context on another model was never asked for
 
 

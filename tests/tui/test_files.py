@@ -93,9 +93,8 @@ async def test_a_disk_that_fills_up_in_mid_answer_is_said_and_nothing_is_lost(sl
         (pages,) = history._db.execute("PRAGMA page_count").fetchone()
         history._db.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite says of a full disk
         more = "x" * 200_000  # as a long answer has it; the tiny model would take minutes
-        turn.content += more
-        assert flow._writer is not None
-        flow._writer.add(more)
+        assert flow._writing is not None
+        flow._writing.add([("answer", more)])
         await until(pilot, lambda: any("no room left" in toast.message for toast in app._notifications))
         history._db.execute("PRAGMA max_page_count = 1000000")
         await pilot.press("escape")

@@ -70,7 +70,7 @@ async def models(size: tuple[int, int] = (120, 36)) -> AsyncIterator[tuple[Pilot
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.machine is not None)
+        await until(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.finder.machine is not None)
         screen = app.screen
         assert isinstance(screen, ModelsScreen)
         await until(pilot, lambda: bool(screen._rows["catalogue"]) and "asking" not in screen._notes["hub"])
@@ -401,7 +401,7 @@ async def pictured(pilot: Pilot[Any], views: list[JobView]) -> ModelsScreen:
     await until(pilot, lambda: isinstance(app.screen, ModelsScreen) and bool(app.screen._rows["catalogue"]))
     screen = app.screen
     assert isinstance(screen, ModelsScreen)
-    await until(pilot, lambda: bool(screen.plans) and "offline" in screen._notes["hub"])
+    await until(pilot, lambda: bool(screen.finder.plans) and "offline" in screen._notes["hub"])
     pane = screen.query_one(DownloadPane)
     pane.show_all(views)
     pane.display = bool(views)

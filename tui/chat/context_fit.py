@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import TYPE_CHECKING
 
 from backends.interface import Delta, EngineError, Event, GenerateRequest, LoadRequest, PrefillProgress, Sampling
 from tui.chat.conversation import Turn
+from tui.chat.given import Given
 from tui.chat.view import FlowView, FullContext
 from tui.engine.controller import EngineController
-
-if TYPE_CHECKING:
-    from tui.chat.flow import ChatFlow
 
 _SUMMARISE = (
     "Summarise our conversation so far in at most 150 words, for somebody who goes on with it and can't see it. "
@@ -27,27 +24,30 @@ ESTIMATE = 1.3
 class ContextFitter:
     """Counts the prompt's tokens before it is sent and asks what goes where they are too many."""
 
-    def __init__(self, view: FlowView, controller: EngineController) -> None:
+    def __init__(self, view: FlowView, controller: EngineController, given: Given) -> None:
         self._view = view
         self._controller = controller
+        self._given = given
+        self._stopped = False
         self._running: asyncio.Task[str] | None = None
         self._shown_at = 0.0
 
-    async def fit(self, flow: ChatFlow, going_on: Turn | None) -> GenerateRequest | None:
+    async def fit(self, going_on: Turn | None) -> GenerateRequest | None:
         """The request, once its prompt leaves room for an answer; None where the user chose not to ask.
 
         Raises `EngineError` where the larger context that was chosen can't be had, ``cancelled`` where a summary was.
         """
-        conversation = flow.conversation
+        given, conversation = self._given, self._given.conversation
+        self._stopped = False
         for _ in range(6):
-            request = _request(flow, going_on)
+            request = _request(given, going_on)
             model = self._controller.model
             count = await self._controller.count_tokens(request)
             if model is None or count is None:
                 return request
             room = max(8, min(256, model.n_ctx // 8))
             if count + room <= model.n_ctx:
-                flow.ctx_used = count
+                given.ctx_used = count
                 return request
             oldest = conversation.oldest(model.n_ctx // 2, count)
             kept = len(conversation.turns) - len(conversation.dropped)
@@ -70,31 +70,32 @@ class ContextFitter:
                 return None
             if choice == "grow":
                 old = self._controller.request or LoadRequest(path=model.path)
-                await flow.keep_context()
+                await given.keep_context()
                 await self._controller.reload(n_ctx=grow, like=old)
-                await flow.remember_context(grow, old.path)
-                await flow.bring_context()
+                await given.remember_context(grow, old.path)
+                await given.bring_context()
                 continue
-            summary = await self._summarise(flow, oldest) if choice == "summarise" else ""
-            if flow.cancelled:
+            summary = await self._summarise(oldest) if choice == "summarise" else ""
+            if self._stopped:
                 return None
-            await flow.leave_out(oldest, summary, going_on)
+            await given.leave_out(oldest, summary, going_on)
         return None
 
     async def stop(self) -> None:
-        """Stops a summary that is being written."""
+        """Ends what is under way; a summary that is being written is stopped."""
+        self._stopped = True
         if self._running is not None:
             self._running.cancel()
 
-    async def _summarise(self, flow: ChatFlow, turns: list[Turn]) -> str:
+    async def _summarise(self, turns: list[Turn]) -> str:
         """Has the model summarise what is to be left out; empty where it can't, and that is said."""
-        model = self._controller.model
+        given, model = self._given, self._controller.model
         n_ctx = model.n_ctx if model is not None else 4096
         longest = min(300, n_ctx // 6)
         while True:
             request = GenerateRequest(
                 id=uuid.uuid4().hex,
-                messages=flow.conversation.to_summarise(turns, _SUMMARISE, system_prompt=flow.system_prompt()),
+                messages=given.conversation.to_summarise(turns, _SUMMARISE, system_prompt=given.system_prompt()),
                 sampling=Sampling(temperature=0.0, max_tokens=longest),
                 enable_thinking=False,
             )
@@ -135,12 +136,12 @@ class ContextFitter:
             self._running = None
 
 
-def _request(flow: ChatFlow, going_on: Turn | None) -> GenerateRequest:
+def _request(given: Given, going_on: Turn | None) -> GenerateRequest:
     return GenerateRequest(
         id=uuid.uuid4().hex,
-        messages=flow.conversation.messages(going_on, system_prompt=flow.system_prompt()),
-        sampling=flow.sampling(),
-        session=flow.conversation.uid,
-        enable_thinking=flow.thinking(),
+        messages=given.conversation.messages(going_on, system_prompt=given.system_prompt()),
+        sampling=given.sampling(),
+        session=given.conversation.uid,
+        enable_thinking=given.thinking(),
         continue_final=going_on is not None,
     )

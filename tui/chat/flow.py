@@ -8,55 +8,88 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from typing import TYPE_CHECKING
 
 from backends.interface import EngineError, GenerateRequest
 from flashmoe.config.schema import Config
-from flashmoe.history.records import Attachment, Figures, HistoryError
+from flashmoe.history.records import Attachment, HistoryError
 from tui.chat.context_fit import ContextFitter
 from tui.chat.conversation import Conversation, Turn
-from tui.chat.given import FlowContext
+from tui.chat.given import Given
 from tui.chat.view import FlowView
+from tui.chat.writing import Writing
 from tui.engine.answer import Answer, Taken
 from tui.engine.controller import EngineController
 
-if TYPE_CHECKING:
-    from flashmoe.history import AnswerWriter
 
-
-class ChatFlow(FlowContext):
+class ChatFlow:
     """One conversation at a time."""
 
     def __init__(self, view: FlowView, controller: EngineController, config: Config) -> None:
-        super().__init__(view, controller, config)
-        self.turn: Turn | None = None
-        """The answer that is being written."""
-        self.answer_id: str | None = None
-        self._writer: AnswerWriter | None = None
+        self._view = view
+        self._controller = controller
+        self.given = Given(view, controller, config)
+        """What the model gets of the shown chat: settings, cut, computed context."""
+        self._fitter = ContextFitter(view, controller, self.given)
+        self._writing: Writing | None = None
         self._preparing = False
-        self.cancelled = False
+        self._cancelled = False
         """Whether the user stopped what is being prepared."""
-        self._thinking_since: float | None = None
-        self._thinking_s: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._fitter = ContextFitter(view, controller)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
         """Whether an answer is being prepared or written."""
-        return self._preparing or self.answer_id is not None
+        return self._preparing or self._writing is not None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The chat that is shown."""
+        return self.given.conversation
+
+    @property
+    def ctx_used(self) -> int:
+        """Tokens that the chat takes in the context."""
+        return self.given.ctx_used
+
+    @property
+    def turn(self) -> Turn | None:
+        """The answer that is being written."""
+        return self._writing.turn if self._writing is not None else None
+
+    @property
+    def answer_id(self) -> str | None:
+        """The engine's name for it."""
+        return self._writing.id if self._writing is not None else None
+
+    # ---- what the model is given ----------------------------------------------------------------------------------
+
+    async def bring_context(self) -> None:
+        """Brings back what was saved of this chat, where the engine doesn't have it."""
+        restored = await self.given.bring_context()
+        if restored and not self.busy:
+            self._view.say(f"Back in this chat: {restored:,} tokens need not be read again.")
+
+    async def show_all(self) -> None:
+        """Takes back what was left out last on this branch: the model is shown it again."""
+        if self.busy or self.conversation.cut is None:
+            nothing = "Nothing is left out: the model is shown the whole chat."
+            self._view.say(self._is_busy() if self.busy else nothing, "warning")
+            return
+        n = await self.given.show_all()
+        self._view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
+
+    def _is_busy(self) -> str:
+        return f"An answer is being written; {self._view.key('chat.stop')} stops it."
 
     # ---- chats ----------------------------------------------------------------------------------------------------
 
     async def new_chat(self) -> None:
         """Starts an empty chat; it is kept with its first question."""
         await self._leave_for(None)
-        self.conversation = self._fresh()
-        self.ctx_used = 0
+        self.given.begin()
         await self._view.show_turns([])
 
     async def open_chat(self, chat_id: int, message_id: int | None = None) -> str:
@@ -68,25 +101,15 @@ class ChatFlow(FlowContext):
         else:
             messages = await history.in_thread(history.path, chat_id)
         await self._leave_for(chat.uid)
-        self.conversation = Conversation(chat.id, chat.uid, chat.title, chat.settings)
-        await self._take_path(messages)
-        self.ctx_used = next(
-            (
-                (turn.figures.prompt_tokens or 0) + (turn.figures.completion_tokens or 0)
-                for turn in reversed(self.conversation.turns)
-                if turn.figures is not None
-            ),
-            0,
-        )
-        self._keeper.opened(chat.uid, self.ctx_used)
+        await self.given.open(chat, messages)
         await self._view.show_turns(self.conversation.turns)
-        self._keeper.start(self._ready_to_go_on())
+        self.given.start(self._ready_to_go_on())
         return chat.draft
 
     async def _ready_to_go_on(self) -> None:
         """A chat was opened: the engine gets the context that it had."""
         try:
-            await self.use_chosen_context()
+            await self.given.use_chosen_context()
         except EngineError:
             return  # stopped, which was told
         await self.bring_context()
@@ -94,14 +117,14 @@ class ChatFlow(FlowContext):
     async def leave(self) -> None:
         """Stops what runs and keeps what is worth keeping of the chat that is shown."""
         await self.stop_and_wait()
-        await self._keeper.settled()
-        await self.keep_context()
+        await self.given.settled()
+        await self.given.keep_context()
 
     async def _leave_for(self, uid: str | None) -> None:
         """As `leave`, but the next chat is shown while the context of this one is still being written."""
         await self.stop_and_wait()
-        if self.conversation.id is not None and uid != self.conversation.uid:
-            self._keeper.save_soon(self.conversation.uid, self.ctx_used)
+        if uid != self.conversation.uid:
+            self.given.save_soon()
 
     async def keep_draft(self, text: str) -> None:
         """Keeps what stands in the composer with its chat."""
@@ -118,7 +141,7 @@ class ChatFlow(FlowContext):
     def may_ask(self) -> str | None:
         """None if a question can be sent now, else a sentence that says why not."""
         if self.busy:
-            return f"An answer is being written; {self._view.key('chat.stop')} stops it."
+            return self._is_busy()
         if self._controller.state == "none":
             return f"No model is loaded; {self._view.key('chat.models')} chooses one."
         return None
@@ -154,7 +177,7 @@ class ChatFlow(FlowContext):
             return False
         self._preparing = True
         if editing is not None:
-            await self._take_path(await history.in_thread(history.path, conversation.id))
+            await self.given.take_path(await history.in_thread(history.path, conversation.id))
             await self._view.show_turns(conversation.turns)
         else:
             turn = Turn.of(message)
@@ -177,7 +200,7 @@ class ChatFlow(FlowContext):
         history = await self._view.history()
         assert self.conversation.id is not None
         if question is not self.conversation.turns[-1]:
-            await self._take_path(await history.in_thread(history.rewind, question.id, self.conversation.id))
+            await self.given.take_path(await history.in_thread(history.rewind, question.id, self.conversation.id))
             await self._view.show_turns(self.conversation.turns)
         question.error = ""
         await self.answer()
@@ -195,16 +218,16 @@ class ChatFlow(FlowContext):
 
     async def answer(self, going_on: Turn | None = None) -> None:
         """Prepares and starts the answer to the end of the path; its text comes as `AnswerNews`."""
-        self._preparing, self.cancelled = True, False
+        self._preparing, self._cancelled = True, False
         self._changed()
         try:
             await self._controller.ensure_loaded()
-            await self.use_chosen_context()
+            await self.given.use_chosen_context()
             await self.bring_context()
-            request = await self._fitter.fit(self, going_on)
-            if request is not None and not self.cancelled:
+            request = None if self._cancelled else await self._fitter.fit(going_on)
+            if request is not None and not self._cancelled:
                 await self._start(request, going_on)
-            elif self.cancelled:
+            elif self._cancelled:
                 self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
         except EngineError as error:
             await self._not_asked(error)
@@ -213,7 +236,7 @@ class ChatFlow(FlowContext):
         finally:
             self._preparing = False
             self._changed()
-        if self.cancelled and self.answer_id is not None:  # stopped while it began
+        if self._cancelled and self.answer_id is not None:  # stopped while it began
             await self._controller.stop(self.answer_id)
 
     async def _start(self, request: GenerateRequest, going_on: Turn | None) -> None:
@@ -222,21 +245,19 @@ class ChatFlow(FlowContext):
         assert conversation.id is not None
         model = self._controller.model
         if going_on is not None:
-            self._writer = await history.in_thread(history.continue_answer, going_on.id)
+            writer = await history.in_thread(history.continue_answer, going_on.id)
             turn = going_on
             turn.ending = turn.error = ""
             await self._view.reopen_turn(turn)
         else:
             parent = conversation.turns[-1]
-            self._writer = await history.in_thread(
+            writer = await history.in_thread(
                 history.start_answer, conversation.id, parent_id=parent.id, model=model.name if model else ""
             )
-            message = await history.in_thread(history.message, self._writer.message_id)
-            turn = Turn.of(message)
+            turn = Turn.of(await history.in_thread(history.message, writer.message_id))
             conversation.turns.append(turn)
             await self._view.add_turn(turn)
-        self.turn, self.answer_id = turn, request.id
-        self._thinking_since = self._thinking_s = None
+        self._writing = Writing(request.id, turn, writer)
         self._controller.ask(request)
 
     async def _not_asked(self, error: EngineError) -> None:
@@ -253,57 +274,24 @@ class ChatFlow(FlowContext):
     def take(self, answer_id: str) -> Taken | None:
         """What has come of the answer since the last call, noted in the turn and on its way to the disk."""
         taken = self._controller.take(answer_id)
-        if taken is None or answer_id != self.answer_id or self.turn is None:
+        if taken is None or self._writing is None or answer_id != self._writing.id:
             return None
+        self._writing.add(taken.parts)
         answer = taken.answer
-        for kind, text in taken.parts:
-            thinking = kind == "thinking"
-            if thinking:
-                self.turn.thinking += text
-                self._thinking_since = self._thinking_since or time.monotonic()
-            else:
-                self.turn.content += text
-                self._end_thinking()
-            if self._writer is not None:
-                self._writer.add(text, thinking=thinking)
         if answer.prefill is not None:
-            self.ctx_used = answer.prefill.total + answer.n_tokens
+            self.given.ctx_used = answer.prefill.total + answer.n_tokens
         return taken
-
-    def _end_thinking(self) -> None:
-        if self._thinking_since is not None:
-            self._thinking_s = time.monotonic() - self._thinking_since
-            self._thinking_since = None
 
     async def finish(self, answer: Answer) -> None:
         """The answer ended: figures, the rest of the text to disk, and one sentence where something is to be said."""
-        turn, writer = self.turn, self._writer
-        self.turn = self.answer_id = self._writer = None
-        self._end_thinking()
-        if turn is None:
+        writing, self._writing = self._writing, None
+        if writing is None:
             return
-        figures: Figures | None = None
         if answer.finished is not None:
-            model = self._controller.model
             usage = answer.finished.usage
-            turn.ending = answer.finished.reason
-            figures = Figures.from_usage(
-                usage, backend=model.backend if model is not None else None, thinking_s=self._thinking_s
-            )
-            self.ctx_used = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-        else:
-            error = answer.error or EngineError("internal", "The answer ended without a reason.")
-            turn.ending = {"engine_died": "died", "cancelled": "cancelled"}.get(error.code, "error")
-            turn.error = "" if error.code == "cancelled" else error.message
-        turn.figures = figures
-        if writer is not None:
-            history = await self._view.history()
-            try:
-                message = await history.in_thread(writer.finish, turn.ending, figures)
-                turn.figures = message.figures
-            except HistoryError as problem:
-                self._view.say(problem.message, "error")
-        if turn.ending == "context":
+            self.given.ctx_used = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        await writing.finish(answer, self._controller.model, self._view)
+        if writing.turn.ending == "context":
             self._view.say(f"The context is full; {self._view.key('chat.continue')} goes on and asks what may go.")
         self._changed()
 
@@ -322,7 +310,7 @@ class ChatFlow(FlowContext):
             await self._controller.stop(self.answer_id)
             return True
         if self._preparing:
-            self.cancelled = True
+            self._cancelled = True
             await self._fitter.stop()
             await self._controller.cancel_load()
             return True
@@ -342,15 +330,16 @@ class ChatFlow(FlowContext):
         target = target or self.conversation.nearest_branching()
         if self.busy or target is None or self.conversation.id is None:
             self._view.say(
-                f"An answer is being written; {self._view.key('chat.stop')} stops it." if self.busy else
-                f"There is one branch only; {self._view.key('chat.regenerate')} answers again, "
+                self._is_busy()
+                if self.busy
+                else f"There is one branch only; {self._view.key('chat.regenerate')} answers again, "
                 f"{self._view.key('chat.edit')} edits the question.",
                 "warning",
-            )  # fmt: skip
+            )
             return
         if not 1 <= target.variant + step <= target.variants:
             self._view.say(f"This is the {'first' if step < 0 else 'last'} of {target.variants} branches.")
             return
         history = await self._view.history()
-        await self._take_path(await history.in_thread(history.step_variant, target.id, step))
+        await self.given.take_path(await history.in_thread(history.step_variant, target.id, step))
         await self._view.show_turns(self.conversation.turns)

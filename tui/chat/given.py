@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from backends.interface import EngineError, LoadRequest, Sampling
 from flashmoe.config.schema import Config
-from flashmoe.history.records import ContextCut, HistoryError, Message
+from flashmoe.history.records import Chat, ContextCut, HistoryError, Message
 from tui.chat.conversation import Conversation, Turn
 from tui.chat.kv_keeper import ContextKeeper
 from tui.chat.view import FlowView
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from flashmoe.presets import Presets
 
 
-class FlowContext:
-    """The half of `ChatFlow` that knows what the model gets."""
+class Given:
+    """What the model gets of the shown chat. `ChatFlow` owns one and decides when it changes."""
 
     def __init__(self, view: FlowView, controller: EngineController, config: Config) -> None:
         self._view = view
@@ -36,10 +37,30 @@ class FlowContext:
         self.ctx_used = 0
         """Tokens that the chat takes in the context, as its last answer left them."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is being prepared or written."""
-        raise NotImplementedError
+    # ---- chats ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """An empty chat; it is kept with its first question."""
+        self.conversation, self.ctx_used = self._fresh(), 0
+
+    async def open(self, chat: Chat, messages: list[Message]) -> None:
+        """A chat of the history, with the path that is shown of it."""
+        self.conversation = Conversation(chat.id, chat.uid, chat.title, chat.settings)
+        await self.take_path(messages)
+        self.ctx_used = next(
+            (
+                (turn.figures.prompt_tokens or 0) + (turn.figures.completion_tokens or 0)
+                for turn in reversed(self.conversation.turns)
+                if turn.figures is not None
+            ),
+            0,
+        )
+        self._keeper.opened(chat.uid, self.ctx_used)
+
+    def _fresh(self) -> Conversation:
+        conversation = Conversation()
+        conversation.settings = type(conversation.settings)(preset=self._config.chat.preset)
+        return conversation
 
     # ---- settings -------------------------------------------------------------------------------------------------
 
@@ -129,12 +150,20 @@ class FlowContext:
             except HistoryError as error:
                 self._view.say(error.message, "error")
 
-    def _fresh(self) -> Conversation:
-        conversation = Conversation()
-        conversation.settings = type(conversation.settings)(preset=self._config.chat.preset)
-        return conversation
-
     # ---- the computed context ------------------------------------------------------------------------------------
+
+    def save_soon(self) -> None:
+        """Saves what the engine has computed of this chat apart from the caller, where that pays."""
+        if self.conversation.id is not None:
+            self._keeper.save_soon(self.conversation.uid, self.ctx_used)
+
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Runs a coroutine apart from the caller; `settled` waits for it."""
+        self._keeper.start(work)
+
+    async def settled(self) -> None:
+        """Waits for saves that are under way and for what `start` began."""
+        await self._keeper.settled()
 
     async def keep_context(self) -> None:
         """Saves what the engine has computed of this chat, where that pays."""
@@ -145,17 +174,13 @@ class FlowContext:
         """Whether `leave` will have something to save, which may take seconds."""
         return self.conversation.id is not None and self._keeper.worth_saving(self.conversation.uid, self.ctx_used)
 
-    async def bring_context(self) -> None:
-        """Brings back what was saved of this chat, where the engine doesn't have it."""
-        if self.conversation.id is None:
-            return
-        restored = await self._keeper.bring_back(self.conversation.uid)
-        if restored and not self.busy:
-            self._view.say(f"Back in this chat: {restored:,} tokens need not be read again.")
+    async def bring_context(self) -> int:
+        """Brings back what was saved of this chat, where the engine doesn't have it; tokens that need no prefill."""
+        return await self._keeper.bring_back(self.conversation.uid) if self.conversation.id is not None else 0
 
     # ---- what the model is shown ----------------------------------------------------------------------------------
 
-    async def _take_path(self, messages: list[Message]) -> None:
+    async def take_path(self, messages: list[Message]) -> None:
         """Another path of the shown chat, with what the model is shown of it."""
         history = await self._view.history()
         cut = await history.in_thread(history.context_cut, messages[-1].id if messages else None)
@@ -177,20 +202,14 @@ class FlowContext:
         self.conversation.take_cut(cut)
         await self._view.cut_changed()
 
-    async def show_all(self) -> None:
-        """Takes back what was left out last on this branch: the model is shown it again."""
+    async def show_all(self) -> int:
+        """Takes back what was left out last on this branch: the model is shown it again. Returns how many messages."""
         cut, conversation = self.conversation.cut, self.conversation
-        if self.busy or cut is None:
-            self._view.say(
-                f"An answer is being written; {self._view.key('chat.stop')} stops it." if self.busy else
-                "Nothing is left out: the model is shown the whole chat.",
-                "warning",
-            )  # fmt: skip
-            return
+        if cut is None:
+            return 0
         before = len(conversation.dropped)
         history = await self._view.history()
         await history.in_thread(history.undo_cut, cut.id)
         conversation.take_cut(await history.in_thread(history.context_cut, conversation.turns[-1].id))
         await self._view.cut_changed()
-        n = before - len(conversation.dropped)
-        self._view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
+        return before - len(conversation.dropped)

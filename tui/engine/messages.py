@@ -1,4 +1,4 @@
-"""What the engine controller tells the screens, as Textual messages.
+"""What the engine, the monitor's thread and the downloads tell the screens, as Textual messages.
 
 Text of answers isn't carried here: `AnswerNews` says that there is some, and the handler takes all that has gathered.
 At hundreds of tokens a second a slow terminal then sees fewer, larger updates, never a growing queue.
@@ -6,12 +6,26 @@ At hundreds of tokens a second a slow terminal then sees fewer, larger updates, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.message import Message
 
 from backends.interface import ExpertMap, LoadProgress, LoadRequest, ModelInfo, Telemetry
 
+if TYPE_CHECKING:
+    from flashmoe.hub.downloads.views import JobView
+    from flashmoe.monitor.sample import Sample
 
-class LoadProgressed(Message):
+
+class EngineMessage(Message):
+    """The engine did something: a load, a death, a notice."""
+
+
+class MonitorMessage(Message):
+    """Something for the monitor's panes."""
+
+
+class LoadProgressed(EngineMessage):
     """The model that is being loaded got further."""
 
     def __init__(self, progress: LoadProgress) -> None:
@@ -19,7 +33,7 @@ class LoadProgressed(Message):
         self.progress = progress
 
 
-class LoadStarted(Message):
+class LoadStarted(EngineMessage):
     """The engine started to load a model."""
 
     def __init__(self, request: LoadRequest) -> None:
@@ -27,7 +41,7 @@ class LoadStarted(Message):
         self.request = request
 
 
-class ModelLoaded(Message):
+class ModelLoaded(EngineMessage):
     """A model is ready to answer."""
 
     def __init__(self, info: ModelInfo, request: LoadRequest) -> None:
@@ -36,7 +50,7 @@ class ModelLoaded(Message):
         self.request = request
 
 
-class LoadFailed(Message):
+class LoadFailed(EngineMessage):
     """A model could not be loaded, or loading was cancelled. `sentence` is for the user."""
 
     def __init__(self, code: str, sentence: str, request: LoadRequest) -> None:
@@ -54,7 +68,7 @@ class AnswerNews(Message):
         self.answer_id = answer_id
 
 
-class EngineDied(Message):
+class EngineDied(EngineMessage):
     """The engine's process is gone; the next question starts it again."""
 
     def __init__(self, sentence: str) -> None:
@@ -62,7 +76,7 @@ class EngineDied(Message):
         self.sentence = sentence
 
 
-class EngineNotice(Message):
+class EngineNotice(EngineMessage):
     """Something the user should know though nothing failed."""
 
     def __init__(self, level: str, sentence: str) -> None:
@@ -71,7 +85,7 @@ class EngineNotice(Message):
         self.sentence = sentence
 
 
-class TelemetryArrived(Message):
+class TelemetryArrived(MonitorMessage):
     """The engine's counters now."""
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -79,9 +93,25 @@ class TelemetryArrived(Message):
         self.telemetry = telemetry
 
 
-class ExpertMapArrived(Message):
+class ExpertMapArrived(MonitorMessage):
     """The state of every expert now."""
 
     def __init__(self, expert_map: ExpertMap) -> None:
         super().__init__()
         self.expert_map = expert_map
+
+
+class SampleTaken(MonitorMessage):
+    """One look at the machine and the engine."""
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__()
+        self.sample = sample
+
+
+class DownloadNews(Message):
+    """A download moved, paused, failed or ended."""
+
+    def __init__(self, view: JobView) -> None:
+        super().__init__()
+        self.view = view

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from textual.css.query import NoMatches
-from textual.message import Message
+from textual.notifications import SeverityLevel
+from textual.screen import Screen
 from textual.widget import Widget
 
 from backends.interface import ExpertMap, ModelInfo, Telemetry
+from tui.engine import messages
+from tui.engine.controller import EngineController
 from tui.monitor.redraws import Redraws
 
 if TYPE_CHECKING:
@@ -19,24 +20,44 @@ if TYPE_CHECKING:
     from flashmoe.monitor.feed import MonitorFeed
     from flashmoe.monitor.live import LiveMonitor
     from flashmoe.monitor.sample import Sample
-    from tui.app import FlashmoeApp
 
 MAP_INTERVAL_S = 2.0
 
 
-class SampleTaken(Message):
-    """One look at the machine and the engine."""
+class Owner(Protocol):
+    """What the monitor needs of the app."""
 
-    def __init__(self, sample: Sample) -> None:
-        super().__init__()
-        self.sample = sample
+    @property
+    def calm(self) -> bool:
+        """Whether repaints are to be few."""
+        ...
+
+    @property
+    def controller(self) -> EngineController:
+        """The engine."""
+        ...
+
+    def notify(
+        self,
+        message: str,
+        *,
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """A toast."""
+        ...
 
 
 class Monitoring:
     """Started a moment after the first paint; what is learned before is kept for it."""
 
-    def __init__(self, app: FlashmoeApp) -> None:
-        self._app = app
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._column: Widget | None = None
+        """Where the panes are beside the chat; None before they are."""
+        self._screen: Screen[Any] | None = None
+        """The screen that has them, and takes the samples."""
         self._live: LiveMonitor | None = None
         self._info: ModelInfo | None = None
         self._pid: int | None = None
@@ -53,7 +74,7 @@ class Monitoring:
         from tui.widgets.monitor.column import MonitorColumn
         from tui.widgets.monitor.strip import MonitorStrip
 
-        self.feed = MonitorFeed()
+        self._column, self._screen, self.feed = column, column.screen, MonitorFeed()
         self.feed.set_model(self._info)
         self._panes = [MonitorColumn(self.feed), MonitorStrip(self.feed)]
         await column.mount(self._panes[0])
@@ -63,7 +84,7 @@ class Monitoring:
             return
         from flashmoe.monitor.live import LiveMonitor
 
-        self._live = LiveMonitor(self._arrived, interval_s=1.0 if self._app.calm else 0.5)
+        self._live = LiveMonitor(self._arrived, interval_s=1.0 if self._owner.calm else 0.5)
         self._live.engine_started(self._pid)
         self._info = self._live.model_loaded(self._info)
         self.feed.set_model(self._info)
@@ -72,7 +93,18 @@ class Monitoring:
             self.record(record)
 
     def _arrived(self, sample: Sample) -> None:
-        self._app.chat_screen.post_message(SampleTaken(sample))
+        if self._screen is not None:
+            self._screen.post_message(messages.SampleTaken(sample))
+
+    async def take(self, news: messages.MonitorMessage) -> None:
+        """Counters, a map or a look at the machine, on the screen's own message queue."""
+        match news:
+            case messages.TelemetryArrived():
+                self._telemetry(news.telemetry)
+            case messages.ExpertMapArrived():
+                self._expert_map(news.expert_map)
+            case messages.SampleTaken():
+                await self._push(news.sample)
 
     def record(self, path: Path) -> None:
         """Records to a new file from now on; says so, or why not, in a toast."""
@@ -83,30 +115,33 @@ class Monitoring:
         try:
             self._live.record(path)
         except RecordingError as error:
-            self._app.notify(str(error), severity="error", timeout=15, markup=False)
+            self._owner.notify(str(error), severity="error", timeout=15, markup=False)
         else:
-            self._app.notify(f"Recording the monitor to {path}.", markup=False)
+            self._owner.notify(f"Recording the monitor to {path}.", markup=False)
 
-    async def push(self, sample: Sample) -> None:
+    async def _push(self, sample: Sample) -> None:
         """A new sample: every pane looks again."""
         idle = sample.telemetry is not None and not sample.telemetry.n_active and not sample.telemetry.n_waiting
         if self.feed is not None:
             frame = self.feed.push(sample)
-            busy = self._app.controller.busy or self._app.controller.state == "loading"
+            busy = self._owner.controller.busy or self._owner.controller.state == "loading"
             hidden = self._hidden()
             if self._redraws.due(sample.t, (busy, frame.phase, hidden), busy=busy) and not hidden:
                 self.update_views()
         info = self._info
         if idle and info is not None and not info.disk_bytes_s and self._probed != info.path:
             self._probed = info.path
-            self._app.chat_screen.run_worker(self._probe_disk())
+            if self._screen is not None:
+                self._screen.run_worker(self._probe_disk())
         if self._live is not None and self._live.maps_wanted and not self._maps_wanted:
             await self.layout_changed()
 
     def _hidden(self) -> bool:
         """Whether another screen covers the panes; dialogs let them be seen."""
-        screen = self._app.screen
-        return screen is not self._app.chat_screen and not screen.is_modal
+        if self._screen is None:
+            return True
+        shown = self._screen.app.screen
+        return shown is not self._screen and not shown.is_modal
 
     def update_views(self) -> None:
         """Every pane that can be seen looks at the feed again."""
@@ -142,12 +177,12 @@ class Monitoring:
         if self._live is not None:
             self._live.engine_started(None)
 
-    def telemetry(self, telemetry: Telemetry) -> None:
+    def _telemetry(self, telemetry: Telemetry) -> None:
         """The engine's newest counters."""
         if self._live is not None:
             self._live.telemetry(telemetry)
 
-    def expert_map(self, expert_map: ExpertMap) -> None:
+    def _expert_map(self, expert_map: ExpertMap) -> None:
         """The newest expert map; it is drawn with the next sample."""
         if self.feed is not None:
             self.feed.push_map(expert_map)
@@ -165,10 +200,9 @@ class Monitoring:
     async def layout_changed(self) -> None:
         """Asks the engine for expert maps only while one can be seen, is recorded, or is watched from elsewhere."""
         wanted = self.experts_open or (self._live is not None and self._live.maps_wanted)
-        with contextlib.suppress(NoMatches):
-            wanted = wanted or bool(self._app.chat_screen.query_one("#monitor").display)
+        wanted = wanted or (self._column is not None and bool(self._column.display))
         self._maps_wanted = wanted
-        await self._app.controller.watch(0.5, MAP_INTERVAL_S if wanted else 0.0)
+        await self._owner.controller.watch(0.5, MAP_INTERVAL_S if wanted else 0.0)
 
     async def stop(self) -> None:
         """Stops the thread, ends a recording, closes the socket."""

@@ -19,7 +19,7 @@ from textual.widgets.option_list import Option
 from flashmoe import figures, paths
 from flashmoe.history import Chat, History, HistoryError, Hit
 from flashmoe.text_safety import visible_line
-from tui.keymap import bindings
+from tui.keymap import Keymap, bindings
 from tui.screens.dialogs import TextDialog
 from tui.widgets.key_bar import KeyBar
 
@@ -58,8 +58,9 @@ class ChatsScreen(ModalScreen[Opened | None]):
     """
     BINDINGS = _BINDINGS
 
-    def __init__(self, history: History, current: int | None, *, search: bool = False) -> None:
+    def __init__(self, keymap: Keymap, history: History, current: int | None, *, search: bool = False) -> None:
         super().__init__()
+        self._keymap = keymap
         self._history = history
         self._current = current
         self._search_first = search
@@ -71,17 +72,13 @@ class ChatsScreen(ModalScreen[Opened | None]):
 
     def compose(self) -> ComposeResult:
         """Search, list, what happened, keys."""
-        from tui.app import FlashmoeApp
-
-        app = self.app
-        assert isinstance(app, FlashmoeApp)
         with Vertical() as box:
             box.border_title = "Chats"
             yield Input(placeholder="Type to search in all chats", id="search")
             yield OptionList(id="list")
             yield Static(id="state", markup=False)
             yield KeyBar(
-                app.keymap,
+                self._keymap,
                 [
                     "chats.open",
                     "chats.rename",
@@ -225,9 +222,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
         here = self._here()
         if here is None:
             return
-        from tui.app import FlashmoeApp
-
-        undo = self.app.keymap.display("chats.undo") if isinstance(self.app, FlashmoeApp) else ""
+        undo = self._keymap.display("chats.undo")
         title = visible_line(self._chats[here.chat_id].title or "Untitled", 40)
         if await self._change(self._history.delete_chat, here.chat_id, said=f"“{title}” is deleted; {undo} undoes it."):
             self._deleted.append(here.chat_id)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from textual.app import App
 from textual.content import Content
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
-
-if TYPE_CHECKING:
-    from tui.app import FlashmoeApp
 
 LEAST_COLUMNS, LEAST_ROWS = 40, 12
 
@@ -40,7 +38,7 @@ class TooSmall(Widget):
 class SmallTerminal:
     """Puts the sentence over whatever screen is shown while the terminal is too small."""
 
-    def __init__(self, app: FlashmoeApp) -> None:
+    def __init__(self, app: App[Any]) -> None:
         self._app = app
         self._small = False
         self._focused: dict[Screen[Any], Widget | None] = {}

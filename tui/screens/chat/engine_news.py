@@ -1,130 +1,109 @@
-"""What the engine does, as the main screen shows it: loading, ready, failed, gone; and what an empty chat says."""
+"""What the engine does, as the main screen shows it: loading, ready, failed, gone."""
 
 from __future__ import annotations
 
 import time
 
-from backends.interface import LoadProgress, ModelInfo
-from flashmoe import paths
 from flashmoe.text_safety import visible_line
 from tui.engine import messages
-from tui.screens.chat.actions import ChatActions
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.title_bar import TitleBar
-from tui.widgets.welcome import Welcome
+from tui.screens.chat.parts import ChatParts
+from tui.screens.chat.welcoming import short_name, show_welcome
 
 IDLE_KEYS = ["chat.models", "chat.new", "chat.chats", "chat.experts", "app.palette", "app.help"]
-_BUSY_KEYS = ["chat.stop", *IDLE_KEYS]
+BUSY_KEYS = ["chat.stop", *IDLE_KEYS]
+_LOAD_LINE_S = 0.125
 
 
-class ChatEngine(ChatActions):
-    """The handlers of the engine's messages. `ChatScreen` has the chat itself."""
+class EngineNews:
+    """Takes the engine's messages, all on the screen's own message queue."""
 
-    _last_load_line = 0.0
+    def __init__(self, parts: ChatParts) -> None:
+        self._parts = parts
+        self._last_load_line = 0.0
+
+    def take(self, news: messages.EngineMessage) -> None:
+        """Shows one message."""
+        match news:
+            case messages.LoadStarted():
+                self._load_started(news)
+            case messages.LoadProgressed():
+                self._load_progressed(news)
+            case messages.ModelLoaded():
+                self._model_loaded(news)
+            case messages.LoadFailed():
+                self._load_failed(news)
+            case messages.EngineDied():
+                self._engine_died(news)
+            case messages.EngineNotice():
+                self._notice(news)
 
     def busy_changed(self) -> None:
-        """An answer began or ended."""
-        if not self.is_mounted or not self.query(KeyBar):  # the app is ending
+        """An answer began or ended: other keys help now."""
+        parts, bar = self._parts, self._parts.key_bar
+        if bar is None:
             return
-        if self.flow.busy:
-            self.query_one(KeyBar).show(_BUSY_KEYS)
-            if self.flow.answer_id is not None:
-                self.activity.show_waiting("Asked; waiting for the engine…")
-        else:
-            self.query_one(KeyBar).show(IDLE_KEYS)
+        bar.show(BUSY_KEYS if parts.flow.busy else IDLE_KEYS)
+        if parts.flow.busy and parts.flow.answer_id is not None:
+            parts.activity.show_waiting("Asked; waiting for the engine…")
 
-    def on_load_started(self, event: messages.LoadStarted) -> None:
-        """A model is being loaded."""
-        name = self._name_of(event.request.path)
-        self.query_one(TitleBar).show_model(None, f"loading {name}")
-        self.activity.show_loading(name, None, self.key("chat.stop"))
-        self.query_one(KeyBar).show(_BUSY_KEYS)
+    def _welcome(self) -> None:
+        show_welcome(self._parts.welcome, self._parts.host.controller, self._parts.host.keymap)
+
+    def _load_started(self, news: messages.LoadStarted) -> None:
+        name = short_name(news.request.path)
+        self._parts.title_bar.show_model(None, f"loading {name}")
+        self._parts.activity.show_loading(name, None, self._parts.key("chat.stop"))
+        if self._parts.key_bar is not None:
+            self._parts.key_bar.show(BUSY_KEYS)
         self._welcome()
 
-    def on_load_progressed(self, event: messages.LoadProgressed) -> None:
+    def _load_progressed(self, news: messages.LoadProgressed) -> None:
         """The bar moves, at most eight times a second."""
-        now = time.monotonic()
-        if now - self._last_load_line >= 0.125 and self.main.controller.request is not None:
+        now, request = time.monotonic(), self._parts.host.controller.request
+        if now - self._last_load_line >= _LOAD_LINE_S and request is not None:
             self._last_load_line = now
-            progress: LoadProgress = event.progress
-            self.activity.show_loading(
-                self._name_of(self.main.controller.request.path), progress, self.key("chat.stop")
-            )
+            self._parts.activity.show_loading(short_name(request.path), news.progress, self._parts.key("chat.stop"))
 
-    def on_model_loaded(self, event: messages.ModelLoaded) -> None:
+    def _model_loaded(self, news: messages.ModelLoaded) -> None:
         """Ready to answer."""
-        info: ModelInfo = event.info
-        title = self.query_one(TitleBar)
-        title.show_model(info)
-        title.show_context(self.flow.ctx_used)
+        parts, info = self._parts, news.info
+        parts.title_bar.show_model(info)
+        parts.title_bar.show_context(parts.flow.ctx_used)
         self.busy_changed()
-        parts = [f"{visible_line(info.name, 40)} is ready after {info.load_s:.1f} s."]
+        said = [f"{visible_line(info.name, 40)} is ready after {info.load_s:.1f} s."]
         if info.lossy:
-            parts.append(info.lossy)
+            said.append(info.lossy)
         elif not info.n_experts:
-            parts.append("It is a dense model: it has no experts, so nothing streams.")
-        self.say(" ".join(parts), "warning" if info.lossy else "info")
+            said.append("It is a dense model: it has no experts, so nothing streams.")
+        parts.say(" ".join(said), "warning" if info.lossy else "info")
         self._welcome()
-        self.main.monitoring.model_loaded(info, self.main.controller.pid)
-        if not self.flow.busy:  # else the answer that is waiting for this load does it first
-            self.run_worker(self.flow.bring_context(), group="context")
+        parts.host.monitoring.model_loaded(info, parts.host.controller.pid)
+        if not parts.flow.busy:  # else the answer that is waiting for this load does it first
+            parts.start(parts.flow.bring_context())
 
-    def on_load_failed(self, event: messages.LoadFailed) -> None:
+    def _load_failed(self, news: messages.LoadFailed) -> None:
         """One sentence; the model that was loaded before is gone or stays, as the engine says."""
-        model = self.main.controller.model
-        self.query_one(TitleBar).show_model(model)
+        self._parts.title_bar.show_model(self._parts.host.controller.model)
         self.busy_changed()
-        cancelled = event.code == "cancelled"
-        self.say("Loading was cancelled." if cancelled else event.sentence, "info" if cancelled else "error")
+        cancelled = news.code == "cancelled"
+        self._parts.say("Loading was cancelled." if cancelled else news.sentence, "info" if cancelled else "error")
         self._welcome()
 
-    def on_engine_died(self, event: messages.EngineDied) -> None:
+    def _engine_died(self, news: messages.EngineDied) -> None:
         """The engine is gone between answers (in an answer its end says so too)."""
-        self.query_one(TitleBar).show_model(None, "engine stopped")
-        self.main.monitoring.engine_gone()
-        if not self.flow.busy:
-            self.say(f"{cause(event.sentence)} The next question starts it again.", "error")
+        self._parts.title_bar.show_model(None, "engine stopped")
+        self._parts.host.monitoring.engine_gone()
+        if not self._parts.flow.busy:
+            self._parts.say(f"{cause(news.sentence)} The next question starts it again.", "error")
 
-    def on_engine_notice(self, event: messages.EngineNotice) -> None:
+    def _notice(self, news: messages.EngineNotice) -> None:
         """Something to know, though nothing failed."""
-        self.notify(
-            visible_line(event.sentence, 300),
-            severity="warning" if event.level == "warning" else "information",
+        self._parts.host.notify(
+            visible_line(news.sentence, 300),
+            severity="warning" if news.level == "warning" else "information",
             timeout=10,
             markup=False,
         )
-
-    # ---- the empty chat -------------------------------------------------------------------------------------------
-
-    def _name_of(self, path: str) -> str:
-        return "the guide" if path == str(paths.guide_model()) else visible_line(path.rsplit("/", 1)[-1], 50)
-
-    def _welcome(self) -> None:
-        welcome = self.query_one(Welcome)
-        controller = self.main.controller
-        request = controller.request
-        guide = request is not None and request.path == str(paths.guide_model())
-        if request is None:
-            welcome.say(
-                "Chat with Mixture-of-Experts models larger than your memory.\n"
-                f"{self.key('chat.models')} chooses a model to begin with.",
-                f"{self.key('app.palette')} all commands   {self.key('app.help')} help",
-                guide=False,
-            )
-        elif guide:
-            welcome.say(
-                "This is the guide, a small model that knows this program.\nAsk it something:",
-                f"Tab and Enter choose one, or type your own   {self.key('chat.models')} other models",
-                guide=True,
-            )
-        else:
-            name = controller.model.name if controller.model is not None else self._name_of(request.path)
-            welcome.say(
-                f"{visible_line(name, 50)}\nWrite below; {self.key('composer.send')} sends.",
-                f"{self.key('chat.settings')} system prompt and sampling   {self.key('chat.attach')} attach a file   "
-                f"{self.key('chat.chats')} earlier chats",
-                guide=False,
-            )
 
 
 def cause(sentence: str) -> str:

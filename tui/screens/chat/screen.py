@@ -1,44 +1,55 @@
-"""The main screen: title, chat, composer, monitor. It shows; `ChatFlow` decides, `EngineController` computes."""
+"""The main screen: title, chat, composer, monitor. It is the frame; what happens in it is done by objects beside it,
+which know it as `ChatParts`: `ChatFlow` decides, `EngineController` computes."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import time
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
-from textual import events
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
 
-from backends.interface import PrefillProgress
-from flashmoe import figures
-from flashmoe.history.records import Attachment as KeptAttachment
-from tui.chat.conversation import Turn
+from flashmoe.history.records import HistoryError
+from tui.chat.archive import Archive
 from tui.chat.flow import ChatFlow
-from tui.chat.view import ContextChoice, FullContext
 from tui.engine import messages
-from tui.engine.answer import Answer
+from tui.host import Host
 from tui.keymap import bindings
-from tui.monitor.monitoring import SampleTaken
-from tui.screens.chat.engine_news import IDLE_KEYS, ChatEngine, cause
+from tui.screens.chat.answering import Answering
+from tui.screens.chat.asking import Asking
+from tui.screens.chat.chat_view import ChatView
+from tui.screens.chat.copying import Copying
+from tui.screens.chat.drafting import Drafting
+from tui.screens.chat.engine_news import IDLE_KEYS, EngineNews
+from tui.screens.chat.opening import Opening
+from tui.screens.chat.welcoming import show_welcome
 from tui.terminal.repaint import SparingCompositor
 from tui.widgets.activity_line import ActivityLine
-from tui.widgets.composer import Attachment, AttachmentBar, Composer
+from tui.widgets.composer import AttachmentBar, Composer
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.title_bar import TitleBar
-from tui.widgets.transcript.message_view import AnswerView, QuestionView
 from tui.widgets.transcript.transcript import Transcript
 from tui.widgets.welcome import Welcome
 
 if TYPE_CHECKING:
     from flashmoe.history import History
-    from tui.app import FlashmoeApp
-    from tui.screens.dialogs import Choice
 
 
-class ChatScreen(ChatEngine):
+class Act:
+    """An action that one of the screen's objects carries out: ``action_stop = Act(lambda screen: screen.asking.stop)``.
+
+    Textual looks an action up as an attribute of the screen; here it finds the object's own method."""
+
+    def __init__(self, of: Callable[[ChatScreen], Callable[..., object]]) -> None:
+        self._of = of
+
+    def __get__(self, screen: ChatScreen | None, _: type[ChatScreen]) -> Any:
+        return self if screen is None else self._of(screen)
+
+
+class ChatScreen(Screen[None]):
     """One chat with one engine."""
 
     BINDINGS = bindings("chat")
@@ -51,16 +62,26 @@ class ChatScreen(ChatEngine):
     ]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-tall")]
 
-    def __init__(self, app: FlashmoeApp) -> None:
+    host: Host
+    drafting: Drafting
+    asking: Asking
+    opening: Opening
+    copying: Copying
+
+    def __init__(self, host: Host) -> None:
         super().__init__(id="chat")
         self._compositor = SparingCompositor()
-        self.main = app
-        self.flow = ChatFlow(self, app.controller, app.config)
-        self._history: asyncio.Task[History] | None = None
-        self._sending = self._resumed = False
-        self._figures_at = 0.0
-        self._figures_of = ""
-        self._told_problem: str | None = None
+        self._resumed = False
+        self.host = host
+        self.archive = Archive()
+        self.engine_news = EngineNews(self)
+        self.view = ChatView(self, self.engine_news.busy_changed)
+        self.flow = ChatFlow(self.view, host.controller, host.config)
+        self.answering = Answering(self)
+        self.drafting = Drafting(self)
+        self.asking = Asking(self, self.drafting, self._fold_monitor)
+        self.opening = Opening(self, self.drafting)
+        self.copying = Copying(self)
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
@@ -75,14 +96,14 @@ class ChatScreen(ChatEngine):
         with Horizontal(id="body"):
             with Vertical(id="chat-column"):
                 yield Welcome()
-                transcript = Transcript(markdown=self.main.config.ui.markdown)
+                transcript = Transcript(self.host.keymap, markdown=self.host.config.ui.markdown)
                 transcript.display = False
                 yield transcript
                 yield ActivityLine()
                 yield AttachmentBar()
                 yield Composer(blink=False)
             yield Vertical(id="monitor")
-        yield KeyBar(self.main.keymap, IDLE_KEYS)
+        yield KeyBar(self.host.keymap, IDLE_KEYS)
 
     def on_screen_resume(self, event: events.ScreenResume) -> None:
         """At the start every style was worked out a moment ago, when the widgets were mounted."""
@@ -91,8 +112,8 @@ class ChatScreen(ChatEngine):
 
     def on_mount(self) -> None:
         """First the screen, then everything that takes time."""
-        self._welcome()
-        self.set_class(self.main.config.ui.monitor == "hidden", "-folded")
+        show_welcome(self.welcome, self.host.controller, self.host.keymap)
+        self.set_class(self.host.config.ui.monitor == "hidden", "-folded")
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
@@ -100,6 +121,11 @@ class ChatScreen(ChatEngine):
     def composer(self) -> Composer:
         """Where the user types."""
         return self.query_one(Composer)
+
+    @property
+    def attachments(self) -> AttachmentBar:
+        """What goes along with the next question."""
+        return self.query_one(AttachmentBar)
 
     @property
     def transcript(self) -> Transcript:
@@ -111,224 +137,118 @@ class ChatScreen(ChatEngine):
         """The line over the composer."""
         return self.query_one(ActivityLine)
 
-    # ---- FlowView -------------------------------------------------------------------------------------------------
+    @property
+    def title_bar(self) -> TitleBar:
+        """Model, context and speed."""
+        return self.query_one(TitleBar)
+
+    @property
+    def key_bar(self) -> KeyBar | None:
+        """The keys that help now; None while the app ends."""
+        return next(iter(self.query(KeyBar)), None) if self.is_mounted else None
+
+    @property
+    def welcome(self) -> Welcome:
+        """What an empty chat says."""
+        return self.query_one(Welcome)
+
+    def say(self, sentence: str, level: str = "info") -> None:
+        """One sentence over the composer."""
+        self.activity.say(sentence, level)
+
+    def key(self, binding_id: str) -> str:
+        """The key in force for an action."""
+        return self.host.keymap.display(binding_id)
 
     async def history(self) -> History:
-        """The history, opened once, in a thread: a large one takes a moment."""
-        if self._history is None:
-            self._history = asyncio.create_task(asyncio.to_thread(_open_history))
-        return await asyncio.shield(self._history)
+        """The history, opened when it is first asked for."""
+        return await self.archive.history()
 
-    async def show_turns(self, turns: list[Turn]) -> None:
-        """Shows another path."""
-        self._show_transcript(bool(turns))
-        await self.transcript.show(turns, self.flow.conversation.cut)
-        self.query_one(TitleBar).show_context(self.flow.ctx_used)
-        # A long chat is a hundred thousand objects: looked through now rather than in the middle of typing.
-        self.set_timer(0.3, partial(gc.collect, 1))
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Runs a coroutine apart from message handlers; what the history refuses is said."""
+        self.run_worker(self._guarded(work), group="flow")
 
-    async def add_turn(self, turn: Turn) -> None:
-        """Shows one more turn at the end."""
-        self._show_transcript(True)
-        await self.transcript.add(turn)
-        if turn.role == "user":
-            self.transcript.follow()
+    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except HistoryError as error:
+            self.say(error.message, "error")
 
-    def _show_transcript(self, some: bool) -> None:
-        self.transcript.display = some
-        self.query_one(Welcome).display = not some
-        if not some:
-            self._welcome()
+    # ---- what the keys do (`tui.keymap`) --------------------------------------------------------------------------
 
-    def turn_changed(self, turn: Turn) -> None:
-        """Shows a turn's figures, ending, error or branches anew."""
-        view = self.transcript.view(turn)
-        if isinstance(view, QuestionView | AnswerView):
-            view.refresh_turn()
+    action_stop = Act(lambda screen: screen.asking.stop)
+    action_continue_answer = Act(lambda screen: screen.asking.continue_answer)
+    action_regenerate = Act(lambda screen: screen.asking.regenerate)
+    action_branch = Act(lambda screen: screen.asking.branch)
+    action_show_all = Act(lambda screen: screen.asking.show_all)
+    action_edit_question = Act(lambda screen: screen.drafting.edit_question)
+    action_attach = Act(lambda screen: screen.drafting.attach_file)
+    action_new_chat = Act(lambda screen: screen.opening.new_chat)
+    action_chats = Act(lambda screen: screen.opening.chats)
+    action_search_chats = Act(lambda screen: screen.opening.search_chats)
+    action_settings = Act(lambda screen: screen.opening.settings)
+    action_models = Act(lambda screen: screen.opening.models)
+    action_downloads = Act(lambda screen: screen.opening.downloads)
+    action_experts = Act(lambda screen: screen.host.open_experts)
+    action_monitor_span = Act(lambda screen: screen.host.monitoring.cycle_span)
+    action_copy_answer = Act(lambda screen: screen.copying.copy_answer)
+    action_copy_code = Act(lambda screen: screen.copying.copy_code)
+    action_save_answer = Act(lambda screen: screen.copying.save_answer)
+    action_scroll_page = Act(lambda screen: screen.transcript.scroll_page)
+    action_scroll_edge = Act(lambda screen: screen.transcript.to_edge)
+    action_thinking = Act(lambda screen: screen.transcript.action_toggle_thinking)
+    action_focus_composer = Act(lambda screen: screen.composer.focus)
 
-    async def reopen_turn(self, turn: Turn) -> None:
-        """An answer goes on after it had ended."""
-        self.turn_changed(turn)
-        self.transcript.follow()
+    async def action_monitor(self) -> None:
+        """Folds the monitor away, or opens it; where there is no room beside the chat it takes the whole width."""
+        self.toggle_class("-folded" if self.has_class("-wide") or self.has_class("-huge") else "-opened")
+        await self.host.monitoring.layout_changed()
 
-    async def choose_context(self, full: FullContext) -> ContextChoice:
-        """Asks what goes when the context is full."""
-        from tui.screens.dialogs import ChoiceDialog
+    def _fold_monitor(self) -> bool:
+        """Folds a monitor away that covers the chat; False where there is none."""
+        opened = self.has_class("-opened")
+        self.remove_class("-opened")
+        return opened
 
-        said = f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\n"
-        said += f"The question alone has about {full.alone:,}." if full.alone else "What may go?"
-        answer = await self.main.ask_screen(
-            ChoiceDialog(
-                "The context is full",
-                said,
-                _context_choices(full, self.key("chat.show_all")),
-            )
-        )
-        return answer if answer in ("drop", "summarise", "grow") else "cancel"  # type: ignore[return-value]
-
-    async def cut_changed(self) -> None:
-        """The model is shown more or less of the chat than before."""
-        await self.transcript.show_cut(self.flow.conversation.cut)
-
-    def summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int) -> None:
-        """A summary is being made."""
-        self.activity.show_summarising(n_turns, prefill, tokens, self.key("chat.stop"))
-
-    # ---- sending --------------------------------------------------------------------------------------------------
+    # ---- what the widgets say -------------------------------------------------------------------------------------
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
-        """Asks what was typed; the composer is emptied once the question is kept."""
-        self._send(event.text)
+        """Asks what was typed."""
+        self.asking.send(event.text)
 
     def on_welcome_asked(self, event: Welcome.Asked) -> None:
         """Asks one of the offered questions."""
         self.composer.focus()
-        self._send(event.question, from_composer=False)
-
-    def _send(self, text: str, *, from_composer: bool = True) -> None:
-        bar = self.query_one(AttachmentBar)
-        if self._sending or not (text.strip() or bar.items):
-            return
-        self._sending = True
-        self.run_worker(self._send_now(text, from_composer), group="send")
-
-    async def _send_now(self, text: str, from_composer: bool) -> None:
-        bar = self.query_one(AttachmentBar)
-        kept = tuple(KeptAttachment(item.name, item.text) for item in bar.items)
-        try:
-            accepted = await self.flow.send(text, kept, self._editing)
-        finally:
-            self._sending = False
-        if not accepted:
-            return
-        if from_composer:
-            self.composer.accepted(text)
-        bar.items.clear()
-        bar.changed()
-        if self._editing is not None:
-            self._end_editing(restore=True)
-        await self.flow.answer()
+        self.asking.send(event.question, from_composer=False)
 
     def on_composer_large_paste(self, event: Composer.LargePaste) -> None:
         """A paste that is too large to edit goes along as an attachment."""
-        lines = event.text.count("\n") + 1
-        self.attach_text(Attachment(f"pasted text, {lines:,} lines" if lines > 1 else "pasted text", event.text))
+        self.drafting.attach_paste(event.text)
 
     def on_composer_drop_attachment(self) -> None:
         """Takes the last attachment away."""
-        bar = self.query_one(AttachmentBar)
-        if bar.items:
-            bar.items.pop()
-            bar.changed()
+        self.drafting.drop_attachment()
 
     def on_composer_editor_wanted(self) -> None:
         """Opens $EDITOR."""
-        self.open_editor()
+        self.drafting.open_editor()
 
-    # ---- the answer comes -----------------------------------------------------------------------------------------
+    # ---- what the engine and the monitor say ----------------------------------------------------------------------
 
     async def on_answer_news(self, event: messages.AnswerNews) -> None:
-        """Takes what has come and shows it; the next news comes when this is on the screen."""
-        taken = self.flow.take(event.answer_id)
-        if taken is None:
-            return
-        answer, parts, last = taken
-        turn = self.flow.turn
-        view = self.transcript.view(turn) if turn is not None else None
-        if parts and isinstance(view, AnswerView):
-            await view.feed(parts)
-        self._show_progress(answer)
-        if last:  # not `answer.ended`: it may have ended while these parts were drawn, with more text to take
-            await self.flow.finish(answer)
-            if isinstance(view, AnswerView):
-                await view.end()
-            self._show_end(answer, turn)
-            return
-        self.call_after_refresh(self.main.controller.taken, answer)
+        """More of an answer."""
+        await self.answering.take(event)
 
-    def _show_progress(self, answer: Answer) -> None:
-        now, stop = time.monotonic(), self.key("chat.stop")
-        if answer.first_token is None:
-            if answer.prefill is not None:
-                self.activity.show_prefill(answer.prefill, now, stop)
-            return
-        if self._figures_of == answer.id and now - self._figures_at < 1.0:
-            return  # figures that change with every token can't be read, and cost a repaint each
-        self._figures_of, self._figures_at = answer.id, now
-        self._tell_problem()
-        title = self.query_one(TitleBar)
-        title.show_context(self.flow.ctx_used)
-        title.show_rate(answer.rate())
-        thinking = bool(self.flow.turn is not None and self.flow.turn.thinking and not self.flow.turn.content)
-        self.activity.show_answering(answer.n_tokens, now - answer.first_token, stop, thinking)
+    @on(messages.EngineMessage)
+    def engine_did(self, event: messages.EngineMessage) -> None:
+        """A load, a death, a notice."""
+        self.engine_news.take(event)
 
-    def _tell_problem(self) -> None:
-        """Says once that the answer can't be written to the disk, while it can't."""
-        history = self._history.result() if self._history is not None and self._history.done() else None
-        problem = history.problem if history is not None and history.persistent else None
-        if problem and problem != self._told_problem:
-            self.notify(f"{problem} Until then the answer is only in memory.", severity="warning", markup=False)
-        self._told_problem = problem
-
-    def _show_end(self, answer: Answer, turn: Turn | None) -> None:
-        title = self.query_one(TitleBar)
-        title.show_context(self.flow.ctx_used)
-        title.show_rate(turn.figures.tok_s if turn is not None and turn.figures is not None else None)
-        if turn is None:
-            return
-        self.turn_changed(turn)
-        if turn.ending == "cancelled":
-            self.say(f"Stopped. {self.key('chat.continue')} goes on, {self.key('chat.regenerate')} answers again.")
-        elif turn.ending == "died":
-            again = self.key("chat.continue") if turn.content else self.key("chat.regenerate")
-            self.say(f"{cause(turn.error)} The next question starts it again; {again} goes on here.", "error")
-        elif turn.ending == "error":
-            self.say(turn.error, "error")
-        elif turn.ending == "length":
-            self.say(f"Cut at the length limit; {self.key('chat.continue')} goes on.")
-        elif turn.ending != "context":
-            self.activity.done()
-
-    # ---- the monitor ----------------------------------------------------------------------------------------------
-
-    def on_telemetry_arrived(self, event: messages.TelemetryArrived) -> None:
-        """Counters for the monitor."""
-        self.main.monitoring.telemetry(event.telemetry)
-
-    def on_expert_map_arrived(self, event: messages.ExpertMapArrived) -> None:
-        """The expert map for the monitor."""
-        self.main.monitoring.expert_map(event.expert_map)
-
-    async def on_sample_taken(self, event: SampleTaken) -> None:
-        """A look at the machine for the monitor."""
-        await self.main.monitoring.push(event.sample)
+    @on(messages.MonitorMessage)
+    async def monitor_saw(self, event: messages.MonitorMessage) -> None:
+        """Counters, a map, a look at the machine."""
+        await self.host.monitoring.take(event)
 
     async def on_resize(self) -> None:
         """The monitor may have come into sight, or left it."""
-        await self.main.monitoring.layout_changed()
-
-
-def _open_history() -> History:
-    from flashmoe.history import History
-
-    return History()
-
-
-def _context_choices(full: FullContext, undo_key: str) -> list[Choice]:
-    """What can be done about a full context."""
-    from tui.screens.dialogs import Choice
-
-    choices: list[Choice] = []
-    if full.oldest:
-        which = f"the oldest {full.oldest} of {full.shown} messages" if full.oldest > 1 else "the oldest message"
-        undo = f"; {undo_key} undoes it" if undo_key else ""
-        choices += [
-            Choice("drop", f"Leave out {which}", f"Still in the chat, not shown to the model{undo}"),
-            Choice("summarise", f"Summarise {which}", f"The model writes one to stand in for them{undo}"),
-        ]
-    if full.grow:
-        memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""
-        detail = f"Loads the model again{memory}; kept for this chat"
-        choices.append(Choice("grow", f"A context of {full.grow:,} tokens", detail))
-    choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
-    return choices
+        await self.host.monitoring.layout_changed()

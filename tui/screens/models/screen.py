@@ -17,16 +17,17 @@ from textual.widgets.option_list import Option
 
 from flashmoe.hub.downloads.views import ACTIVE, JobView
 from flashmoe.plans.model_list import SECTION_TITLES, SORTS, Row, matches, sort_rows
+from tui.host import Host
 from tui.keymap import bindings
 from tui.screens.models import details as details
-from tui.screens.models.flow import ModelActions
+from tui.screens.models.finder import ModelFinder
+from tui.screens.models.flow import ModelFlow
 from tui.screens.models.rows import row_line, section_line
 from tui.widgets.download_pane import DownloadPane
 from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
     from flashmoe.plans.model_list import Plan
-    from tui.app import FlashmoeApp
 
 SEARCH_PAUSE_S = 0.5
 DETAILS_PAUSE_S = 0.15
@@ -50,7 +51,7 @@ _KEYS = [
 _DOWNLOAD_KEYS = ["downloads.toggle", "downloads.cancel", "models.downloads", "models.back"]
 
 
-class ModelsScreen(ModelActions, Screen[str | None]):
+class ModelsScreen(Screen[str | None]):
     """Letters go into the filter, which also searches the hub; the list moves with the arrow keys. Returns a path."""
 
     CSS_PATH = "models.tcss"
@@ -58,9 +59,11 @@ class ModelsScreen(ModelActions, Screen[str | None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (116, "-broad"), (150, "-huge")]
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (18, "-low"), (28, "-tall")]
 
-    def __init__(self, app: FlashmoeApp, *, downloads: bool = False) -> None:
+    def __init__(self, host: Host, *, downloads: bool = False) -> None:
         super().__init__()
-        self.main = app
+        self.host = host
+        self.finder = ModelFinder(self)
+        self.flow = ModelFlow(self, self.finder)
         self._downloads_first = downloads
         self._sort = SORTS[0]
         self._filter = ""
@@ -88,7 +91,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
                 yield Static(markup=False)
         yield DownloadPane()
         yield Static(id="models-state", markup=False)
-        yield KeyBar(self.main.keymap, _KEYS)
+        yield KeyBar(self.host.keymap, _KEYS)
 
     async def on_mount(self) -> None:
         """Looks for everything in the background."""
@@ -97,11 +100,11 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         pane.display = False
         self.query_one(Input).focus()
         self.run_worker(self._open_downloads(), group="downloads")
-        self.run_worker(self.scan(), group="scan", exclusive=True)
-        self.run_worker(self.search_hub(""), group="search", exclusive=True)
+        self.run_worker(self.finder.scan(), group="scan", exclusive=True)
+        self.run_worker(self.finder.search_hub(""), group="search", exclusive=True)
 
     async def _open_downloads(self) -> None:
-        manager = await self.main.downloading.manager()
+        manager = await self.host.downloading.manager()
         pane = self.query_one(DownloadPane)
         pane.show_all(manager.jobs())
         pane.display = bool(pane.views)
@@ -156,7 +159,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         self._describe_soon()
 
     def _line(self, row: Row, width: int, busy: dict[str, JobView]) -> Content:
-        model = self.main.controller.model
+        model = self.host.controller.model
         loaded = model is not None and row.path is not None and Path(model.path) == row.path
         job = next((v for name, v in busy.items() if row.repo and name.startswith(row.repo + ":")), None)
         doing = f"↓ {job.share:.0%}" if job is not None and row.section != "here" else ""
@@ -178,6 +181,10 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         """What happened, above the keys."""
         self.query_one("#models-state", Static).update(Content.styled(sentence, "$text-error" if error else ""))
 
+    def finish(self, path: str) -> None:
+        """Closes the screen: this model is to be loaded."""
+        self.dismiss(path)
+
     def on_resize(self) -> None:
         """Lines follow the width."""
         self.query_one(DownloadPane).fold(roomy=self.size.height >= 28)
@@ -192,7 +199,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         self._search_timer = self.set_timer(SEARCH_PAUSE_S, self._search)
 
     def _search(self) -> None:
-        self.run_worker(self.search_hub(self._filter), group="search", exclusive=True)
+        self.run_worker(self.finder.search_hub(self._filter), group="search", exclusive=True)
 
     def on_option_list_option_highlighted(self, _: OptionList.OptionHighlighted) -> None:
         """Describes what is under the cursor."""
@@ -213,23 +220,23 @@ class ModelsScreen(ModelActions, Screen[str | None]):
     def _learn(self) -> None:
         row = self.here
         if row is not None:
-            self.run_worker(self.learn(row), group="details", exclusive=True)
+            self.run_worker(self.finder.learn(row), group="details", exclusive=True)
 
     def describe(self) -> None:
         """Draws what is known about the row under the cursor."""
-        row = self.here
+        row, finder = self.here, self.finder
         body = self.query_one("#models-details Static", Static)
-        if row is None or self.machine is None:
+        if row is None or finder.machine is None:
             body.update(Content(""))
             return
-        plan: Plan | None = self.plans.get(row.key)
-        note, repo = self.learned.get(row.key, ""), self.repos.get(row.repo)
+        plan: Plan | None = finder.plans.get(row.key)
+        note, repo = finder.learned.get(row.key, ""), finder.repos.get(row.repo)
         if row.section == "here":
             body.update(details.local(row, plan, note))
         elif row.section == "catalogue":
-            body.update(details.catalogue(row, plan or self.estimates.get(row.key), repo, self.machine, note))
+            body.update(details.catalogue(row, plan or finder.estimates.get(row.key), repo, finder.machine, note))
         else:
-            body.update(details.hub(row, plan, repo, self.machine, note))
+            body.update(details.hub(row, plan, repo, finder.machine, note))
 
     # ---- actions -----------------------------------------------------------------------------------------------------
 
@@ -261,13 +268,13 @@ class ModelsScreen(ModelActions, Screen[str | None]):
             with contextlib.suppress(OSError, ValueError):
                 path = Path(typed).expanduser()
                 if path.is_file():
-                    self.dismiss(str(path))
+                    self.finish(str(path))
                     return
             self.say(f"{typed} is no file.", error=True)
             return
         row = self.here
         if row is not None:
-            self.run_worker(self.choose(row), group="choose", exclusive=True)
+            self.run_worker(self.flow.choose(row), group="choose", exclusive=True)
 
     def action_details(self, step: int) -> None:
         """Scrolls the details."""
@@ -281,28 +288,27 @@ class ModelsScreen(ModelActions, Screen[str | None]):
 
     def action_refresh(self) -> None:
         """Looks again."""
-        self.repos.clear()
-        self.plans.clear()
-        self.run_worker(self.scan(), group="scan", exclusive=True)
+        self.finder.forget()
+        self.run_worker(self.finder.scan(), group="scan", exclusive=True)
         self._search()
 
     def action_plan(self) -> None:
         """Plans exactly."""
         row = self.here
         if row is not None:
-            self.run_worker(self.plan_exactly(row), group="plan", exclusive=True)
+            self.run_worker(self.finder.plan_exactly(row), group="plan", exclusive=True)
 
     def action_delete(self) -> None:
         """Asks, then deletes."""
         row = self.here
         if row is not None:
-            self.run_worker(self.delete_row(row), group="choose", exclusive=True)
+            self.run_worker(self.flow.delete(row), group="choose", exclusive=True)
 
     def action_verify(self) -> None:
         """Checks the files' hashes."""
         row = self.here
         if row is not None:
-            self.run_worker(self.verify_row(row), group="verify", exclusive=True)
+            self.run_worker(self.flow.verify(row), group="verify", exclusive=True)
 
     def action_downloads(self) -> None:
         """Focus to the downloads and back."""
@@ -334,7 +340,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
         if before != view.state:
             if view.state in ("done", "cancelled"):
                 self._wanted_key = view.path if view.state == "done" else ""
-                self.run_worker(self.scan(), group="scan", exclusive=True)
+                self.run_worker(self.finder.scan(), group="scan", exclusive=True)
             else:
                 self.fill()
             if view.state in ("failed", "done"):
@@ -342,7 +348,7 @@ class ModelsScreen(ModelActions, Screen[str | None]):
 
     def on_download_pane_asked(self, event: DownloadPane.Asked) -> None:
         """Pause, resume, cancel (asks), take off the list, load."""
-        self.run_worker(self.steer(event.what, event.view), group="steer")
+        self.run_worker(self.flow.steer(event.what, event.view), group="steer")
 
     def forget_download(self, id: str) -> None:
         """Takes a download off the pane."""

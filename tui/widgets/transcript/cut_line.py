@@ -7,6 +7,7 @@ from textual.widget import Widget
 
 from flashmoe.history.records import ContextCut
 from flashmoe.text_safety import visible, visible_line
+from tui.keymap import Keymap
 
 
 class CutLine(Widget):
@@ -16,8 +17,9 @@ class CutLine(Widget):
     CutLine { height: auto; margin: 0 0 1 0; padding: 0 2; color: $text-muted; }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keymap: Keymap) -> None:
         super().__init__()
+        self._keymap = keymap
         self._cut: ContextCut | None = None
         self._count = 0
         self._open = False
@@ -40,17 +42,10 @@ class CutLine(Widget):
 
     def render(self) -> Content:
         """The rule, and the summary below it."""
-        from tui.app import FlashmoeApp
-
         cut, width = self._cut, self.content_size.width or 60
         if cut is None:
             return Content()
-        app = self.app
-        undo, fold = (
-            (app.keymap.display("chat.show_all"), app.keymap.display("transcript.summary"))
-            if isinstance(app, FlashmoeApp)
-            else ("", "")
-        )
+        undo, fold = self._keymap.display("chat.show_all"), self._keymap.display("transcript.summary")
         which = f"the {self._count} messages above" if self._count > 1 else "the message above"
         verb = "has a summary of" if cut.summary else "isn't shown"
         words = [f"the model {verb} {which}", *([f"{undo} undoes that"] if undo else [])]

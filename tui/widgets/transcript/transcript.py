@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from flashmoe.history.records import ContextCut
 from tui.chat.conversation import Turn
-from tui.keymap import bindings
+from tui.keymap import Keymap, bindings
 from tui.widgets.transcript.cut_line import CutLine
 from tui.widgets.transcript.message_view import AnswerView, MessageView, QuestionView, view_of
 from tui.widgets.transcript.settled import Even
@@ -52,8 +52,9 @@ class Transcript(VerticalScroll, Even):
             super().__init__()
             self.turn = turn
 
-    def __init__(self, *, markdown: bool = True) -> None:
+    def __init__(self, keymap: Keymap, *, markdown: bool = True) -> None:
         super().__init__(id="transcript")
+        self._keymap = keymap
         self._markdown = markdown
         self.turns: list[Turn] = []
         self._cut: ContextCut | None = None
@@ -238,7 +239,7 @@ class Transcript(VerticalScroll, Even):
             for line in lines:
                 await line.remove()
             return
-        line = lines[0] if lines else CutLine()
+        line = lines[0] if lines else CutLine(self._keymap)
         if not lines:
             await self.mount(line, before=kept, after=place if kept is None else None)
         elif kept is not None:
@@ -318,6 +319,10 @@ class Transcript(VerticalScroll, Even):
     @staticmethod
     def _is_live(view: MessageView) -> bool:
         return view.turn.writing
+
+    def scroll_page(self, direction: int) -> None:
+        """A page up or down, with two lines kept."""
+        self.scroll_relative(y=direction * max(1, self.size.height - 2), animate=False)
 
     async def to_edge(self, direction: int) -> None:
         """The start or the end of the whole chat."""

@@ -1,4 +1,4 @@
-"""``python -m backends.llamacpp.inspect``: what the installed llama.cpp is and can do, as one JSON object.
+"""``python -m backends.inspection``: what the installed llama.cpp is and can do, as one JSON object.
 
 A process of its own for ``doctor``: a build that crashes on this machine's CPU must not take its caller along.
 """

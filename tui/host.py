@@ -1,0 +1,76 @@
+"""What screens, and the objects that belong to the app, may ask of it. They know this, never the app."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from textual.notifications import SeverityLevel
+from textual.screen import Screen
+
+from flashmoe.config.schema import Config
+from tui.downloading import Downloading
+from tui.engine.controller import EngineController
+from tui.keymap import Keymap
+from tui.monitor.monitoring import Monitoring
+
+T = TypeVar("T")
+
+
+class Host(Protocol):
+    """The app, as its screens see it."""
+
+    @property
+    def keymap(self) -> Keymap:
+        """The keys in force."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """The configuration, as it was read at the start."""
+        ...
+
+    @property
+    def controller(self) -> EngineController:
+        """The engine."""
+        ...
+
+    @property
+    def monitoring(self) -> Monitoring:
+        """What feeds the panes of the monitor."""
+        ...
+
+    @property
+    def downloading(self) -> Downloading:
+        """The downloads."""
+        ...
+
+    async def ask_screen(self, screen: Screen[T]) -> T | None:
+        """Shows a screen and waits for its answer; for coroutines that run apart from message handlers."""
+        ...
+
+    async def choose_model(self, *, downloads: bool = False) -> None:
+        """Lets the user choose a model and loads it; `downloads` puts the cursor on what is being downloaded."""
+        ...
+
+    def open_experts(self) -> None:
+        """The full-screen expert map, where the loaded model has experts."""
+        ...
+
+    def write_terminal(self, sequence: str) -> None:
+        """Writes an escape sequence of the program's own making (never a model's) to the terminal."""
+        ...
+
+    def suspend(self) -> Any:
+        """A context in which another program has the terminal. Raises `SuspendNotSupported`."""
+        ...
+
+    def notify(
+        self,
+        message: str,
+        *,
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """A toast."""
+        ...

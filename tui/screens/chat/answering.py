@@ -1,0 +1,89 @@
+"""An answer that comes: its text, how far and how fast, and how it ended."""
+
+from __future__ import annotations
+
+import time
+
+from tui.chat.conversation import Turn
+from tui.engine.answer import Answer
+from tui.engine.messages import AnswerNews
+from tui.screens.chat.engine_news import cause
+from tui.screens.chat.parts import ChatParts
+from tui.widgets.transcript.message_view import AnswerView
+
+_FIGURES_S = 1.0
+
+
+class Answering:
+    """Takes what has come of an answer and shows it."""
+
+    def __init__(self, parts: ChatParts) -> None:
+        self._parts = parts
+        self._figures_at = 0.0
+        self._figures_of = ""
+        self._told_problem: str | None = None
+
+    async def take(self, news: AnswerNews) -> None:
+        """Shows what has come since the last news; the next news comes when this is on the screen."""
+        flow = self._parts.flow
+        taken = flow.take(news.answer_id)
+        if taken is None:
+            return
+        answer, pieces, last = taken
+        turn = flow.turn
+        view = self._parts.transcript.view(turn) if turn is not None else None
+        if pieces and isinstance(view, AnswerView):
+            await view.feed(pieces)
+        self._show_progress(answer)
+        if last:  # not `answer.ended`: it may have ended while these pieces were drawn, with more text to take
+            await flow.finish(answer)
+            if isinstance(view, AnswerView):
+                await view.end()
+            self._show_end(turn)
+            return
+        self._parts.call_after_refresh(self._parts.host.controller.taken, answer)
+
+    def _show_progress(self, answer: Answer) -> None:
+        parts, now = self._parts, time.monotonic()
+        stop, turn = parts.key("chat.stop"), parts.flow.turn
+        if answer.first_token is None:
+            if answer.prefill is not None:
+                parts.activity.show_prefill(answer.prefill, now, stop)
+            return
+        if self._figures_of == answer.id and now - self._figures_at < _FIGURES_S:
+            return  # figures that change with every token can't be read, and cost a repaint each
+        self._figures_of, self._figures_at = answer.id, now
+        self._tell_problem()
+        parts.title_bar.show_context(parts.flow.ctx_used)
+        parts.title_bar.show_rate(answer.rate())
+        thinking = bool(turn is not None and turn.thinking and not turn.content)
+        parts.activity.show_answering(answer.n_tokens, now - answer.first_token, stop, thinking)
+
+    def _tell_problem(self) -> None:
+        """Says once that the answer can't be written to the disk, while it can't."""
+        problem = self._parts.archive.problem
+        if problem and problem != self._told_problem:
+            said = f"{problem} Until then the answer is only in memory."
+            self._parts.host.notify(said, severity="warning", markup=False)
+        self._told_problem = problem
+
+    def _show_end(self, turn: Turn | None) -> None:
+        parts, key = self._parts, self._parts.key
+        parts.title_bar.show_context(parts.flow.ctx_used)
+        parts.title_bar.show_rate(turn.figures.tok_s if turn is not None and turn.figures is not None else None)
+        if turn is None:
+            return
+        view = parts.transcript.view(turn)
+        if isinstance(view, AnswerView):
+            view.refresh_turn()
+        if turn.ending == "cancelled":
+            parts.say(f"Stopped. {key('chat.continue')} goes on, {key('chat.regenerate')} answers again.")
+        elif turn.ending == "died":
+            again = key("chat.continue") if turn.content else key("chat.regenerate")
+            parts.say(f"{cause(turn.error)} The next question starts it again; {again} goes on here.", "error")
+        elif turn.ending == "error":
+            parts.say(turn.error, "error")
+        elif turn.ending == "length":
+            parts.say(f"Cut at the length limit; {key('chat.continue')} goes on.")
+        elif turn.ending != "context":
+            parts.activity.done()

@@ -1,0 +1,68 @@
+"""What the keys do with question and answer: send, stop, go on, answer again, walk between branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tui.screens.chat.drafting import Drafting
+from tui.screens.chat.parts import ChatParts
+
+
+class Asking:
+    """Hands the user's wishes to the flow."""
+
+    def __init__(self, parts: ChatParts, drafting: Drafting, fold_monitor: Callable[[], bool]) -> None:
+        """`fold_monitor` folds a monitor that covers the chat away; False where there is none."""
+        self._parts = parts
+        self._drafting = drafting
+        self._fold_monitor = fold_monitor
+        self._sending = False
+
+    def send(self, text: str, *, from_composer: bool = True) -> None:
+        """Asks `text`; the composer is emptied once the question is kept."""
+        if self._sending or not (text.strip() or self._parts.attachments.items):
+            return
+        self._sending = True
+        self._parts.start(self._send(text, from_composer))
+
+    async def _send(self, text: str, from_composer: bool) -> None:
+        try:
+            accepted = await self._parts.flow.send(text, self._drafting.attachments, self._drafting.editing)
+        finally:
+            self._sending = False
+        if accepted:
+            self._drafting.sent(text, from_composer=from_composer)
+            await self._parts.flow.answer()
+
+    async def stop(self) -> None:
+        """Stops an answer or a load; else ends whatever is half done: editing, the open monitor, the focus."""
+        parts = self._parts
+        if await parts.flow.stop():
+            return
+        if parts.host.controller.state == "loading":
+            await parts.host.controller.cancel_load()
+        elif self._drafting.editing is not None:
+            self._drafting.end_edit(restore=True)
+            parts.say("The question stays as it was.")
+        elif self._fold_monitor():
+            pass
+        elif not parts.composer.has_focus:
+            parts.composer.focus()
+        else:
+            parts.activity.clear()
+
+    def continue_answer(self) -> None:
+        """Goes on with the last answer."""
+        self._parts.start(self._parts.flow.continue_answer())
+
+    def regenerate(self) -> None:
+        """Answers the last question again, or the marked one."""
+        self._parts.start(self._parts.flow.regenerate(self._parts.transcript.marked))
+
+    def branch(self, step: int) -> None:
+        """Shows the branch before or after."""
+        self._parts.start(self._parts.flow.walk(step, self._parts.transcript.marked))
+
+    def show_all(self) -> None:
+        """Shows the model again what was left out of the context last."""
+        self._parts.start(self._parts.flow.show_all())

@@ -1,0 +1,105 @@
+"""What leads away from the shown chat: a new one, the list of chats, the settings, other screens."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from textual.screen import Screen
+
+from flashmoe.history.records import HistoryError
+from tui.screens.chat.drafting import Drafting
+from tui.screens.chat.parts import ChatParts
+
+if TYPE_CHECKING:
+    from flashmoe.history import History
+
+
+class Opening:
+    """Opens chats and screens; what was typed stays with the chat that is left."""
+
+    def __init__(self, parts: ChatParts, drafting: Drafting) -> None:
+        self._parts = parts
+        self._drafting = drafting
+
+    # ---- chats ----------------------------------------------------------------------------------------------------
+
+    def new_chat(self) -> None:
+        """An empty chat; what was typed and not sent stays with the old one."""
+        self._parts.start(self._new_chat())
+
+    async def _new_chat(self) -> None:
+        parts = self._parts
+        kept = parts.flow.conversation.id is not None
+        self._drafting.end_edit(restore=True)
+        await parts.flow.keep_draft(parts.composer.text)
+        await parts.flow.new_chat()
+        if kept:  # what was typed in a chat that isn't kept yet stays in the composer
+            parts.composer.clear_text()
+        parts.composer.focus()
+
+    def chats(self) -> None:
+        """The list of chats."""
+        self._parts.start(self._choose_chat(search=False))
+
+    def search_chats(self) -> None:
+        """The list of chats, to search."""
+        self._parts.start(self._choose_chat(search=True))
+
+    async def _choose_chat(self, *, search: bool) -> None:
+        from tui.screens.chats import ChatsScreen, Opened
+
+        parts, flow = self._parts, self._parts.flow
+        await flow.keep_draft(parts.composer.text)
+        history = await parts.archive.history()
+        current = flow.conversation.id
+        screen: Screen[Opened | None] = ChatsScreen(parts.host.keymap, history, current, search=search)
+        opened: Opened | None = await parts.host.ask_screen(screen)
+        if current is not None and await history.in_thread(_is_deleted, history, current):
+            await flow.new_chat()
+            parts.composer.clear_text()
+        if opened is None or (opened.chat_id == current and opened.message_id is None):
+            return
+        self._drafting.end_edit(restore=False)
+        draft = await flow.open_chat(opened.chat_id, opened.message_id)
+        parts.composer.set_text(draft)
+        if opened.message_id is not None:
+            await parts.transcript.reveal(opened.message_id)
+
+    # ---- other screens --------------------------------------------------------------------------------------------
+
+    def settings(self) -> None:
+        """System prompt, sampling, preset, thinking of this chat."""
+        self._parts.start(self._change_settings())
+
+    async def _change_settings(self) -> None:
+        from tui.screens.settings import SettingsScreen
+
+        host, flow = self._parts.host, self._parts.flow
+        model = host.controller.model
+        changed = await host.ask_screen(
+            SettingsScreen(
+                flow.conversation.settings,
+                flow.given.presets,
+                model.name if model is not None else "",
+                can_think=model is None or model.can_think,
+            )
+        )
+        if changed is not None:
+            flow.conversation.settings = changed
+            await flow.given.settings_changed()
+            self._parts.say("The next answer uses these settings.")
+
+    def models(self) -> None:
+        """The models."""
+        self._parts.start(self._parts.host.choose_model())
+
+    def downloads(self) -> None:
+        """The downloads."""
+        self._parts.start(self._parts.host.choose_model(downloads=True))
+
+
+def _is_deleted(history: History, chat_id: int) -> bool:
+    with contextlib.suppress(HistoryError):
+        return history.chat(chat_id).deleted is not None
+    return True
