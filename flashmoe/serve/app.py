@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import time
@@ -104,10 +105,12 @@ class Server:
     # ---- routes -------------------------------------------------------------------------------------------------
 
     async def models(self, request: Request) -> Response:
+        """The loaded model, as a list of one."""
         self._authorise(request)
         return JSONResponse({"object": "list", "data": [self._model_object()]})
 
     async def model(self, request: Request) -> Response:
+        """One model's name, context and architecture."""
         self._authorise(request)
         self._check_model(request.path_params["name"])
         return JSONResponse(self._model_object())
@@ -137,15 +140,18 @@ class Server:
         return JSONResponse({"status": "ok" if ready else "unavailable"}, status_code=200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
+        """Counters and gauges for Prometheus."""
         self._authorise(request)
         from flashmoe.serve.metrics import CONTENT_TYPE, render
 
         return Response(render(self.engine), media_type=CONTENT_TYPE)
 
     async def chat(self, request: Request) -> Response:
+        """OpenAI's chat completions, streamed or whole."""
         return await self._complete(request, chat=True)
 
     async def completions(self, request: Request) -> Response:
+        """OpenAI's text completions, streamed or whole."""
         return await self._complete(request, chat=False)
 
     async def _complete(self, request: Request, *, chat: bool) -> Response:
@@ -270,6 +276,7 @@ def _engine_error(e: EngineError) -> JSONResponse:
 def _guard(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
     """Refusals become their response; anything unforeseen a plain 500, told to the log and not to the client."""
 
+    @functools.wraps(handler)
     async def run(request: Request) -> Response:
         try:
             response: Response = await handler(request)
