@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from backends.errors import ReportedError
+from backends.errors import ReportedError, sentence
 from backends.interface import BenchRequest, BenchResult, Event, GenerateRequest, LoadRequest
 
 PROTOCOL_VERSION = 1
@@ -140,6 +140,11 @@ class Failure(Struct, tag=True, frozen=True):
     def of(cls, command_id: str, error: ReportedError) -> Failure:
         """The failure that an error means for a command."""
         return cls(command_id, error.code, error.what, error.advice)
+
+    @property
+    def message(self) -> str:
+        """One sentence for the user: what happened and what to do."""
+        return sentence(self.what, self.advice)
 
 
 class Notice(Struct, tag=True, frozen=True):
