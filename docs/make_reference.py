@@ -26,9 +26,9 @@ TARGET = HERE / "reference.md"
 HEAD = """# Reference
 
 Made from the code by `python docs/make_reference.py`; the test suite checks that it is up to date.
-Contents: [settings](#settings) · [keys](#keys) · [environment variables](#environment-variables) · [commands](#commands) ·
-[exit codes](#exit-codes) · [endpoints](#endpoints-of-serve) · [batch lines](#batch-lines) · [error codes](#error-codes) ·
-[recordings](#recordings)
+Contents: [settings](#settings) · [keys](#keys) · [environment variables](#environment-variables) ·
+[commands](#commands) · [exit codes](#exit-codes) · [endpoints](#endpoints-of-serve) · [batch lines](#batch-lines) ·
+[error codes](#error-codes) · [recordings](#recordings)
 """
 
 
@@ -102,7 +102,8 @@ def commands() -> Iterator[str]:
             if not name:
                 name = f"`{action.metavar or action.dest}`"
             elif action.nargs != 0:
-                value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
+                choices = "|".join(map(str, action.choices or ()))
+                value = action.metavar or choices or action.dest.upper()
                 name = name[:-1] + f" {value}`"
             text = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
             rows.append((name, text))
@@ -134,7 +135,8 @@ def batch() -> Iterator[str]:
     from flashmoe.batch import lines
 
     yield inspect.cleandoc(lines.__doc__ or "").replace("``", "`")
-    yield f"\nA line may be {lines.MAX_LINE // 2**20} MiB long; the settings are the request fields of `/v1/chat/completions`."
+    yield f"\nA line may be {lines.MAX_LINE // 2**20} MiB long."
+    yield "Its settings are the request fields of `/v1/chat/completions`."
 
 
 def errors() -> Iterator[str]:
