@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command 
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo run test test-all lint lock bench clean
+.PHONY: help demo run test test-all test-processors lint lock bench clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## ?/\t/' | expand -t 12
 
@@ -32,6 +32,10 @@ test: $(VENV)/.dev  ## the test suite
 
 test-all: $(VENV)/.dev  ## the test suite with the tests that take minutes
 	$(BIN)/python -m pytest -m ''
+
+# Everything beyond the kernels that each x86 has; numpy doesn't mind names of those that this processor lacks.
+test-processors: $(VENV)/.dev  ## the tests of pictures again, without numpy's AVX2 and AVX-512 kernels
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m pytest -m picture
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

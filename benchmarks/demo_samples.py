@@ -5,6 +5,10 @@
 
 then `flashmoe-tui replay /tmp/demo.fmrec`. Cases: capped (the SSD bounds), warm (the CPU bounds), prefill, shared (a
 disk that others read), gpu.
+
+Everything that is counted or decided here is an integer, every draw comes from a generator's raw bits and every tie is
+broken by a rule: numpy's kernels for floats and its unstable sorts give other results on other processors, and the
+tests' pictures must not.
 """
 
 from __future__ import annotations
@@ -27,6 +31,33 @@ GIB = 1 << 30
 MIB = 1 << 20
 CASES = ("capped", "warm", "prefill", "shared", "gpu")
 
+_DRAWS = 64
+"""Experts drawn for each row of a token; the first different ones are taken."""
+_HEAT_ONE = 1 << 16
+"""The heat of one use; heat is kept in whole parts of it."""
+_HEAT_KEPT = 64830
+"""Of `_HEAT_ONE`, what a token leaves: half after 64 tokens."""
+
+
+class Dice:
+    """Whole random numbers from raw bits, the same on every machine."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def below(self, limits: np.ndarray, each: int) -> np.ndarray:
+        """`each` numbers from 0 up to each of the limits (n); n x each, int64."""
+        raw = self._bits.random_raw(len(limits) * each).reshape(len(limits), each) >> np.uint64(1)
+        return raw.astype(np.int64) % limits[:, None]
+
+    def one(self, limit: int) -> int:
+        """One number from 0 up to `limit`."""
+        return (int(self._bits.random_raw()) >> 1) % limit
+
+    def shuffled(self, values: np.ndarray) -> np.ndarray:
+        """The values in a random order."""
+        return values[np.argsort(self._bits.random_raw(len(values)), kind="stable")]
+
 
 class DemoEngine:
     """A made-up engine whose cache is really simulated: LRU over a skewed trace, so that curves hang together."""
@@ -44,32 +75,32 @@ class DemoEngine:
         skew: float = 0.8,
     ) -> None:
         self.case = case
-        self.rng = np.random.default_rng(seed)
+        self.dice = Dice(seed)
         self.shape = (layers, experts)
         self.used = used
         self.expert_bytes = expert_bytes
         self.total = layers * experts * expert_bytes
         self.budget = self.total if case == "warm" else int(self.total * budget_share)
-        self.ceiling = 1.4e9
-        weights = 1.0 / np.arange(1, experts + 1) ** skew
-        self.weights = np.stack([self.rng.permutation(weights) for _ in range(layers)])
+        self.ceiling = 1_400_000_000
+        weights = np.array([round(1_000_000 / rank**skew) for rank in range(1, experts + 1)], np.int64)
+        self.weights = np.stack([self.dice.shuffled(weights) for _ in range(layers)])
         self.meter = ReuseMeter(layers, experts, [expert_bytes] * layers)
         self.uses = np.zeros(self.shape, np.uint32)
-        self.heat = np.zeros(self.shape, np.float32)
+        self.heat = np.zeros(self.shape, np.int64)  # in parts of a use, see _HEAT_ONE
         self.last = np.zeros(self.shape, np.uint32)
         self.stamp = np.zeros(self.shape, np.int64)
         self.resident = np.zeros(self.shape, bool)
         self.layer_hits = np.zeros(layers, np.uint32)
         self.layer_misses = np.zeros(layers, np.uint32)
         self.clock = 0
-        self.t = 1000.0
+        # Times are whole microseconds.
+        self.t = 1_000_000_000
         self.tokens = self.prefilled = 0
-        self.decode_s = self.prefill_s = self.stall = self.hook = 0.0
+        self.decode = self.prefill = self.stall = self.hook = self.cpu = 0
         self.read = self.others = self.hits = self.misses = self.evictions = 0
         self.reads = 0
-        self.cpu = 0.0
-        self.left = 0.0  # seconds of the current sample that a token still takes
-        self.previous: np.ndarray | None = None
+        self.left = 0  # of the current sample, what a token still takes
+        self.previous = np.zeros(self.shape, bool)  # what the token before used
         if case == "warm":
             self.resident[:] = True
 
@@ -97,23 +128,33 @@ class DemoEngine:
             store="pool",
             n_gpu_layers=48 if self.case == "gpu" else 0,
             n_threads=8,
-            disk_bytes_s=self.ceiling,
+            disk_bytes_s=float(self.ceiling),
         )
 
-    def _token(self) -> float:
-        """Runs one token through the cache; returns the seconds that it took."""
+    def _choose(self) -> list[list[int]]:
+        """The experts of a token's rows: drawn by weight, those of the token before 20 times for 7."""
+        layers, experts = self.shape
+        summed = np.cumsum(self.weights * np.where(self.previous, 20, 7), axis=1)
+        totals = summed[:, -1]
+        # One search in all rows: each row's sums lie above those of the row before.
+        base = np.arange(layers)[:, None] * int(totals.max() + 1)
+        drawn = self.dice.below(totals, _DRAWS) + base
+        found = np.searchsorted((summed + base).reshape(-1), drawn.reshape(-1), side="right").reshape(drawn.shape)
+        found -= np.arange(layers)[:, None] * experts
+        # Where too few are different, the lowest numbers that are left.
+        return [list(dict.fromkeys([*row, *range(experts)]))[: self.used] for row in found.tolist()]
+
+    def _token(self) -> int:
+        """Runs one token through the cache; returns the microseconds that it took."""
         layers, experts = self.shape
         missed = 0
         uses: list[np.ndarray] = []
-        for row in range(layers):
-            keys = self.rng.exponential(size=experts) / self.weights[row]
-            if self.previous is not None:
-                keys[self.previous[row]] *= 0.35
-            chosen = np.argpartition(keys, self.used)[: self.used]
+        rows = self._choose()
+        self.previous[:] = False
+        for row, numbers in enumerate(rows):
+            chosen = np.array(numbers, np.int64)
             uses.append(chosen + row * experts)
-            if self.previous is None:
-                self.previous = np.zeros((layers, self.used), np.int64)
-            self.previous[row] = chosen
+            self.previous[row, chosen] = True
             miss = int((~self.resident[row, chosen]).sum())
             self.layer_misses[row] += miss
             self.layer_hits[row] += self.used - miss
@@ -123,55 +164,57 @@ class DemoEngine:
             self.stamp[row, chosen] = self.clock
             self.uses[row, chosen] += 1
             self.last[row, chosen] = self.tokens + 1
-            self.heat[row, chosen] += 1
+            self.heat[row, chosen] += _HEAT_ONE
         self.meter.note(uses)
         over = int(self.resident.sum()) - self.budget // self.expert_bytes
         if over > 0:
             flat = np.where(self.resident, self.stamp, np.iinfo(np.int64).max).reshape(-1)
-            self.resident.reshape(-1)[np.argpartition(flat, over)[:over]] = False
+            self.resident.reshape(-1)[np.argsort(flat, kind="stable")[:over]] = False
             self.evictions += over
-        self.heat *= np.float32(0.5 ** (1 / 64))
+        self.heat = self.heat * _HEAT_KEPT // _HEAT_ONE
         self.tokens += 1
         self.hits += layers * self.used - missed
         self.misses += missed
         size = missed * self.expert_bytes
-        rate = self.ceiling * (0.45 if self.case == "shared" else 0.93)
-        compute, hook = (0.02 if self.case == "gpu" else 0.085) * self.rng.uniform(0.95, 1.05), 0.002
+        rate = self.ceiling * (45 if self.case == "shared" else 93) // 100
+        compute, hook = (20 if self.case == "gpu" else 85) * (950 + self.dice.one(101)), 2_000
+        waited = size * 1_000_000 // rate
         self.read += size
         self.reads += missed * 3
-        self.stall += size / rate
+        self.stall += waited
         self.hook += hook
         self.cpu += compute * 8
-        took = compute + hook + size / rate
-        self.decode_s += took
+        took = compute + hook + waited
+        self.decode += took
         return took
 
-    def _prefill(self, dt: float) -> None:
-        self.prefill_s += dt
-        self.prefilled += int(dt * 90)
-        size = int(dt * 0.85 * self.ceiling * 0.95)
+    def _prefill(self, dt: int) -> None:
+        self.prefill += dt
+        self.prefilled += dt * 90 // 1_000_000
+        size = dt * 85 * 95 * self.ceiling // 10_000 // 1_000_000
         self.read += size
         self.reads += size // 900_000
-        self.stall += dt * 0.85
-        self.cpu += dt * 0.15 * 8
+        self.stall += dt * 85 // 100
+        self.cpu += dt * 15 * 8 // 100
 
     def step(self, dt: float = 0.5) -> Sample:
         """The next sample, `dt` seconds on."""
-        self.t += dt
-        idle = self.case != "prefill" and int(self.t) % 47 > 40
+        passed = round(dt * 1_000_000)
+        self.t += passed
+        idle = self.case != "prefill" and self.t // 1_000_000 % 47 > 40
         if self.case == "prefill":
-            self._prefill(dt)
+            self._prefill(passed)
         elif idle:
-            self.left = 0.0
+            self.left = 0
         else:
-            self.left += dt
+            self.left += passed
             while self.left > 0:
                 self.left -= self._token()
-        self.others += int(dt * (0.6e9 if self.case == "shared" else 4e6 * self.rng.uniform(0, 1)))
+        self.others += passed * (600_000 if self.case == "shared" else self.dice.one(4_001)) // 1_000
         held = int(self.resident.sum()) * self.expert_bytes
         return Sample(
-            t=self.t,
-            wall=1.7e9 + self.t,
+            t=_seconds(self.t),
+            wall=1.7e9 + _seconds(self.t),
             cpus=8,
             memory=MemoryCounters(
                 total=24 * GIB,
@@ -184,7 +227,7 @@ class DemoEngine:
             process=ProcessCounters(
                 pid=4711,
                 read_bytes=self.read,
-                cpu_s=self.cpu,
+                cpu_s=_seconds(self.cpu),
                 major_faults=3,
                 rss_anon=GIB,
                 rss_shmem=held,
@@ -193,18 +236,18 @@ class DemoEngine:
                 threads=9,
             ),
             pressure=Pressure(
-                memory_some_s=self.t * 0.002,
+                memory_some_s=_seconds(self.t // 500),
                 memory_full_s=0.0,
-                io_some_s=self.stall,
+                io_some_s=_seconds(self.stall),
                 io_full_s=0,
-                cpu_some_s=self.t * 0.05,
+                cpu_some_s=_seconds(self.t // 20),
             ),
             disk=DiskCounters(
                 name="nvme0n1",
                 read_bytes=self.read + self.others,
                 reads=self.reads + self.others // 100_000,
-                read_s=self.reads * 0.0008,
-                busy_s=self.stall,
+                read_s=_seconds(self.reads * 800),
+                busy_s=_seconds(self.stall),
             ),
             gpus=(
                 (
@@ -223,13 +266,13 @@ class DemoEngine:
             gpu_note=None if self.case == "gpu" else "no GPU here",
             model_cached=2 * GIB,
             telemetry=Telemetry(
-                t=self.t,
+                t=_seconds(self.t),
                 prefill_tokens=self.prefilled,
                 decode_tokens=self.tokens,
-                prefill_s=self.prefill_s,
-                decode_s=self.decode_s,
-                stall_s=self.stall,
-                hook_s=self.hook,
+                prefill_s=_seconds(self.prefill),
+                decode_s=_seconds(self.decode),
+                stall_s=_seconds(self.stall),
+                hook_s=_seconds(self.hook),
                 expert_hits=self.hits,
                 expert_misses=self.misses,
                 read_bytes=self.read,
@@ -252,13 +295,17 @@ class DemoEngine:
             layers=tuple(range(layers)),
             expert_bytes=(self.expert_bytes,) * layers,
             uses=self.uses.astype("<u4").tobytes(),
-            heat=self.heat.astype("<f4").tobytes(),
+            heat=(self.heat / _HEAT_ONE).astype("<f4").tobytes(),
             last_used=self.last.astype("<u4").tobytes(),
             residency=(self.resident * np.uint8(255)).tobytes(),
             hits=self.layer_hits.astype("<u4").tobytes(),
             misses=self.layer_misses.astype("<u4").tobytes(),
             next_token_reuse=self.meter.next_token_reuse_by_row().astype("<f4").tobytes(),
         )
+
+
+def _seconds(microseconds: int) -> float:
+    return microseconds / 1_000_000
 
 
 def samples(case: str, seconds: float, seed: int = 7) -> Iterator[tuple[Sample, DemoEngine]]:

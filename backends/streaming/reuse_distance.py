@@ -29,7 +29,10 @@ BINS_PER_OCTAVE = 4
 N_BINS = 120
 """The last bin ends at 2**41.75 bytes, beyond any model."""
 
-_EDGES: npt.NDArray[np.float64] = 2.0 ** (BIN_BASE_LOG2 + np.arange(N_BINS) / BINS_PER_OCTAVE)
+_EDGES: npt.NDArray[np.float64] = np.array(
+    [round(2.0 ** (BIN_BASE_LOG2 + i / BINS_PER_OCTAVE)) for i in range(N_BINS)], np.float64
+)
+"""Whole bytes, as distances are: sums of whole numbers are exact on every processor, in whatever order it adds them."""
 
 SPEND = 0.001
 """The share of the session's time that distances may take."""
@@ -75,7 +78,7 @@ class ReuseMeter:
             chosen = np.sort(rng.permutation(n_experts)[:per_row])
             self._index[row, chosen] = np.arange(per_row, dtype=np.int32) + row * per_row
         self._flat_index = self._index.reshape(-1)
-        self._bytes = np.repeat(np.asarray(expert_bytes, dtype=np.float64) / self._rate, per_row)
+        self._bytes = np.repeat(np.rint(np.asarray(expert_bytes, dtype=np.float64) / self._rate), per_row)
         self._own = np.repeat(np.asarray(expert_bytes, dtype=np.float64), per_row)
         self._row_of = np.repeat(np.arange(n_rows), per_row)
         self._last = np.zeros(n_rows * per_row, dtype=np.int64)  # position of the last use, 0: never

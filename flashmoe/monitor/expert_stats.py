@@ -13,6 +13,10 @@ from backends.interface import ExpertMap
 
 HEAT_EDGES = (0.25, 1.0, 3.0)
 """Heat is shown in four levels: under a quarter of the average, up to it, up to three times it, over that."""
+_HEAT_STEPS = 10_000
+"""Heat is compared in whole parts of the average: the last bits of a float depend on the processor, and mustn't decide
+on which side of an edge a cell lies, nor which of two experts is the hottest."""
+_EDGE_STEPS = np.rint(np.asarray(HEAT_EDGES) * _HEAT_STEPS).astype(np.int64)
 
 _MAX_CELLS = 1 << 20
 
@@ -33,8 +37,8 @@ class ExpertArrays:
         self.uses = _array(source.uses, "<u4", rows, columns)
         self.heat = _array(source.heat, "<f4", rows, columns)
         self.last_used = _array(source.last_used, "<u4", rows, columns)
-        residency = _array(source.residency, "u1", rows, columns)
-        self.residency = None if residency is None else residency.astype(np.float32) / 255
+        self.residency = _array(source.residency, "u1", rows, columns)
+        """The share of each expert that is in RAM, in 255ths."""
         self.hits = _vector(source.hits, "<u4", rows)
         self.misses = _vector(source.misses, "<u4", rows)
         self.next_token_reuse = _vector(source.next_token_reuse, "<f4", rows)
@@ -47,10 +51,19 @@ class ExpertArrays:
         if heat is None:
             return None
         heat = heat.astype(np.float32)
-        heat[~np.isfinite(heat)] = 0
-        mean = heat.mean(axis=1, keepdims=True)
+        heat[~(np.isfinite(heat) & (heat > 0))] = 0  # a recording may hold anything
+        mean = heat.mean(axis=1, keepdims=True, dtype=np.float64)
         relative: npt.NDArray[np.float32] = np.divide(heat, mean, out=np.zeros_like(heat), where=mean > 0)
         return relative
+
+    def hottest_miss(self) -> tuple[int, int] | None:
+        """(row, expert) of the hottest expert that is mostly on SSD, the first of equals; None where there is none."""
+        heat = self.relative_heat
+        if heat is None or self.residency is None:
+            return None
+        missing = _steps(heat) * (self.residency < 128)
+        row, expert = divmod(int(missing.argmax()), self.columns)
+        return (row, expert) if missing[row, expert] > 0 else None
 
     @cached_property
     def order(self) -> npt.NDArray[np.intp]:
@@ -83,7 +96,10 @@ class ExpertArrays:
     @cached_property
     def resident_shares(self) -> npt.NDArray[np.float64] | None:
         """Per row the resident share of its bytes."""
-        return None if self.residency is None else self.residency.mean(axis=1, dtype=np.float64)
+        if self.residency is None:
+            return None
+        shares: npt.NDArray[np.float64] = self.residency.sum(axis=1, dtype=np.int64) / (255 * self.columns)
+        return shares
 
     def resident_share(self, row: int | None = None) -> float | None:
         """Resident share of a row's bytes, or of all."""
@@ -102,7 +118,8 @@ class ExpertArrays:
         """Bytes of experts in RAM."""
         if self.residency is None:
             return None
-        return int(self.residency.sum(axis=1) @ np.asarray(self.expert_bytes, dtype=np.float64))
+        sums = self.residency.sum(axis=1, dtype=np.int64).tolist()
+        return sum(have * size for have, size in zip(sums, self.expert_bytes, strict=True)) // 255
 
     @cached_property
     def _sorted_uses(self) -> npt.NDArray[np.float64] | None:
@@ -160,26 +177,28 @@ class Cells:
             heat = None if heat is None else np.take_along_axis(heat, arrays.order, axis=1)
             residency = None if residency is None else np.take_along_axis(residency, arrays.order, axis=1)
         self.level: npt.NDArray[np.int64] | None = None
-        self.resident = None if residency is None else self._mean(residency) >= 0.5
+        # Sums of whole numbers: exactly half is half, however they are added up.
+        self.resident = None if residency is None else 2 * self._sum(residency) >= 255 * self._members
         if heat is not None:
-            shown = self._mean(heat)
+            shown = self._sum(heat) / self._members
             if residency is not None and self.resident is not None:
                 # Of those alone that are where the cell says: one hot expert in RAM must not make its cold neighbours
                 # on the SSD look hot, which would be what costs.
-                here, there = self._mean(residency), self._mean(1 - residency)
-                ram = np.divide(self._mean(heat * residency), here, out=np.zeros_like(shown), where=here > 0)
-                ssd = np.divide(self._mean(heat * (1 - residency)), there, out=np.zeros_like(shown), where=there > 0)
+                ram_part, ssd_part = residency.astype(np.float64), 255.0 - residency
+                here, there = self._sum(ram_part), self._sum(ssd_part)
+                ram = np.divide(self._sum(heat * ram_part), here, out=np.zeros_like(shown), where=here > 0)
+                ssd = np.divide(self._sum(heat * ssd_part), there, out=np.zeros_like(shown), where=there > 0)
                 shown = np.where(self.resident, ram, ssd)
-            self.level = np.searchsorted(np.asarray(HEAT_EDGES), shown, side="left")
+            self.level = np.searchsorted(_EDGE_STEPS, _steps(shown), side="left")
 
-    def _mean(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Means over cells; the last row and column may stand for fewer."""
+    def _sum(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Sums over cells; the last row and column may stand for fewer."""
         sums: npt.NDArray[np.float64] = values.astype(np.float64)
         if self.per_row > 1:
             sums = np.add.reduceat(sums, np.arange(0, values.shape[0], self.per_row), axis=0)
         if self.per_column > 1:
             sums = np.add.reduceat(sums, np.arange(0, values.shape[1], self.per_column), axis=1)
-        return sums / self._members
+        return sums
 
     @property
     def scale(self) -> str:
@@ -189,6 +208,12 @@ class Cells:
         experts = f"{self.per_column} experts" if self.per_column > 1 else "1 expert"
         layers = f" × {self.per_row} layers" if self.per_row > 1 else ""
         return f"1 cell = {experts}{layers}"
+
+
+def _steps(heat: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Heat against the average as a whole number of its parts."""
+    steps: npt.NDArray[np.int64] = np.rint(heat * np.float64(_HEAT_STEPS)).astype(np.int64)
+    return steps
 
 
 def _sizes(whole: int, part: int) -> npt.NDArray[np.float64]:

@@ -14,7 +14,14 @@ import numpy.typing as npt
 from backends.interface import ExpertMap
 
 KEYFRAME_EVERY = 30
-_HEAT_STEPS = 16.0
+_HEAT_STEPS = 16
+_HEAT_OF_STEP: npt.NDArray[np.float32] = np.array(
+    [(2 ** (step / _HEAT_STEPS) - 1) / 16 for step in range(256)], np.float32
+)
+_STEP_EDGES: npt.NDArray[np.float64] = np.array(
+    [(2 ** ((step + 0.5) / _HEAT_STEPS) - 1) / 16 for step in range(255)], np.float64
+)
+"""Tables, not numpy's log2 and exp2: those round otherwise on other processors, and a recording must read the same."""
 
 _PLANES: tuple[tuple[str, str], ...] = (("uses", "<u4"), ("last_used", "<u4"), ("heat", "u1"), ("residency", "u1"))
 
@@ -115,10 +122,8 @@ class MapDecoder:
 
 def _quantise(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     clean = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0).clip(0)
-    steps: npt.NDArray[np.float32] = np.rint(np.log2(1 + clean * 16) * _HEAT_STEPS).clip(0, 255)
-    return steps.astype(np.uint8)
+    return np.searchsorted(_STEP_EDGES, clean, side="left").astype(np.uint8)
 
 
 def _heat(steps: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    heat: npt.NDArray[np.float32] = (np.exp2(steps.astype(np.float32) / _HEAT_STEPS) - 1) / 16
-    return heat.astype("<f4")
+    return _HEAT_OF_STEP[steps].astype("<f4")

@@ -44,7 +44,8 @@ def hit_curve(measured: float, hist: tuple[int, ...], held: float, budgets: npt.
     curve, here = rates[:-1], float(rates[-1])
     below = curve * (measured / here if here > 0 else 1.0)
     more = 1 - (1 - measured) * (1 - curve) / (1 - here) if here < _ALL else below
-    bent: Rates = np.clip(np.where(budgets > held, more, below), 0.0, 1.0)
+    # Rounded: how high a bar is must not hang on a float's last bits, which depend on the processor.
+    bent: Rates = np.round(np.clip(np.where(budgets > held, more, below), 0.0, 1.0), 6)
     return bent
 
 

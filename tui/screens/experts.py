@@ -65,12 +65,10 @@ class ExpertMapView(Lines):
     def to_hottest_miss(self) -> bool:
         """To the hottest expert that is on SSD; False where there is none."""
         arrays = self.feed.arrays
-        if arrays is None or arrays.relative_heat is None or arrays.residency is None:
+        found = arrays.hottest_miss() if arrays is not None else None
+        if arrays is None or found is None:
             return False
-        heat = arrays.relative_heat * (arrays.residency < 0.5)
-        if not heat.any():
-            return False
-        self.row, expert = divmod(int(heat.argmax()), arrays.columns)
+        self.row, expert = found
         self.column = int((arrays.order[self.row] == expert).argmax()) if self.by_use else expert
         self.update_view()
         return True
@@ -156,7 +154,7 @@ class ExpertMapView(Lines):
         )
         facts: list[str] = []
         if arrays.residency is not None:
-            resident = float(arrays.residency[row, expert])
+            resident = float(arrays.residency[row, expert]) / 255
             facts.append(
                 "in RAM" if resident > 0.995 else "on SSD" if resident < 0.005 else f"{resident * 100:.0f} % in RAM"
             )
