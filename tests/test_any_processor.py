@@ -1,5 +1,5 @@
-"""What is drawn must not depend on the processor: made-up samples, maps, curves and recordings come out the same whichever
-of numpy's kernels run."""
+"""What is drawn must not depend on the processor: made-up samples, maps, curves and recordings come out the same
+whichever of numpy's kernels run."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class ExpertArrays:
         """Bytes of experts in RAM."""
         if self.residency is None:
             return None
-        sums = self.residency.sum(axis=1, dtype=np.int64).tolist()
+        sums: list[int] = self.residency.sum(axis=1, dtype=np.int64).tolist()
         return sum(have * size for have, size in zip(sums, self.expert_bytes, strict=True)) // 255
 
     @cached_property
