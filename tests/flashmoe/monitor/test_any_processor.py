@@ -6,17 +6,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 from backends.interface import ExpertMap
-from backends.streaming.reuse import ReuseMeter
+from backends.streaming.reuse_distance import ReuseMeter
 from flashmoe.monitor.expert_stats import Cells, ExpertArrays
 from flashmoe.monitor.map_codec import MapDecoder, MapEncoder
 from tests.monitor_demo import DemoEngine
+from tests.places import ROOT
 
 # Every kernel beyond the ones that each x86 has; numpy says nothing of those that this processor lacks.
 OFF = "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
@@ -54,8 +54,7 @@ def digests(disabled: str) -> list[str]:
     env = {**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled, "PYTHONWARNINGS": "ignore"}
     if disabled:
         env["OPENBLAS_CORETYPE"] = "Nehalem"  # numpy's matrix products choose their kernels by themselves
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", DIGEST], cwd=root, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", DIGEST], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
