@@ -24,6 +24,7 @@ from gguf import GGMLQuantizationType as T
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tests.gguf_shapes_hashed  # noqa: F401 - adds an architecture
 from tests.gguf_shapes import ARCHITECTURES, MIN_LAYERS, Dims, Shape, TensorSpec, describe
 
 CHATML = (
@@ -155,6 +156,9 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
     elif isinstance(value, str):
         writer.add_string(key, value)
+    elif isinstance(value, np.ndarray):
+        kind = gguf.GGUFValueType[value.dtype.name.upper()]
+        writer.add_key_value(key, value.tolist(), gguf.GGUFValueType.ARRAY, sub_type=kind)
     else:
         writer.add_array(key, value)
 

@@ -38,6 +38,8 @@ class Dims:
     """Gated delta nets (qwen3next, qwen35moe): state size and heads."""
     n_nextn: int = 0
     """Multi-token-prediction layers after `n_layer`, counted in ``block_count`` (glm4moe, deepseek2)."""
+    n_table_rows: int = 509
+    """Rows of each head's part of the table of hashed n-grams (qwen4exp)."""
     n_ctx_train: int = 2048
     n_vocab: int = 512
 
@@ -91,12 +93,13 @@ def _base(arch: str, d: Dims, *, n_head_kv: int | list[int] | None = None, head_
     return Shape(arch, kv)
 
 
-def _ends(s: Shape, d: Dims, *, tied: bool = False, norm: str = "output_norm") -> None:
+def _ends(s: Shape, d: Dims, *, tied: bool = False, norm: str | None = "output_norm") -> None:
     """Token embedding, final norm and output matrix: first in the file, as converters write them."""
     head = [TensorSpec("token_embd.weight", (d.n_embd, d.n_vocab), "embd")]
     if not tied:
         head.append(TensorSpec("output.weight", (d.n_embd, d.n_vocab), "output"))
-    head.append(TensorSpec(f"{norm}.weight", (d.n_embd,), "norm"))
+    if norm is not None:
+        head.append(TensorSpec(f"{norm}.weight", (d.n_embd,), "norm"))
     s.tensors[:0] = head
 
 

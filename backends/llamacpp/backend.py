@@ -4,6 +4,7 @@ and what `auto` falls back to."""
 from __future__ import annotations
 
 from backends.gguf.file import read_gguf
+from backends.gguf.on_disk import ModelFiles
 from backends.interface import EngineError, LoadRequest, ProgressCallback
 from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel
@@ -31,9 +32,20 @@ class MmapBackend:
         gguf = read_gguf(request.path).require_complete()
         base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
         request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
-        weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
+        files = ModelFiles(gguf.files)
+        try:
+            weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
+        except BaseException:
+            files.close()
+            raise
+        weights.on_close.append(files.close)
         weights.lossy = base.lossy
-        experts = PageCacheMap(gguf)
+        try:
+            files.check("it was loaded")
+            experts = PageCacheMap(gguf)
+        except BaseException:
+            weights.close()
+            raise
         weights.on_close.append(experts.close)
         reason = (
             "Plain mmap was asked for."
@@ -49,5 +61,6 @@ class MmapBackend:
             reason=reason,
             expert_map=experts.snapshot,
             disk_probe=lambda: disk_bytes_per_second(gguf),
+            check_files=files.check,
         )
         return LlamaModel(weights, request, parts, base)

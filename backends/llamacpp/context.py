@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes as C
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -137,6 +138,8 @@ class LlamaContext:
         swa_full: bool = True,
         embeddings: bool = False,
         own_caches: bool = False,
+        op_offload: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Allocates KV cache and compute buffers: `n_ctx` tokens shared by at most `n_seqs` sequences, batches of up to
         `n_batch` tokens (one ubatch each). Raises `EngineError` ``no_memory`` where llama.cpp can't.
@@ -144,11 +147,15 @@ class LlamaContext:
         `own_caches` gives each sequence a cache of its own, an equal part of `n_ctx`: attention then goes over the
         sequence's cells and not over everybody's. llama.cpp computes a batch in one ubatch then only where each of its
         sequences has as many tokens as the others and their numbers follow each other.
+
+        `op_offload`: a GPU may take products with weights in host memory for batches of 32 tokens and more. `check` is
+        called before each batch and raises `EngineError` where nothing must be computed any more.
         """
         L = self._lib = native.lib()
         self.weights = weights
         self.hook = hook
         self.abort = abort or AbortFlag()
+        self._check = check
         params = L.llama_context_default_params()
         # llama.cpp clamps the batch before it pads the context, and a batch below the number of sequences aborts it
         params.n_ctx = allocated_cells(n_ctx, n_seqs, own_caches=own_caches)
@@ -158,6 +165,7 @@ class LlamaContext:
         params.n_seq_max, params.kv_unified = n_seqs, not own_caches
         params.n_threads = params.n_threads_batch = n_threads
         params.swa_full, params.no_perf, params.embeddings = swa_full, True, embeddings
+        params.op_offload = op_offload
         params.abort_callback = C.cast(self.abort.callback, L.ggml_abort_callback)
         params.abort_callback_data = self.abort.data
         if hook is not None:
@@ -200,6 +208,7 @@ class LlamaContext:
         but that recurrent sequences of the batch are dropped (`DecodeResult.lost` can't tell: ask `length`)."""
         if not 0 < len(batch) <= self.n_batch:
             raise EngineError("internal", f"A batch of {len(batch)} tokens was built where at most {self.n_batch} fit.")
+        self._check()
         self._fill(batch)
         first = batch.first_positions()
         started = time.perf_counter()

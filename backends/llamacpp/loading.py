@@ -22,6 +22,7 @@ GPU_RESERVE_BYTES = 768 << 20
 """Left free in VRAM for compute buffers and for copies of experts during a prefill."""
 LOAD_MODE_NONE = 0
 LOAD_MODE_MMAP = 1
+LAZY_MODE_OFF = 0
 
 
 @dataclass
@@ -196,5 +197,9 @@ def load_error(path: str, tail: native.LogTail) -> EngineError:
             f"There is not enough memory to load {name} ({reason})",
             "try fewer GPU layers or a smaller model.",
         )
-    detail = f": {reason}" if reason else ""
-    return EngineError("bad_model", f"llama.cpp can't load {name}{detail}. Verify the file or download it again.")
+    detail = f": {reason}" if reason else " and gave no reason"
+    return EngineError(
+        "bad_model",
+        f"llama.cpp can't load {name}{detail}",
+        "verify the file: if it is whole, this version of llama.cpp can't run it.",
+    )

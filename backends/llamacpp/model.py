@@ -77,6 +77,8 @@ class LlamaModel:
                 abort=parts.abort,
                 embeddings=request.embeddings,
                 own_caches=own_caches,
+                op_offload=parts.op_offload,
+                check=parts.check_files,
             )
         except BaseException:
             weights.close()
@@ -177,7 +179,9 @@ class LlamaModel:
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def submit(self, request: GenerateRequest) -> None:
-        """Queues a request. Raises `EngineError` ``bad_request``, ``bad_template`` or ``prompt_too_long``."""
+        """Queues a request. Raises `EngineError` ``bad_request``, ``bad_template``, ``prompt_too_long``, and
+        ``io_error`` where the model's files were changed."""
+        self._parts.check_files()
         tokens, parser, stable = self._prompt(request)
         limit = self.context.seq_ctx
         if self.info.n_ctx_train:

@@ -45,3 +45,7 @@ class Parts:
     info: Callable[[ModelInfo], ModelInfo] = field(default=lambda info: info)
     """Last word on the model's info (store, budget, dense bytes…)."""
     before_bench: Callable[[], None] = field(default=lambda: None)
+    check_files: Callable[[], None] = field(default=lambda: None)
+    """Raises `EngineError` ``io_error`` where the model's files are no longer what was loaded."""
+    op_offload: bool = True
+    """Whether a GPU may take products of host weights for long batches."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from backends.gguf.file import read_gguf
+from backends.gguf.on_disk import ModelFiles
 from backends.interface import EngineError, LoadProgress, LoadRequest, ModelInfo, ProgressCallback
 from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
@@ -77,13 +78,19 @@ class StreamBackend:
         uses_gpu = choose_gpu_layers(request) > 0 and bool(gpu_devices())
         choice = choose_store(request, gguf, base, uses_gpu=uses_gpu)
         request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
-        loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
-        weights, layout = loaded.weights, loaded.layout
+        files = ModelFiles(gguf.files)
         try:
+            loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
+        except BaseException:
+            files.close()
+            raise
+        weights, layout = loaded.weights, loaded.layout
+        weights.on_close.append(files.close)
+        try:
+            files.check("it was loaded")
             store, reason = _open_store(choice, layout, uses_gpu)
             weights.on_close.append(store.close)
             pager = Pager(layout, store)
-            weights.on_close.append(pager.close)
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
             predictor = Predictor(len(layout.rows), base.n_expert_used)
@@ -132,6 +139,9 @@ class StreamBackend:
             expert_map=pager.snapshot,
             disk_probe=lambda: disk_bytes_per_second(gguf),
             info=info,
+            check_files=files.check,
+            # a GPU that takes long prompts reads experts by the tensors' own layout, which slots don't have
+            op_offload=store.name != "pool",
         )
         model = LlamaModel(weights, request, parts, base)
         model.pager = pager  # type: ignore[attr-defined]

@@ -13,7 +13,9 @@ from collections.abc import Container, Sequence
 import numpy as np
 import numpy.typing as npt
 
-ABSENT, LOADING, RESIDENT = 0, 1, 2
+ABSENT, LOADING, RESIDENT, UNPROVEN = 0, 1, 2, 3
+"""UNPROVEN: asked for, and its memory counts, but nobody has seen it arrive. It is waited for like an absent one before
+anything is computed on it, and given up like a resident one."""
 HALF_LIFE_TOKENS = 64.0
 _REBUILD_TOKENS = 8
 
@@ -154,6 +156,14 @@ class Ledger:
         """Experts are all there."""
         self.state[row, list(experts)] = RESIDENT
 
+    def unproven(self, row: int, experts: Sequence[int]) -> None:
+        """Experts that were loading are no longer looked after; whether they arrived is for who needs them to see."""
+        self.state[row, list(experts)] = UNPROVEN
+
+    def doubt(self) -> None:
+        """A read failed, and what it touched may be shared: no resident is computed on before it is waited for."""
+        self.state[self.state == RESIDENT] = UNPROVEN
+
     def dropped(self, row: int, experts: Sequence[int]) -> None:
         """Experts that were loading or resident are gone."""
         self.state[row, list(experts)] = ABSENT
@@ -167,8 +177,8 @@ class Ledger:
         return None if budget is None else budget - self.held[self.group[row]]
 
     def victims(self, row: int, keep: Container[int], size: int) -> list[tuple[int, int]]:
-        """Resident (row, expert) pairs of the row's group to give up so that `size` bytes come free; fewer where there
-        are no more. Never one of `keep` (row * width + expert), of a pinned row, or that is loading."""
+        """Resident or unproven (row, expert) pairs of the row's group to give up so that `size` bytes come free; fewer
+        where there are no more. Never one of `keep` (row * width + expert), of a pinned row, or that is loading."""
         self.flush()
         g = self.group[row]
         out: list[tuple[int, int]] = []
@@ -186,7 +196,7 @@ class Ledger:
                 continue
             flat = queue.pop()
             r, e = divmod(flat, self.width)
-            if self.state[r, e] != RESIDENT or flat in chosen or r in self.pinned or flat in keep:
+            if self.state[r, e] < RESIDENT or flat in chosen or r in self.pinned or flat in keep:
                 continue
             used = int(self.last_used[r, e])
             if used > self._queue_token[g] and not fresh:
@@ -197,7 +207,7 @@ class Ledger:
         return out
 
     def _rebuild(self, g: int) -> None:
-        mask = self.state == RESIDENT
+        mask = self.state >= RESIDENT
         for r in range(self.rows):
             if self.group[r] != g or r in self.pinned:
                 mask[r] = False
@@ -219,7 +229,7 @@ class Ledger:
             excess = self.row_held[r] - share if r != row else size
             if r in self.pinned or excess < self.cost[r]:
                 continue
-            there = np.flatnonzero(self.state[r] == RESIDENT)
+            there = np.flatnonzero(self.state[r] >= RESIDENT)
             there = there[np.argsort(self.raw_heat[r, there], kind="stable")]
             for e in there.tolist():
                 if size <= 0 or excess < self.cost[r]:

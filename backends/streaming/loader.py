@@ -12,7 +12,7 @@ from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
 from backends.llamacpp import abi as llama_abi
 from backends.llamacpp import native
-from backends.llamacpp.loading import LOAD_MODE_NONE, Weights, gpu_free_bytes, load_error, model_params
+from backends.llamacpp.loading import LAZY_MODE_OFF, LOAD_MODE_NONE, Weights, gpu_free_bytes, load_error, model_params
 from backends.streaming import abi
 from backends.streaming.buffers import ExpertBufferType
 from backends.streaming.layout import ExpertLayout
@@ -47,6 +47,7 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
     keep: list[Any] = []
     params = model_params(request, keep, expert_buft=None, architecture=gguf.architecture)
     params.load_mode = LOAD_MODE_NONE
+    params.lazy_mode = LAZY_MODE_OFF  # llama.cpp would map the file behind the stream, and there is none
     overrides = (llama_abi.TensorOverride * 3)()
     overrides[0] = llama_abi.TensorOverride(EXPERT_PATTERN.encode(), buft.pointer)
     # experts' biases and whatever else mmap loading keeps on the CPU

@@ -13,7 +13,7 @@ import numpy as np
 from backends.interface import EngineError
 from backends.streaming.layer_times import LayerTimes
 from backends.streaming.layout import ExpertLayout
-from backends.streaming.ledger import LOADING, Ledger
+from backends.streaming.ledger import LOADING, UNPROVEN, Ledger
 from backends.streaming.pool import PoolStore
 from backends.streaming.stores import I64, Store, by_row
 
@@ -46,9 +46,18 @@ class Moves:
         self.ledger.loading(row, experts)
         self.pace.reads += len(experts)
 
+    def ask_again(self, row: int, experts: list[int]) -> None:
+        """Starts to read what may not have arrived or have been taken away since: memory counts it already. Raises
+        `EngineError` ``io_error``."""
+        try:
+            self.store.fetch(row, experts)
+        except OSError as e:
+            raise self.failure(row, e) from e
+        self.ledger.state[row, experts] = LOADING
+
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
-        """Returns when gate and up (`down`: the down matrices) are there. Raises `EngineError` ``io_error``; those on
-        their way are absent then."""
+        """Returns when gate and up (`down`: the down matrices) are there. Raises `EngineError` ``io_error``; those that
+        weren't resident are absent then."""
         started = time.perf_counter()
         faults = major_faults() if self.slots is None else 0
         try:
@@ -56,12 +65,17 @@ class Moves:
             if self.slots is None:  # waiting for a read in the kernel counts as a fault, too
                 self.faults += major_faults() - faults
         except OSError as e:
-            loading = [x for x in experts if self.ledger.state[row, x] == LOADING]
-            self.store.drop([(row, x) for x in loading])
-            self.ledger.dropped(row, loading)
+            self.give_up(row, [x for x in experts if self.ledger.state[row, x] in (LOADING, UNPROVEN)])
+            if self.slots is None:
+                self.ledger.doubt()  # an expert shares its first and last page with its neighbours
             raise self.failure(row, e) from e
         finally:
             self.stall_s += time.perf_counter() - started
+
+    def give_up(self, row: int, experts: list[int]) -> None:
+        """Experts that couldn't be read, or aren't wanted any more, are absent again."""
+        self.store.drop([(row, x) for x in experts])
+        self.ledger.dropped(row, experts)
 
     def failure(self, row: int, e: OSError) -> EngineError:
         """What to tell where experts of `row` can't be read."""

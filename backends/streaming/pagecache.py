@@ -9,17 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from backends.streaming.layout import ExpertLayout
-from backends.streaming.stores import I64, RowRanges, by_row, point_tensor
+from backends.streaming.stores import I64, Arrival, RowRanges, by_row, point_tensor
 from backends.system import libc
 from backends.system.libc import PAGE
 
 
-class _Advisor:
+class Advisor:
     """Advises many ranges, in one system call where the kernel can."""
 
     def __init__(self, sample: int) -> None:
@@ -94,7 +94,7 @@ class PageCacheStore:
         for row in layout.rows:
             for t in row.tensors:
                 point_tensor(t.pointer, self._maps[t.entry.part][0] + t.entry.offset)
-        self._advisor = _Advisor(self._maps[0][0])
+        self._advisor = Advisor(self._maps[0][0])
         self._held: I64 | None = None
         self._look_next = 0
         self._broken: set[tuple[int, int]] = set()
@@ -105,8 +105,7 @@ class PageCacheStore:
         return (lo + self._base[row][tensors]).ravel(), (hi - lo).ravel()
 
     def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:
-        if self._broken:
-            self._mend()
+        self.mend()
         r = self.ranges[row]
         for tensors in (slice(0, r.n_up), slice(r.n_up, None)):  # what is computed on first is read first
             starts, lengths = self._pages(row, experts, tensors)
@@ -130,8 +129,11 @@ class PageCacheStore:
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from e
             raise
 
-    def ready(self, row: int, expert: int) -> bool:
-        return True  # a page that is still on its way just takes longer to touch
+    def arrival(self, row: int, expert: int) -> Arrival:
+        return "unknown"  # the kernel was asked; whether it can read them is seen when they are populated
+
+    def failures(self) -> Collection[tuple[int, int]]:
+        return ()
 
     def _shield(self, row: int, experts: Sequence[int]) -> None:
         """Zeros over slices that can't be read: the aborted graph may still touch them, and must not die of SIGBUS."""
@@ -142,7 +144,7 @@ class PageCacheStore:
                 libc.mmap(base + int(r.lo[e, t]), int(r.hi[e, t] - r.lo[e, t]), libc.PROT_READ, flags)
             self._broken.add((row, e))
 
-    def _mend(self) -> None:
+    def mend(self) -> None:
         for row, e in self._broken:
             r = self.ranges[row]
             for t, (base, part) in enumerate(zip(self._base[row].tolist(), r.parts, strict=True)):

@@ -5,7 +5,6 @@ One thread calls everything but `counters` and `snapshot`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ import numpy as np
 from backends.interface import EngineError, ExpertMap
 from backends.streaming.layer_times import LayerTimes
 from backends.streaming.layout import ExpertLayout
-from backends.streaming.ledger import ABSENT, RESIDENT, Ledger
+from backends.streaming.ledger import ABSENT, LOADING, RESIDENT, UNPROVEN, Ledger
 from backends.streaming.moves import Moves, major_faults
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.prefetch import Prefetcher
@@ -62,17 +61,6 @@ class Pager:
         self._unfinished: dict[int, list[int]] = {}
         self._overflow: list[tuple[int, int]] = []
         self._in_use: dict[int, I64] = {}
-        v = layout.virtual
-        self._paths = v.paths
-        self._watch = [os.open(p, os.O_RDONLY | os.O_CLOEXEC) for p in v.paths]
-        self._stamp = [self._stamp_of(fd) for fd in self._watch]
-        if [s for s, _ in self._stamp] != v.part_sizes:
-            raise EngineError("io_error", f"{v.paths[0].name} was changed while it was loaded", "load it again.")
-
-    @staticmethod
-    def _stamp_of(fd: int) -> tuple[int, int]:
-        s = os.fstat(fd)
-        return s.st_size, s.st_mtime_ns
 
     def adopt(self, progress: Callable[[int, int], bool]) -> None:
         """Starts with what the page cache already holds of the model, mapped; with a limit it starts empty. Raises
@@ -104,10 +92,10 @@ class Pager:
         held = self.store.residency()
         self._synced = time.monotonic()
         if held is None:
-            there = np.argwhere(self.ledger.state == RESIDENT)
+            there = np.argwhere(self.ledger.state >= RESIDENT)
         else:
             whole = np.array(self.layout.expert_bytes, np.int64)[:, None]
-            there = np.argwhere((self.ledger.state == RESIDENT) & (held < whole))
+            there = np.argwhere((self.ledger.state >= RESIDENT) & (held < whole))
         for r, experts in by_row(_pairs(there)).items():
             self.ledger.dropped(r, experts)
             self.reclaimed += len(experts)
@@ -115,11 +103,8 @@ class Pager:
     # ---- one graph -----------------------------------------------------------------------------------------------
 
     def begin(self, tokens: int) -> None:
-        """A graph of `tokens` tokens starts. Raises `EngineError` ``io_error`` where the file was changed: dense
-        weights in memory and experts on disk would no longer belong together."""
-        for fd, stamp, path in zip(self._watch, self._stamp, self._paths, strict=True):
-            if self._stamp_of(fd) != stamp:
-                raise EngineError("io_error", f"{path.name} was changed on disk while in use", "load the model again.")
+        """A graph of `tokens` tokens starts."""
+        self.store.mend()
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
         self._faults = major_faults() - self._moves.faults
@@ -165,8 +150,11 @@ class Pager:
         """
         self._in_use = {row: ids}
         self._clear_overflow()
+        if self.store.failures():
+            self._ahead.forget_failed()
         absent = self.ledger.missing(row, ids, counts)
         self.pace.chosen(row)
+        guessed_before = any(self.ledger.state[row, e] == LOADING for e in absent)
         spare = likely is not None and self._ahead.has_time_to_spare(row)
         alone = False
         if absent:
@@ -182,20 +170,32 @@ class Pager:
                 named = set(guessed)
                 guessed += [e for e in likely() if e not in named]
                 if absent:
-                    self._moves.wait(row, absent, False)
+                    self._wait(row, absent, ids, guessed_before)
                     alone = True
             self._ahead.read((row + 1) % len(self.layout.rows), guessed, self._in_use, spare=spare)
         if absent:
             if not alone:
-                self._moves.wait(row, absent, False)
+                self._wait(row, absent, ids, guessed_before)
             self._unfinished[row] = absent
         return True
+
+    def _wait(self, row: int, absent: list[int], ids: I64, guessed: bool) -> None:
+        """Waits for gate and up. A guess that failed is no reason to refuse an answer: it is read again, once."""
+        try:
+            self._moves.wait(row, absent, False)
+        except EngineError:
+            if not guessed or not self._start(row, absent, ids):
+                raise
+            self._moves.wait(row, absent, False)
 
     def _start(self, row: int, absent: list[int], ids: I64) -> bool:
         """Starts the reads of absent experts; False where the pool has no room for them. The page cache takes them
         all, and gives back what is over the limit when the next layer needs room."""
         state = self.ledger.state[row]
         fresh = [e for e in absent if state[e] == ABSENT]
+        unproven = [e for e in absent if state[e] == UNPROVEN]
+        if unproven:
+            self._moves.ask_again(row, unproven)
         if fresh:
             if not self._make_room(row, len(fresh), len(ids)) and self._slots is not None:
                 return False
@@ -329,8 +329,3 @@ class Pager:
         self.ledger.budget = list(self.store.budget)
         for row in range(self.ledger.rows):
             self._moves.trim(row)
-
-    def close(self) -> None:
-        """Closes the files; the store is closed by who made it."""
-        while self._watch:
-            os.close(self._watch.pop())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes as C
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from backends.streaming import abi
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import Ledger
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.stores import I64
+from backends.streaming.stores import I64, Arrival
 from backends.system import libc
 from backends.system.reader import Reader, Request, open_reader
 
@@ -227,14 +227,18 @@ class PoolStore:
 
     def _take(self, at_least: int) -> None:
         for tag, code in self._reader.collect(at_least):
-            row, e, is_down = self._tags.pop(tag)
+            whose = self._tags.pop(tag, None)
+            if whose is None:
+                continue  # it was told before
+            row, e, is_down = whose
             waiting = self._pending[row, e]
             waiting[is_down].discard(tag)
             if code:
                 self._failed[row, e] = code
             if not waiting[0] and not waiting[1]:
-                self._groups[self.group[row]].arrived(int(self._slot[row, e]), row)
                 del self._pending[row, e]
+                if (row, e) not in self._failed:  # else nothing may be computed on the slot, nor be read into it yet
+                    self._groups[self.group[row]].arrived(int(self._slot[row, e]), row)
 
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
         wanted: set[int] = set()
@@ -252,10 +256,18 @@ class PoolStore:
             if bad:
                 raise OSError(bad[0], os.strerror(bad[0]))
 
-    def ready(self, row: int, expert: int) -> bool:
+    def arrival(self, row: int, expert: int) -> Arrival:
         if (row, expert) in self._pending:
             self._take(0)
-        return (row, expert) not in self._pending
+        if (row, expert) in self._failed:
+            return "failed"
+        return "coming" if (row, expert) in self._pending else "there"
+
+    def failures(self) -> Collection[tuple[int, int]]:
+        return self._failed
+
+    def mend(self) -> None:
+        self.mapping.mend()
 
     def drop(self, pairs: Sequence[tuple[int, int]]) -> None:
         for row, e in pairs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from backends.interface import EngineError
 from backends.streaming.ledger import ABSENT, LOADING
 from backends.streaming.moves import Moves
 from backends.streaming.stores import I64
@@ -66,27 +67,44 @@ class Prefetcher:
         what may not be needed."""
         asked = self._asked.get(row)
         if asked:
-            self._spare = all(self._store.ready(row, e) for e in asked)
+            self._spare = all(self._store.arrival(row, e) != "coming" for e in asked)
         return self._spare
 
     def collect(self) -> None:
-        """Marks what was read ahead for nothing as resident (and cold)."""
+        """Marks what was read ahead for nothing as resident (and cold) where it has arrived, as absent where its read
+        failed: arrived and arrived well are two things."""
         for row in list(self._asked):
-            left = [e for e in self._asked[row] if self._ledger.state[row, e] == LOADING]
-            there = [e for e in left if self._store.ready(row, e)]
-            if there:
-                self._ledger.arrived(row, there)
-                left = [e for e in left if self._ledger.state[row, e] == LOADING]
+            left: list[int] = []
+            for e in dict.fromkeys(self._asked.pop(row)):
+                if self._ledger.state[row, e] != LOADING:
+                    continue
+                arrival = self._store.arrival(row, e)
+                if arrival == "there":
+                    self._ledger.arrived(row, [e])
+                elif arrival == "unknown":
+                    self._ledger.unproven(row, [e])
+                elif arrival == "failed":
+                    self._moves.give_up(row, [e])
+                else:
+                    left.append(e)
             if left:
                 self._asked[row] = left
-            else:
-                del self._asked[row]
+
+    def forget_failed(self) -> None:
+        """What was guessed and couldn't be read is absent: where it is chosen after all it is read again, and only if
+        that fails, too, it is an error. Cheap where nothing failed."""
+        for row, e in list(self._store.failures()):
+            if self._ledger.state[row, e] == LOADING and e in self._asked.get(row, ()):
+                self._asked[row].remove(e)
+                self._moves.give_up(row, [e])
 
     def settle(self) -> None:
-        """Waits for everything that was read ahead. Raises `EngineError` ``io_error``."""
+        """Waits for everything that was read ahead; what can't be read is absent then."""
         for row in list(self._asked):
-            experts = [e for e in self._asked.pop(row) if self._ledger.state[row, e] == LOADING]
-            if experts:
-                self._moves.wait(row, experts, False)
-                self._moves.wait(row, experts, True)
-                self._ledger.arrived(row, experts)
+            experts = [e for e in dict.fromkeys(self._asked.pop(row)) if self._ledger.state[row, e] == LOADING]
+            try:
+                for down in (False, True):
+                    self._moves.wait(row, experts, down)
+            except EngineError:
+                continue  # nobody needs them; `wait` has given them up
+            self._ledger.arrived(row, experts)

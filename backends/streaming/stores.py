@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes as C
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from backends.streaming.layout import ExpertLayout
 from backends.system.libc import PAGE
 
 I64 = npt.NDArray[np.int64]
+Arrival = Literal["coming", "there", "failed", "unknown"]
 
 
 class Store(Protocol):
@@ -45,8 +46,16 @@ class Store(Protocol):
         Raises `OSError` where they can't be read."""
         ...
 
-    def ready(self, row: int, expert: int) -> bool:
-        """Whether a fetched expert has arrived (or failed to); never waits."""
+    def arrival(self, row: int, expert: int) -> Arrival:
+        """What became of a fetched expert that nobody waits for; never waits. ``unknown``: only `wait` can tell."""
+        ...
+
+    def failures(self) -> Collection[tuple[int, int]]:
+        """Fetched (row, expert) pairs that are known to have failed and weren't dropped yet."""
+        ...
+
+    def mend(self) -> None:
+        """Called before each graph: what a failed read left where experts lie is taken away."""
         ...
 
     def drop(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -69,7 +69,7 @@ class VirtualGguf:
         placed = [(part, t) for part, (header, _) in enumerate(read) for t in header.tensors]
         if len({t.name for _, t in placed}) < len(placed):
             raise EngineError(
-                "bad_model", f"{paths[0].name} and its other parts have a tensor twice", "download it again."
+                "bad_model", f"{paths[0].name} and its other parts have a tensor twice", "they don't belong together."
             )
         self.header = b""
         if len(paths) == 1:

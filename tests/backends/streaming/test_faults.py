@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ def path(tmp_path: Path) -> Path:
 def load(path: Path, store: str = "auto", backend: str = "stream", **options: Any) -> Model:
     maker = StreamBackend() if backend == "stream" else MmapBackend()
     gguf = read_gguf(path)
+    if backend == "mmap":
+        store = "auto"
     if backend == "stream" and "ram_bytes" not in options:
         options["ram_bytes"] = max(working_set(gguf, None), gguf.bytes.experts // 8)
     request = LoadRequest(path=str(path), n_ctx=512, n_threads=1, store=store, **options)  # type: ignore[arg-type]
@@ -79,11 +81,78 @@ def test_a_file_that_vanishes_goes_on_to_answer(path: Path, store: str) -> None:
     model.close()
 
 
+def later() -> None:
+    """Until the file system's clock has moved on: its times are as coarse as the kernel's tick."""
+    time.sleep(0.05)
+
+
+EVERYWHERE = [("mmap", "auto"), ("stream", "pagecache"), ("stream", "pool")]
+
+
+@pytest.mark.parametrize(("backend", "store"), EVERYWHERE)
+def test_a_file_that_was_overwritten_with_its_time_put_back(path: Path, backend: str, store: str) -> None:
+    model = load(path, store, backend)
+    ask(model, "hello")
+    before = path.stat()
+    later()
+    with path.open("r+b") as file:
+        file.seek(before.st_size // 3)
+        file.write(bytes(100))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(EngineError, match=r"m\.gguf was changed on disk while in use; load the model again") as caught:
+        ask(model, "a new question")
+    assert caught.value.code == "io_error"
+    model.close()
+
+
+@pytest.mark.parametrize(("backend", "store"), EVERYWHERE)
+def test_another_file_under_the_same_name(path: Path, tmp_path: Path, backend: str, store: str) -> None:
+    other = make_gguf(tmp_path / "new.gguf", seed=1, n_layer=4, n_expert=32, n_expert_used=2, n_embd=128, n_ff_exp=128)
+    model = load(path, store, backend)
+    ask(model, "hello")
+    other.replace(path)
+    with pytest.raises(EngineError, match=r"m\.gguf was replaced by another file while in use"):
+        ask(model, "a new question")
+    model.close()
+
+
+@pytest.mark.parametrize(("backend", "store"), EVERYWHERE)
+def test_a_new_name_mode_or_link_changes_nothing_inside(path: Path, tmp_path: Path, backend: str, store: str) -> None:
+    model = load(path, store, backend)
+    expected = ask(model, "hello")
+    changes: list[Callable[[], object]] = [
+        lambda: path.chmod(0o640),
+        lambda: os.link(path, tmp_path / "second.gguf"),
+        lambda: path.rename(tmp_path / "third.gguf"),
+        lambda: (tmp_path / "third.gguf").unlink(),
+    ]
+    for change in changes:
+        later()
+        change()
+        model.forget()  # type: ignore[attr-defined]
+        assert ask(model, "hello") == expected
+    model.close()
+
+
+@pytest.mark.parametrize(("backend", "store"), EVERYWHERE)
+def test_a_file_that_changes_within_an_answer(path: Path, backend: str, store: str) -> None:
+    model = load(path, store, backend)
+    model.submit(GenerateRequest(id="q", prompt="hello", sampling=Sampling(temperature=0, max_tokens=200)))
+    events = [event for _ in range(4) for event in model.step()]
+    assert not any(isinstance(event, Failed) for event in events)
+    os.utime(path, ns=(1, 1))
+    while model.busy():
+        events += model.step()
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert [event.code for event in failed] == ["io_error"]
+    model.close()
+
+
 def test_pages_past_the_end_are_an_error_and_not_a_bus_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file shrinks in the middle of a graph: after the check at its start, before the experts are read."""
-    model = load(path, "pagecache")
-    pager = pager_of(model)
-    monkeypatch.setattr(pager, "_stamp_of", lambda fd: pager._stamp[0])
+    model: Any = load(path, "pagecache")
+    monkeypatch.setattr(model._parts, "check_files", lambda: None)
+    monkeypatch.setattr(model.context, "_check", lambda: None)
     os.truncate(path, path.stat().st_size // 3 // 4096 * 4096)
     with pytest.raises(EngineError, match=r"can't be read from m\.gguf") as caught:
         ask(model, "hello")
