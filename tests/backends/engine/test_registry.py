@@ -11,6 +11,7 @@ from backends import registry
 from backends.engine.client import EngineClient
 from backends.interface import Delta, EngineError, Finished, GenerateRequest, LoadRequest
 from tests.gguf_factory import make_gguf
+from tests.places import ROOT
 
 ECHO = """
 import time
@@ -71,6 +72,17 @@ async def test_a_third_partys_backend_answers_through_the_engine(tmp_path: Path)
     with pytest.raises(EngineError, match="echo: only"):
         await client.load(LoadRequest(path="x.gguf", backend="echo"))
     await client.stop()
+
+
+async def test_the_backend_of_the_docs_works_as_typed(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    source = page.split("```python\n")[1].split("```")[0]
+    site = install(tmp_path / "site", "echo", "echo_backend:EchoBackend", echo_backend=source)
+    client = EngineClient(log_path=tmp_path / "engine.log", env={"PYTHONPATH": str(site)})
+    await client.load(LoadRequest(path="echo:1", backend="echo"))
+    events = [e async for e in client.generate(GenerateRequest(id="1", prompt="hello"))]
+    await client.stop()
+    assert [e.text for e in events if isinstance(e, Delta)] == ["olleh"]
 
 
 def test_unknown_and_broken_backends_are_told_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
