@@ -32,6 +32,7 @@ from tui.engine.messages import DownloadNews
 from tui.monitor.monitoring import Monitoring
 from tui.screens.chat.screen import ChatScreen
 from tui.terminal import facts as terminal
+from tui.terminal.key_order import KeyOrder
 from tui.terminal.repaint import SparingApp
 from tui.terminal.too_small import SMALL_CSS, SmallTerminal
 
@@ -58,7 +59,7 @@ class AppOptions:
     """Sample the machine for the monitor."""
 
 
-class FlashmoeApp(SparingApp):
+class FlashmoeApp(SparingApp, KeyOrder):
     """One window on one engine."""
 
     TITLE = "flashmoe-tui"
@@ -269,6 +270,7 @@ class FlashmoeApp(SparingApp):
                 answer.set_result(value)
 
         await self.push_screen(screen, done)
+        self.release_keys()
         return await answer
 
     def action_help(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from textual.notifications import SeverityLevel
@@ -46,6 +47,11 @@ class Host(Protocol):
 
     async def ask_screen(self, screen: Screen[T]) -> T | None:
         """Shows a screen and waits for its answer; for coroutines that run apart from message handlers."""
+        ...
+
+    def hold_keys(self) -> Callable[[], None]:
+        """Keys wait until what is returned is called, a screen asks, or some seconds have passed: for what will open a
+        screen, or empty the composer, once it has waited for something."""
         ...
 
     async def choose_model(self, *, downloads: bool = False) -> None:

@@ -71,6 +71,14 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("composer.history_prev", "up", "history(-1)", "On the first line: the prompt before"),
     KeySpec("composer.history_next", "down", "history(1)", "On the last line: the prompt after"),
     KeySpec("composer.editor", "f6", "editor", "Write in $VISUAL or $EDITOR", "", True),
+    KeySpec("field.start", "ctrl+a", "line_start", "Start of the line"),
+    KeySpec("field.kill_end", "ctrl+k", "kill_to_end", "Cut the rest of the line"),
+    KeySpec("field.kill_start", "ctrl+u", "kill_to_start", "Cut the line up to the cursor"),
+    KeySpec("field.kill_word", "ctrl+w", "kill_word", "Cut the word before the cursor"),
+    KeySpec("field.kill_letters", "alt+backspace", "kill_letters", "Cut the word before, up to punctuation"),
+    KeySpec("field.kill_ahead", "alt+d", "kill_word_ahead", "Cut the word after the cursor"),
+    KeySpec("field.word_left", "alt+b,ctrl+left", "cursor_word_left", "A word left"),
+    KeySpec("field.word_right", "alt+f,ctrl+right", "cursor_word_right", "A word right"),
     KeySpec("transcript.up", "k,up", "mark(-1)", "Mark the message before (Tab moves here from the composer)"),
     KeySpec("transcript.down", "j,down", "mark(1)", "Mark the message after"),
     KeySpec("transcript.first", "g,home", "mark_edge(-1)", "Mark the first message"),
@@ -138,6 +146,7 @@ SCOPE_TITLES: dict[str, str] = {
     "app": "Everywhere",
     "chat": "Main screen",
     "composer": "While typing",
+    "field": "In every text field",
     "transcript": "In the chat (Tab moves between composer and chat)",
     "chats": "List of chats",
     "models": "Models",
@@ -149,7 +158,7 @@ SCOPE_TITLES: dict[str, str] = {
 
 # Scopes that are alive together: a key may mean only one thing in each of these sets.
 _TOGETHER: tuple[frozenset[str], ...] = (
-    frozenset({"app", "chat", "composer"}),
+    frozenset({"app", "chat", "composer", "field"}),
     frozenset({"app", "chat", "transcript"}),
     frozenset({"app", "chats"}),
     frozenset({"app", "models"}),

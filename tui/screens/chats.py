@@ -21,6 +21,7 @@ from flashmoe.history import Chat, History, HistoryError, Hit
 from flashmoe.text_safety import visible_line
 from tui.keymap import Keymap, bindings
 from tui.screens.dialogs import TextDialog
+from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
 
 LISTED = 200
@@ -74,7 +75,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
         """Search, list, what happened, keys."""
         with Vertical() as box:
             box.border_title = "Chats"
-            yield Input(placeholder="Type to search in all chats", id="search")
+            yield LineField(placeholder="Type to search in all chats", id="search")
             yield OptionList(id="list")
             yield Static(id="state", markup=False)
             yield KeyBar(

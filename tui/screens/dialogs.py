@@ -20,6 +20,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from flashmoe.text_safety import visible
+from tui.widgets.fields import LineField
 
 
 class Choice(NamedTuple):
@@ -148,7 +149,7 @@ class TextDialog(ModalScreen[str | None]):
             box.border_subtitle = f"{'Tab completes · ' if self._paths else ''}Enter accepts · Esc cancels"
             if self._text:
                 yield Static(Content(visible(self._text)), markup=False)
-            yield Input(
+            yield LineField(
                 self._value,
                 placeholder=self._placeholder,
                 select_on_focus=False,

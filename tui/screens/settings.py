@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 from backends.interface import Sampling
 from flashmoe.history import ChatSettings
 from flashmoe.presets import AUTO, Presets
+from tui.widgets.fields import LineField, TextField
 
 _FIELDS: tuple[tuple[str, str, float, float, str], ...] = (
     ("temperature", "temperature", 0.0, 10.0, "0 takes the likeliest token"),
@@ -72,7 +73,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             box.border_title = "Settings of this chat"
             box.border_subtitle = "^S keeps · Esc cancels · Tab moves"
             yield Static("System prompt", classes="head")
-            editor = TextArea(self._settings.system_prompt, show_line_numbers=False, tab_behavior="focus", id="system")
+            editor = TextField(self._settings.system_prompt, show_line_numbers=False, tab_behavior="focus", id="system")
             editor.cursor_blink = False
             yield editor
             yield Static("Preset", classes="head")
@@ -81,7 +82,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             for field, name, _, _, what in _FIELDS:
                 with Horizontal(classes="row"):
                     yield Static(name, classes="name")
-                    yield Input(id=f"field-{field}")
+                    yield LineField(id=f"field-{field}")
                     yield Static(what, classes="what")
             yield Static("", classes="row")
             if self._can_think:

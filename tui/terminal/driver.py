@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import selectors
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
+
+from tui.terminal.bursts import LULL_S, Bursts
 
 if TYPE_CHECKING:
     from textual.app import App
+
+_READ = 4096
+"""Bytes: as many as a terminal's line holds."""
+_MOST_PIECES = 1 << 20
+"""Keys that are looked at together at most."""
 
 
 class _HangupProof:
@@ -71,6 +83,30 @@ class AppDriver(LinuxDriver):
     def _lost(self) -> None:
         with contextlib.suppress(RuntimeError, AttributeError):
             self._app._loop.call_soon_threadsafe(self._app.terminal_lost)  # type: ignore[union-attr, attr-defined]
+
+    def run_input_thread(self) -> None:
+        """Reads keys; those that come in one piece are looked at together, since they may be a paste."""
+        parser, bursts = XTermParser(self._debug), Bursts()
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.fileno, selectors.EVENT_READ)
+            while not self.exit_event.is_set():
+                pieces: list[Message] = []
+                wait = 0.1
+                while selector.select(wait):
+                    data = os.read(self.fileno, _READ)
+                    if not data:  # the end of what isn't a terminal
+                        self.exit_event.wait(0.1)
+                        break
+                    if text := decode(data):  # an empty one, as of half a character, would end the parser
+                        pieces += parser.feed(text)
+                    more = len(data) == _READ or bursts.unfinished(pieces, time.monotonic())
+                    if not more or len(pieces) > _MOST_PIECES:
+                        break
+                    wait = LULL_S
+                pieces += parser.tick()
+                for message in bursts.take(pieces, time.monotonic()):
+                    self.process_message(message)
 
     def _run_input_thread(self) -> None:
         try:

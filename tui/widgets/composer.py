@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textual import events
 from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import TextArea
 
 from flashmoe import figures
 from flashmoe.text_safety import encodable, visible_line
 from tui.keymap import bindings
+from tui.widgets.fields import TextField
 
 PASTE_LIMIT = 8_000
 """Characters: a larger paste becomes an attachment, since an editor of that size can't echo a key in 50 ms."""
@@ -28,7 +27,7 @@ class Attachment:
     tokens: int | None = None
 
 
-class Composer(TextArea):
+class Composer(TextField):
     """The editor itself. Enter and the line break are bindings, so both can be remapped."""
 
     BINDINGS = bindings("composer")
@@ -82,18 +81,10 @@ class Composer(TextArea):
 
     def action_send(self) -> None:
         """Sends; the screen clears the composer once the question is accepted, so nothing typed is lost."""
-        # A priority binding runs before keys that are still in this widget's queue (fast typing, a slow terminal):
-        # queued itself, it keeps its place among them.
-        self.call_later(self._send)
-
-    def _send(self) -> None:
         self.post_message(self.Sent(encodable(self.text)))
 
     def action_newline(self) -> None:
         """Breaks the line at the cursor."""
-        self.call_later(self._break_line)
-
-    def _break_line(self) -> None:
         self.replace("\n", *self.selection, maintain_selection_offset=False)
         self.scroll_cursor_visible()
 
@@ -153,18 +144,18 @@ class Composer(TextArea):
 
     # ---- keys and pastes ------------------------------------------------------------------------------------------
 
-    async def _on_key(self, event: events.Key) -> None:
-        if event.key == "backspace" and not self.text:
+    def action_delete_left(self) -> None:
+        """Backspace; in an empty composer the last attachment goes."""
+        if not self.text:
             self.post_message(self.DropAttachment())
-        await super()._on_key(event)
+        super().action_delete_left()
 
-    async def _on_paste(self, event: events.Paste) -> None:
-        if len(event.text) > PASTE_LIMIT:
-            event.stop()
-            event.prevent_default()
-            self.post_message(self.LargePaste(encodable(event.text)))
-            return
-        await super()._on_paste(event)
+    def paste(self, text: str) -> None:
+        """A text of some length goes along as an attachment."""
+        if len(text) > PASTE_LIMIT:
+            self.post_message(self.LargePaste(text))
+        else:
+            super().paste(text)
 
     def action_editor(self) -> None:
         """Opens the text in the user's editor."""

@@ -23,15 +23,17 @@ class Asking:
         if self._sending or not (text.strip() or self._parts.attachments.items):
             return
         self._sending = True
-        self._parts.start(self._send(text, from_composer))
+        self._parts.start(self._send(text, from_composer, self._parts.host.hold_keys()))
 
-    async def _send(self, text: str, from_composer: bool) -> None:
+    async def _send(self, text: str, from_composer: bool, taken: Callable[[], None]) -> None:
         try:
             accepted = await self._parts.flow.send(text, self._drafting.attachments, self._drafting.editing)
+            if accepted:
+                self._drafting.sent(text, from_composer=from_composer)
         finally:
             self._sending = False
+            taken()  # what was typed since goes into a composer that is empty
         if accepted:
-            self._drafting.sent(text, from_composer=from_composer)
             await self._parts.flow.answer()
 
     async def stop(self) -> None:

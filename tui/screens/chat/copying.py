@@ -63,7 +63,7 @@ class Copying:
 
     def save_answer(self) -> None:
         """Saves the marked message, else the last answer, to a file."""
-        self._parts.start(self._save_answer())
+        self._parts.start(self._save_answer(), opens=True)
 
     async def _save_answer(self) -> None:
         from tui.screens.dialogs import TextDialog

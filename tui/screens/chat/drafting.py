@@ -81,7 +81,7 @@ class Drafting:
 
     def attach_file(self) -> None:
         """Asks for a text file and attaches it."""
-        self._parts.start(self._attach_file())
+        self._parts.start(self._attach_file(), opens=True)
 
     async def _attach_file(self) -> None:
         from tui.screens.dialogs import TextDialog

@@ -26,7 +26,7 @@ class Opening:
 
     def new_chat(self) -> None:
         """An empty chat; what was typed and not sent stays with the old one."""
-        self._parts.start(self._new_chat())
+        self._parts.start(self._new_chat(), opens=True)
 
     async def _new_chat(self) -> None:
         parts = self._parts
@@ -40,11 +40,11 @@ class Opening:
 
     def chats(self) -> None:
         """The list of chats."""
-        self._parts.start(self._choose_chat(search=False))
+        self._parts.start(self._choose_chat(search=False), opens=True)
 
     def search_chats(self) -> None:
         """The list of chats, to search."""
-        self._parts.start(self._choose_chat(search=True))
+        self._parts.start(self._choose_chat(search=True), opens=True)
 
     async def _choose_chat(self, *, search: bool) -> None:
         from tui.screens.chats import ChatsScreen, Opened
@@ -70,7 +70,7 @@ class Opening:
 
     def settings(self) -> None:
         """System prompt, sampling, preset, thinking of this chat."""
-        self._parts.start(self._change_settings())
+        self._parts.start(self._change_settings(), opens=True)
 
     async def _change_settings(self) -> None:
         from tui.screens.settings import SettingsScreen
@@ -92,11 +92,11 @@ class Opening:
 
     def models(self) -> None:
         """The models."""
-        self._parts.start(self._parts.host.choose_model())
+        self._parts.start(self._parts.host.choose_model(), opens=True)
 
     def downloads(self) -> None:
         """The downloads."""
-        self._parts.start(self._parts.host.choose_model(downloads=True))
+        self._parts.start(self._parts.host.choose_model(downloads=True), opens=True)
 
 
 def _is_deleted(history: History, chat_id: int) -> bool:

@@ -82,8 +82,9 @@ class ChatParts(Protocol):
         """The key in force for an action."""
         ...
 
-    def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Runs a coroutine apart from message handlers; what the history refuses is said."""
+    def start(self, work: Coroutine[Any, Any, object], *, opens: bool = False) -> None:
+        """Runs a coroutine apart from message handlers; what the history refuses is said. `opens`: what is typed
+        meanwhile is for the screen that it will open."""
         ...
 
     def call_after_refresh(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:

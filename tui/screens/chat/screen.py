@@ -164,15 +164,19 @@ class ChatScreen(Screen[None]):
         """The history, opened when it is first asked for."""
         return await self.archive.history()
 
-    def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Runs a coroutine apart from message handlers; what the history refuses is said."""
-        self.run_worker(self._guarded(work), group="flow")
+    def start(self, work: Coroutine[Any, Any, object], *, opens: bool = False) -> None:
+        """Runs a coroutine apart from message handlers; what the history refuses is said. `opens`: what is typed
+        meanwhile is for the screen that it will open."""
+        self.run_worker(self._guarded(work, self.host.hold_keys() if opens else None), group="flow")
 
-    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, object], done: Callable[[], None] | None) -> None:
         try:
             await work
         except HistoryError as error:
             self.say(error.message, "error")
+        finally:
+            if done is not None:
+                done()
 
     # ---- what the keys do (`tui.keymap`) --------------------------------------------------------------------------
 

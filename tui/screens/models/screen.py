@@ -24,6 +24,7 @@ from tui.screens.models.finder import ModelFinder
 from tui.screens.models.flow import ModelFlow
 from tui.screens.models.rows import row_line, section_line
 from tui.widgets.download_pane import DownloadPane
+from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class ModelsScreen(Screen[str | None]):
     def compose(self) -> ComposeResult:
         """Filter, list, details, downloads, what happened, keys."""
         yield Static(id="models-title", markup=False)
-        field = Input(
+        field = LineField(
             placeholder="Type to filter, and to search the hub (or owner/name, or a path)", id="models-filter"
         )
         field.cursor_blink = False

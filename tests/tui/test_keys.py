@@ -1,0 +1,225 @@
+"""Keys and pastes in a real pseudo-terminal, many at once, as a slow line, tmux or a fast typist sends them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.tui.typing_probe import Probe
+
+LEFT, RIGHT, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[H", "\x1b[F", "\x1b[3~"
+BACKSPACE, ENTER = "\x7f", "\r"
+A, E, K, U, W, Y, J = "\x01", "\x05", "\x0b", "\x15", "\x17", "\x19", "\n"
+MODELS = "\x0f"
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+    # Without the monitor, so that no line of the composer wraps: Home and End stay within a wrapped line's row.
+    app = Probe(tmp_path_factory.mktemp("keys") / "home", config="ui: {monitor: hidden}\n")
+    yield app
+    app.close()
+
+
+@pytest.fixture(autouse=True)
+def _quiet(request: pytest.FixtureRequest) -> None:
+    """What was typed before isn't the beginning of what comes now."""
+    request.getfixturevalue("probe").wait(0.35)
+
+
+def test_editing_keys_don_t_overtake_letters(probe: Probe) -> None:
+    probe.type("abc" + LEFT + LEFT + "X" + RIGHT + "Y" + HOME + "Z")
+    assert probe.field()["text"] == "ZaXbYc"
+
+
+def test_a_filter_takes_its_keys_in_order_too(probe: Probe) -> None:
+    probe.type(MODELS)
+    probe.wait(1)
+    probe.type("acme" + BACKSPACE * 4 + "many")
+    field = probe.field()
+    assert (field["screen"], field["text"]) == ("ModelsScreen", "many")
+    probe.type("\x1b", pause=0.5)
+    assert probe.field()["screen"] == "ChatScreen"
+
+
+def test_what_is_typed_behind_a_key_that_opens_a_screen_goes_there(probe: Probe) -> None:
+    probe.type("before" + MODELS + "qw" + LEFT + "e")
+    field = probe.field()
+    assert (field["screen"], field["text"]) == ("ModelsScreen", "qew")
+    probe.type("\x1b", pause=0.5)
+    assert probe.field()["text"] == "before"
+
+
+@pytest.mark.parametrize("text", ["word", "two\nlines", "tab\tand é 👍🏽", "dos\r\nends\rmixed"])
+def test_a_bracketed_paste_goes_in_once(probe: Probe, text: str) -> None:
+    probe.type(f"\x1b[200~{text}\x1b[201~")
+    field = probe.field()
+    assert field["text"] == text.replace("\r\n", "\n").replace("\r", "\n")
+    assert not field["sent"]
+
+
+def test_a_paste_without_brackets_is_one_text_and_nothing_is_sent(probe: Probe) -> None:
+    probe.type("one\r  two\r\tthree\rfour\r")
+    field = probe.field()
+    assert field["text"] == "one\n  two\n\tthree\nfour\n"
+    assert field["sent"] == []
+
+
+def test_a_long_paste_in_pieces_is_one_text(probe: Probe) -> None:
+    lines = [f"line {number} " + "x" * 60 for number in range(90)]
+    data = "\r".join(lines) + "\r"
+    for start in range(0, len(data), 1000):  # as a network delivers it, cut anywhere
+        probe.type(data[start : start + 1000], pause=0.01)
+    probe.wait(0.2)
+    field = probe.field()
+    assert field["sent"] == []
+    assert field["text"] == "\n".join(lines) + "\n"
+
+
+def test_enter_behind_typed_text_sends(probe: Probe) -> None:
+    probe.type("a question" + ENTER)
+    probe.wait(0.5)
+    assert probe.field()["sent"] == ["a question"]
+    for key in "typed":
+        probe.type(key, pause=0.1)
+    probe.type(ENTER, pause=0.3)
+    assert probe.field()["sent"] == ["typed"]
+
+
+def test_enter_after_an_editing_key_sends_what_stands_there_then(probe: Probe) -> None:
+    probe.type("helo" + LEFT + "l" + END + ENTER)
+    probe.wait(0.5)
+    assert probe.field()["sent"] == ["hello"]
+
+
+@pytest.mark.parametrize("character", ["👍🏽", "🇩🇪", "é", "👨‍👩‍👧", "❤️", "漢"])
+def test_a_character_is_one_step(probe: Probe, character: str) -> None:
+    probe.type("a" + character + "b" + LEFT + BACKSPACE)
+    assert probe.field()["text"] == "ab"
+    probe.type("a" + character + "b" + HOME + RIGHT + DELETE)
+    assert probe.field()["text"] == "ab"
+    probe.type("a" + character + LEFT + LEFT + "x" + RIGHT + RIGHT + "y")
+    assert probe.field()["text"] == "xa" + character + "y"
+    probe.type(MODELS)
+    probe.type("a" + character + "b" + LEFT + BACKSPACE + LEFT + "x")
+    assert probe.field()["text"] == "xab"
+    probe.type("\x1b", pause=0.5)
+
+
+# ---- any keys ----------------------------------------------------------------------------------------------------
+
+
+class Editor:
+    """A plain model: characters and a cursor."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+        self.right: list[str] = []
+        self.cut = ""
+        self.cutting = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.left + self.right)
+
+    def press(self, key: str) -> None:
+        cutting, self.cutting = self.cutting, False
+        if key == LEFT:
+            if self.left:
+                self.right.insert(0, self.left.pop())
+        elif key == RIGHT:
+            if self.right:
+                self.left.append(self.right.pop(0))
+        elif key in (HOME, A):
+            while self.left and self.left[-1] != "\n":
+                self.right.insert(0, self.left.pop())
+        elif key in (END, E):
+            while self.right and self.right[0] != "\n":
+                self.left.append(self.right.pop(0))
+        elif key == BACKSPACE:
+            if self.left:
+                self.left.pop()
+        elif key == DELETE:
+            if self.right:
+                self.right.pop(0)
+        elif key == K:
+            stop = self.right.index("\n") if "\n" in self.right else len(self.right)
+            stop = stop or min(1, len(self.right))
+            self._cut("".join(self.right[:stop]), cutting, backwards=False)
+            del self.right[:stop]
+        elif key in (U, W):
+            start = len(self.left)
+            if start and self.left[-1] == "\n":
+                start -= 1
+            elif key == U:
+                while start and self.left[start - 1] != "\n":
+                    start -= 1
+            else:
+                while start and self.left[start - 1] == " ":
+                    start -= 1
+                while start and self.left[start - 1] not in " \n":
+                    start -= 1
+            self._cut("".join(self.left[start:]), cutting, backwards=True)
+            del self.left[start:]
+        elif key == Y:
+            self.left += characters(self.cut)
+        else:
+            self.left += ["\n" if character == ENTER else character for character in characters(key)]
+
+    def _cut(self, text: str, cutting: bool, *, backwards: bool) -> None:
+        if text:
+            self.cut = (text + self.cut if backwards else self.cut + text) if cutting else text
+        self.cutting = True
+
+
+LETTERS = [*"abcdefghij XYZ.,-1", " ", " ", "ä", "é", "漢", "👍🏽", "🇩🇪", "👨‍👩‍👧"]
+EDITING = [LEFT, LEFT, RIGHT, HOME, END, A, BACKSPACE, BACKSPACE, DELETE, K, U, W, J]
+
+
+def characters(text: str) -> list[str]:
+    """A text of the alphabet above, character by character."""
+    found: list[str] = []
+    while text:
+        whole = next((letter for letter in LETTERS if text.startswith(letter)), text[0])
+        found.append(whole)
+        text = text[len(whole) :]
+    return found
+
+
+def some_keys(draw: random.Random, n: int) -> list[str]:
+    keys: list[str] = []
+    for _ in range(n):
+        kind = draw.random()
+        if kind < 0.65:
+            keys.append(draw.choice(LETTERS))
+        elif kind < 0.97:
+            keys.append(draw.choice(EDITING))
+        else:  # Enter within a burst of text
+            keys.append(draw.choice("abc") + ENTER + draw.choice("abc"))
+    return keys
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("burst", "sequences"),
+    [(1, 150), (20, 150), (200, 25)] + [pytest.param(n, 500, marks=pytest.mark.slow) for n in (1, 20, 200)],
+)
+def test_any_keys_in_any_bursts_do_what_a_plain_editor_does(probe: Probe, burst: int, sequences: int) -> None:
+    for seed in range(sequences):
+        draw = random.Random(f"{burst} {seed}")
+        keys = some_keys(draw, draw.randint(1, max(12, burst)))
+        model, index, sizes = Editor(), 0, []
+        while index < len(keys):
+            size = draw.randint(1, burst)
+            probe.type("".join(keys[index : index + size]))
+            sizes.append(size)
+            index += size
+            if burst == 1 or draw.random() < 0.2:
+                probe.wait(draw.choice([0, 0, 0.001]))
+        for key in keys:
+            model.press(key)
+        shown = probe.field()
+        assert shown["text"] == model.text, (burst, seed, keys, sizes)
+        assert not shown["sent"]

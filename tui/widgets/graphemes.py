@@ -1,0 +1,52 @@
+"""Where one character, as people count them, ends and the next begins: an emoji with its skin tone, a flag."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from functools import lru_cache
+
+from rich.cells import split_graphemes
+
+_LETTER_A, _LETTER_Z = "\U0001f1e6", "\U0001f1ff"
+"""Regional indicators: two of them are one flag."""
+
+
+@lru_cache(256)
+def boundaries(text: str) -> tuple[int, ...]:
+    """Indices between the characters of a line, 0 and its length among them."""
+    spans, _ = split_graphemes(text)
+    found = [0]
+    half = False
+    for start, end, _width in spans:
+        flag = _LETTER_A <= text[start] <= _LETTER_Z
+        if flag and half:
+            found[-1] = end
+            half = False
+            continue
+        found.append(end)
+        half = flag
+    return tuple(found)
+
+
+def before(text: str, index: int) -> int:
+    """The index one character to the left of `index` in a line; 0 at its beginning."""
+    if text.isascii():
+        return max(0, index - 1)
+    marks = boundaries(text)
+    return marks[max(0, bisect_left(marks, index) - 1)]
+
+
+def after(text: str, index: int) -> int:
+    """The index one character to the right; the line's length at its end."""
+    if text.isascii():
+        return min(len(text), index + 1)
+    marks = boundaries(text)
+    return marks[min(len(marks) - 1, bisect_right(marks, index))]
+
+
+def snapped(text: str, index: int) -> int:
+    """`index`, or the beginning of the character that it lies within."""
+    if text.isascii():
+        return index
+    marks = boundaries(text)
+    return index if index > len(text) else marks[bisect_right(marks, index) - 1]
