@@ -115,7 +115,9 @@ def main() -> None:
         field = app.focused
         text = field.text if isinstance(field, TextArea) else field.value if isinstance(field, Input) else None
         screen = type(app.screen).__name__
-        line = json.dumps({"id": field and field.id, "text": text, "screen": screen, "sent": sent, "size": field and field.size})
+        line = json.dumps(
+            {"id": field and field.id, "text": text, "screen": screen, "sent": sent, "size": field and field.size}
+        )
         os.write(given, line.encode() + b"\n")
         sent.clear()
         if isinstance(field, TextArea):
