@@ -257,11 +257,35 @@ def read_header(source: Source) -> Header:
         if n > limit:
             raise EngineError("bad_model", f"{source.name}: it claims {n:,} {what}, at most {limit:,} make sense.")
         c.check(n * least, f"its list of {n:,} {what}")
-    kv, spans = _read_kv(c, n_kv)
+    kv, spans = _read_kv(c, n_kv, {})
     alignment = kv.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise EngineError("bad_model", f"{source.name}: its alignment of {alignment} is no power of two up to 1 MiB.")
     return _read_tensors(c, version, kv, spans, n_tensors, alignment)
+
+
+class Start(Struct, frozen=True):
+    """The metadata at a header's start, as far as it was there."""
+
+    kv: dict[str, Value]
+    n_tensors: int
+
+
+def read_start(source: Source) -> Start:
+    """What the first bytes of a GGUF tell: enough for its type and its architecture, which stand in front.
+
+    Raises `EngineError` as `read_header` does, but takes an incomplete header as it is.
+    """
+    c = _Cursor(source)
+    kv: dict[str, Value] = {}
+    n_tensors = 0
+    try:
+        _read_magic(c)
+        n_tensors = c.u64("the tensor count")
+        _read_kv(c, min(c.u64("the key count"), MAX_KEYS), kv)
+    except IncompleteHeader:
+        pass
+    return Start(kv, n_tensors)
 
 
 def _read_magic(c: _Cursor) -> int:
@@ -298,9 +322,9 @@ def _what_it_is(start: bytes) -> str:
     return next((text for prefix, text in known.items() if start.startswith(prefix)), "")
 
 
-def _read_kv(c: _Cursor, n_kv: int) -> tuple[dict[str, Value], dict[str, tuple[int, int]]]:
+def _read_kv(c: _Cursor, n_kv: int, kv: dict[str, Value]) -> tuple[dict[str, Value], dict[str, tuple[int, int]]]:
+    """Fills `kv` as it goes; the spans beside it."""
     name = c.source.name
-    kv: dict[str, Value] = {}
     spans: dict[str, tuple[int, int]] = {}
     strings_left, text_left = MAX_ARRAY_STRINGS, MAX_KEPT_TEXT
     for _ in range(n_kv):

@@ -6,8 +6,9 @@ import re
 
 MAX_PARTS = 1000
 _PART = re.compile(r"^(?P<stem>.+)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.gguf)$", re.IGNORECASE)
-_LABEL = re.compile(
-    r"(?:^|[-_.])((?:UD-)?(?:IQ\d_[A-Z]{1,3}|TQ\d_\d|Q\d_K(?:_[A-Z]{1,2})?|Q\d_\d|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32))(?=[-_.]|$)",
+LABEL = re.compile(
+    r"(?:^|[-_. /])((?:UD-)?(?:IQ\d_[A-Z]{1,3}|TQ\d_\d|Q\d_K(?:_[A-Z]{1,2})?|Q\d_\d(?:_\d_\d)?|MXFP4(?:_MOE)?|NVFP4"
+    r"|BF16|FP?16|FP?32))(?=[-_. /]|$)",
     re.IGNORECASE,
 )
 
@@ -25,7 +26,7 @@ def part_names(name: str) -> tuple[str, ...]:
 
 def quant_label(name: str) -> str | None:
     """The quantization that a file name tells, e.g. ``UD-Q4_K_XL``; None where it tells none."""
-    found = _LABEL.findall(name.removesuffix(".gguf"))
+    found = LABEL.findall(name.removesuffix(".gguf"))
     return str(found[-1]).upper() if found else None
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, print_json, size
+from flashmoe.hub.names import readable
 
 if TYPE_CHECKING:
     from flashmoe.hub.downloads.views import JobView
-    from flashmoe.hub.library import Entry
+    from flashmoe.hub.scan import Entry
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,10 +31,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     from flashmoe.hub.downloads.setup import open_manager
-    from flashmoe.hub.library import Library
+    from flashmoe.hub.downloads.setup import open_manager
+    from flashmoe.hub.library import Library, closest
 
-    wanted = args.text.lower()
-    entries = [e for e in Library().scan() if wanted in e.name.lower() or wanted in e.reference.lower()]
+    library, wanted = Library(), args.text.lower()
+    every = library.scan()
+    entries = [e for e in every if wanted in e.name.lower() or wanted in e.reference.lower()]
     manager = open_manager()
     manager.start(resume=False)
     unfinished = [v for v in manager.jobs() if wanted in f"{v.repo}:{v.label}".lower()]
@@ -38,16 +44,40 @@ def main(args: argparse.Namespace) -> int:
         print_json({"models": [as_row(e) for e in entries], "downloads": unfinished})
     elif args.paths:
         for entry in entries:
-            out(str(entry.path))
+            _print_path(entry.path)
     else:
         _table(entries, unfinished)
+        if not entries and not unfinished:
+            _nothing(args.text, every, closest(args.text, every))
+    for sentence in library.notes:
+        note(sentence)
     return EXIT_OK
+
+
+def _nothing(text: str, every: list[Entry], close: list[str]) -> None:
+    from flashmoe.hub.names import show
+
+    if not every:
+        note("No models here yet: `flashmoe-tui search` finds some, and `flashmoe-tui demo` needs none.")
+    elif close:
+        note(f"No model here is called “{show(text, 80)}”; the closest: {', '.join(show(c, 80) for c in close)}.")
+    else:
+        note(f"None of the {len(every)} models here is called anything like “{show(text, 80)}”.")
+
+
+def _print_path(path: Path) -> None:
+    """For scripts the path as its bytes are, whatever they are."""
+    if sys.stdout.isatty():
+        out(readable(str(path)))
+        return
+    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), os.fsencode(path) + b"\n")
 
 
 def as_row(entry: Entry) -> dict[str, object]:
     """An entry for ``--json``."""
     return {
-        "name": entry.name, "path": str(entry.path), "reference": entry.reference, "repo": entry.repo or None,
+        "name": entry.name, "path": readable(str(entry.path)), "reference": entry.reference, "repo": entry.repo or None,
         "quant": entry.quant or None, "size": entry.size, "parts": len(entry.files) + len(entry.missing),
         "missing": entry.missing, "source": entry.source, "modified": entry.modified, "problem": entry.problem or None,
         "facts": None if entry.missing else entry.facts,
@@ -60,9 +90,6 @@ def _table(entries: list[Entry], unfinished: list[JobView]) -> None:
     from flashmoe.plans.model_list import FIT_WORDS
     from flashmoe.plans.planning import plan_facts
 
-    if not entries and not unfinished:
-        note("No models here yet: `flashmoe-tui search` finds some, and `flashmoe-tui demo` needs none.")
-        return
     if entries:
         width = min(60, max(len(e.name) for e in entries))
         here = measurements.machine(measure=False)
@@ -79,4 +106,4 @@ def _table(entries: list[Entry], unfinished: list[JobView]) -> None:
             if entry.problem:
                 out(f"  {entry.problem}")
     for view in unfinished:
-        out(f"{view.repo}:{view.label}  {view.share:.0%} of {size(view.size)} downloaded; pull it again to go on")
+        out(f"{view.repo}:{view.label}  {view.share:.0%} of {size(view.size)} downloaded; pull it again to resume")

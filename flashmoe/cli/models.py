@@ -27,7 +27,7 @@ def resolve_model(name: str) -> Path | str:
     if name == DEMO and not Path(name).exists():
         return demo_model()
     if name.startswith(URL_SCHEMES):
-        return name
+        return _of_the_hub(name) or name
     path = Path(name).expanduser()
     try:
         if path.is_file():
@@ -53,6 +53,19 @@ def resolve_model(name: str) -> Path | str:
     if path.suffix.lower() == ".gguf" or "/" in name:
         raise UsageError(f"{name} does not exist, and no model in the library has that name.")
     raise UsageError(f"There is no model, file or command called {name!r}{_hint(name)}.")
+
+
+def _of_the_hub(url: str) -> Path | None:
+    """The downloaded model that an address on the hub means; None for any other server's address."""
+    from flashmoe.hub.address import looks_like_reference
+    from flashmoe.hub.client import configured_endpoint
+
+    if not looks_like_reference(url, endpoint=configured_endpoint()):
+        return None
+    found = _in_library(url)
+    if found is None:
+        raise UsageError(f"{url} isn't downloaded", f"`flashmoe-tui pull {url}` fetches it")
+    return found
 
 
 def _only_model_in(folder: Path) -> Path:

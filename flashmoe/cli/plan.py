@@ -124,39 +124,33 @@ def main(args: argparse.Namespace) -> int:
 def _model(name: str) -> tuple[GgufFile, Path | None, int]:
     """(header, folder of a local model, bytes to download of a remote one)."""
     from backends.gguf.file import read_gguf
-    from flashmoe.hub.names import looks_like_reference
+    from flashmoe.hub.address import looks_like_reference
+    from flashmoe.hub.client import configured_endpoint
 
-    if not name.startswith(("http://", "https://")):
-        try:
-            path = resolve_model(name)
-        except UsageError:
-            if not looks_like_reference(name):
-                raise
-            return _remote(name)
-        return read_gguf(path), Path(path).absolute().parent, 0
-    raise UsageError(f"{name} is a server", "its memory can't be planned from here.")
+    on_hub = looks_like_reference(name, endpoint=configured_endpoint())
+    try:
+        path = resolve_model(name)
+    except UsageError:
+        if not on_hub:
+            raise
+        return _remote(name)
+    if str(path).startswith(("http://", "https://")):
+        raise UsageError(f"{name} is a server", "its memory can't be planned from here.")
+    return read_gguf(path), Path(path).absolute().parent, 0
 
 
 def _remote(name: str) -> tuple[GgufFile, None, int]:
     from flashmoe.cli.search import say_wait
     from flashmoe.hub.client import HubClient
-    from flashmoe.hub.downloads.jobs import free_bytes
-    from flashmoe.hub.errors import HubError
-    from flashmoe.hub.names import parse_reference
-    from flashmoe.hub.patience import patiently
+    from flashmoe.hub.library import models_root
+    from flashmoe.hub.lookup import look_up, read_reference
     from flashmoe.hub.remote_header import read_remote
-    from flashmoe.hub.selection import choose
-    from flashmoe.paths import models_dir
 
-    try:
-        repo_name, wanted = parse_reference(name)
-    except HubError as problem:
-        raise UsageError(problem.message) from None
     client = HubClient()
-    repo = patiently(lambda: client.repo(repo_name), waiting=say_wait)
-    quant, why = choose(repo, wanted, free=free_bytes(models_dir()))
-    if why:
-        note(f"Taking {why}")
+    found = look_up(client, read_reference(name), models=models_root(), waiting=say_wait)
+    repo, quant = found.repo, found.quant
+    if found.why:
+        note(f"Taking {found.why}")
     moved, progress = 0, ProgressLine()
 
     def count(n: int) -> None:
@@ -165,7 +159,7 @@ def _remote(name: str) -> tuple[GgufFile, None, int]:
         progress.update(f"reading the header: {size(moved)}")
 
     try:
-        header = patiently(lambda: read_remote(client, repo.repo, repo.commit, quant, count), waiting=say_wait)
+        header = read_remote(client, repo.repo, repo.commit, quant, count)
     finally:
         progress.clear()
     return header, None, quant.size

@@ -1,9 +1,10 @@
-"""``pull REPO[:QUANT|:FILE]``: downloads a model; the same command goes on where an earlier one was stopped."""
+"""``pull REPO[:QUANT|:FILE]``: downloads a model; the same command resumes where an earlier one was stopped."""
 
 from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from flashmoe.cli.common import (
     size,
 )  # fmt: skip
 from flashmoe.cli.search import say_wait
+from flashmoe.text_safety import visible
 
 if TYPE_CHECKING:
     from flashmoe.hub.downloads.manager import DownloadManager
@@ -38,16 +40,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="download a model",
         description=(
             "Downloads a model from the hub into the models folder. Interrupted in any way, the same\n"
-            "command goes on where it stopped. Every file's sha256 is compared with the hub's. The path is\n"
-            "printed on stdout."
+            "command resumes where it stopped. Every file is compared with the hash that the hub tells of it.\n"
+            "The path is printed on stdout."
         ),
         epilog="example: flashmoe-tui pull unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M",
     )
     parser.add_argument(
-        "model", metavar="REPO[:QUANT|:FILE]", help="a repository; without a quant the usual one is taken"
-    )
+        "model", metavar="REPO[:QUANT|:FILE]",
+        help="a repository (owner/name, with @REVISION) or an address on the hub; without a quant the usual one is taken",
+    )  # fmt: skip
     parser.add_argument("--parallel", metavar="N", type=positive_int, default=None, help="connections at once")
     parser.add_argument("--limit", metavar="MIB_S", type=_mib_s, default=None, help="at most so many MiB a second")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="don't ask before more than half of the free disk is taken"
+    )
     add_json_flag(parser, "print the state as JSON lines on stdout while it runs")
 
 
@@ -55,32 +61,35 @@ def _mib_s(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of MiB a second") from None
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of MiB a second") from None
     if not 0 < value < 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text} is no bandwidth")
+        raise argparse.ArgumentTypeError(f"{text} isn't a bandwidth")
     return value * MIB
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from flashmoe.hub.downloads.jobs import free_bytes
+    from flashmoe.hub.downloads.jobs import free_bytes, job_id
     from flashmoe.hub.downloads.setup import open_manager
     from flashmoe.hub.errors import HubError
-    from flashmoe.hub.names import parse_reference
-    from flashmoe.hub.patience import patiently
-    from flashmoe.hub.selection import choose
+    from flashmoe.hub.lookup import is_large, look_up, read_reference
 
     if args.parallel is not None and args.parallel > 16:
         raise UsageError("--parallel: more than 16 connections only annoy the server.")
     try:
-        name, wanted = parse_reference(args.model)
+        wanted = read_reference(args.model)
     except HubError as problem:
-        raise UsageError(problem.message) from None
+        raise UsageError(problem.what, problem.advice) from None
     manager = open_manager(connections=args.parallel, limit_bytes_s=args.limit)
-    repo = patiently(lambda: manager.client.repo(name), waiting=say_wait)
-    quant, why = choose(repo, wanted, free=free_bytes(manager.root))
-    if why:
-        note(f"Taking {why}")
+    found = look_up(manager.client, wanted, models=manager.root, waiting=say_wait)
+    repo, quant = found.repo, found.quant
+    if found.why:
+        note(f"Taking {found.why}")
+    free = free_bytes(manager.root)
+    begun = manager.store.load(job_id(repo.repo, quant.label, repo.revision)) is not None
+    if is_large(quant.size, free) and not begun and not _sure(repo.repo, quant.label, quant.size, free, yes=args.yes):
+        note("Nothing was downloaded.")
+        return EXIT_FAILED
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     id = manager.add(repo, quant)
@@ -92,10 +101,22 @@ def main(args: argparse.Namespace) -> int:
         manager.close()
         if stopped.state == "done":
             return _report(stopped, args.json)
-        note(f"Paused at {stopped.share:.0%} ({size(stopped.done)} are here); the same command goes on.")
+        note(f"Paused at {stopped.share:.0%} ({size(stopped.done)} downloaded); the same command resumes.")
         raise
     manager.close()
     return _report(view, args.json)
+
+
+def _sure(repo: str, label: str, nbytes: int, free: int, *, yes: bool) -> bool:
+    """Asks before more than half of the free disk is taken."""
+    what = f"{repo}:{label} has {size(nbytes)}, more than half of the {size(free)} that are free on the disk"
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"{what}", "that asks first, and there is no terminal to ask on: add --yes")
+    sys.stderr.write(visible(f"{what}. Download it? [y/N] "))
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -126,7 +147,7 @@ def progress_text(view: JobView) -> str:
     parts = f" · {sum(f.state == 'done' for f in view.files)} of {len(view.files)} parts" if len(view.files) > 1 else ""
     head = f"{view.label} {view.share:4.0%}  {size(view.done)} of {size(view.size)}{parts}"
     if view.state == "verifying" or (view.done == view.size and view.size):
-        return f"{head}  checking sha256 {view.verified / max(view.size, 1):.0%}"
+        return f"{head}  verifying {view.verified / max(view.size, 1):.0%}"
     if view.bytes_s:
         return f"{head}  {rate(view.bytes_s)}  {duration(view.eta_s)} left"
     return f"{head}  {view.state}"
@@ -135,10 +156,10 @@ def progress_text(view: JobView) -> str:
 def _report(view: JobView, as_json: bool) -> int:
     if view.state == "done":
         if not as_json:
-            note(f"{view.repo}:{view.label}: {size(view.size)}, sha256 checked.")
+            note(f"{view.repo}:{view.label}: {size(view.size)}, {view.checked}.")
             out(view.path)
         return EXIT_OK
     error(view.message or f"{view.repo}:{view.label} stopped ({view.state}).")
-    from flashmoe.hub.errors import TRY_AGAIN
+    from flashmoe.retry import PASSING
 
-    return EXIT_RETRY if view.code in TRY_AGAIN else EXIT_FAILED
+    return EXIT_RETRY if view.code in PASSING else EXIT_FAILED

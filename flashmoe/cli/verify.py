@@ -12,7 +12,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "verify",
         help="check models against the hub's hashes",
-        description="Reads every file of the named models (none named: of all) and compares its sha256 with the hub's.",
+        description="Reads every file of the named models (none named: of all) and compares its hash with the hub's.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="names from ls, REPO:QUANT, or paths")
     add_json_flag(parser, "print one JSON line for each file")
@@ -38,11 +38,11 @@ def main(args: argparse.Namespace) -> int:
                 print_json_line(check)
             else:
                 out(f"{check.status:<10}  {check.path}")
-                if check.status in ("damaged", "unreadable"):
+                if check.message:
                     note(check.message)
         if entry.missing:
             bad += 1
             note(f"{entry.name}: {entry.problem}")
     if not entries:
-        note("No models here yet.")
+        note("There are no models here yet.")
     return EXIT_FAILED if bad else EXIT_OK

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.names import check_repo, show
-from flashmoe.hub.selection import PREFERRED
+from flashmoe.hub.selection import usual
 from flashmoe.paths import config_dir, display
 
 _MAX_BYTES = 1 << 20
@@ -52,12 +52,8 @@ class CatalogueModel(Struct, frozen=True, kw_only=True):
         return quant.size * self.n_expert_used // self.n_experts if self.n_experts else None
 
     def default_quant(self) -> CatalogueQuant:
-        """The quant that `selection.choose` would take of these."""
-        for label in PREFERRED:
-            for quant in self.quants:
-                if quant.label.upper() == label:
-                    return quant
-        return self.quants[0]
+        """The quant that a bare ``pull`` takes where the disk has room for any."""
+        return self.quants[usual([(q.label, q.size) for q in self.quants], None)[0]]
 
 
 class Catalogue(Struct, frozen=True):

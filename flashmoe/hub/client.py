@@ -1,35 +1,35 @@
-"""Talks to the hub: search, what a repository holds, where a file's bytes are. All network of `flashmoe.hub`.
+"""Talks to the hub: search, what a repository holds, where a file's bytes are. All plain HTTP of `flashmoe.hub`.
 
-Listing, auth, headers and errors are huggingface_hub's own; it is imported on first use (0.3 s). Nothing here logs a
-token: it only ever goes into the header that huggingface_hub builds, and never to another host.
+Headers, auth and the meaning of errors are huggingface_hub's own; it is imported on first use (0.3 s). Nothing here
+logs a token: it only ever goes into the header that huggingface_hub builds, and never to another host.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
 from flashmoe.hub.errors import HubError
-from flashmoe.hub.names import check_repo, group_files, is_chat_model, is_full_precision, quant_of, show
+from flashmoe.hub.explain import bad_endpoint, explain, host_of, offline, read_json, web_page
+from flashmoe.hub.listing import HubHit, HubRepo, read_hit, read_listing
+from flashmoe.hub.names import check_repo, show
 
 if TYPE_CHECKING:
     import httpx2
 
 API_TIMEOUT_S = 20.0
-MAX_FILE_BYTES = 1 << 46
-"""64 TiB: a file that claims more is no model."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+DEFAULT_ENDPOINT = "https://huggingface.co"
+MAX_ANSWER_BYTES = 32 << 20
+"""A listing of the largest repositories has 1 MB."""
 _import_lock = threading.Lock()
 
 
@@ -45,53 +45,16 @@ def hf() -> ModuleType:
         return huggingface_hub
 
 
-class HubFile(Struct, frozen=True):
-    """One file of a repository. `sha256` is None for files that git holds itself."""
-
-    path: str
-    size: int
-    sha256: str | None = None
-    blob_id: str = ""
+def configured_endpoint() -> str:
+    """HF_ENDPOINT or the hub itself, not checked: to tell which host a pasted address may have."""
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
-class HubQuant(Struct, frozen=True):
-    """One model of a repository: a file or a split set."""
+class XetPlace(Struct, frozen=True):
+    """What xet needs to fetch a file: its content's hash and where a token for the storage comes from."""
 
-    label: str
-    """What follows ``REPO:``, e.g. ``UD-Q4_K_XL``."""
-    files: tuple[HubFile, ...]
-    complete: bool = True
-    """False: the repository lacks parts of the set."""
-
-    @property
-    def size(self) -> int:
-        return sum(f.size for f in self.files)
-
-
-class HubRepo(Struct, frozen=True):
-    """What a repository holds at one commit."""
-
-    repo: str
-    commit: str
-    quants: tuple[HubQuant, ...]
-    other: tuple[HubFile, ...] = ()
-    """GGUF files that are nothing to chat with (projectors, importance matrices, BF16)."""
-    gated: bool = False
-    private: bool = False
-    licence: str = ""
-    modified: float | None = None
-
-
-class HubHit(Struct, frozen=True):
-    """One repository that a search found."""
-
-    repo: str
-    downloads: int | None
-    likes: int | None
-    gated: bool
-    modified: float | None
-    """Seconds since the epoch."""
-    licence: str = ""
+    hash: str
+    token_url: str
 
 
 class Resolved(Struct, frozen=True):
@@ -99,11 +62,21 @@ class Resolved(Struct, frozen=True):
 
     location: str
     etag: str
+    """Empty where the server tells none."""
     size: int
     commit: str
     same_host: bool
     """Served by the hub itself: send the token. Never to the CDN."""
     at: float
+    xet: XetPlace | None = None
+
+
+class HubPage(Struct, frozen=True):
+    """Some of the repositories that a search found."""
+
+    hits: list[HubHit]
+    more: str = ""
+    """The address of the next page; empty at the end."""
 
 
 class HubClient:
@@ -116,19 +89,21 @@ class HubClient:
 
     @property
     def endpoint(self) -> str:
-        return (self._endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        """The hub's address. Raises `HubError` where HF_ENDPOINT is none."""
+        value = (self._endpoint or configured_endpoint()).rstrip("/")
+        if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+            raise bad_endpoint(value)
+        return value
 
     def offline_reason(self) -> str | None:
         """Why nothing may be fetched (``HF_HUB_OFFLINE``), None where it may be tried. Never touches the network."""
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
-                return f"{name} is set: the hub is not asked."
-        return None
+        name = _forbidden_by()
+        return f"{name} is set: the hub is not asked." if name else None
 
     def _check_online(self) -> None:
-        reason = self.offline_reason()
-        if reason:
-            raise HubError("offline", f"{reason} Unset it to search and download", "models on this machine work.")
+        name = _forbidden_by()
+        if name:
+            raise offline(name)
 
     def headers(self) -> dict[str, str]:
         """huggingface_hub's headers with the token from its usual places (``HF_TOKEN``, ``hf auth login``)."""
@@ -144,88 +119,121 @@ class HubClient:
         self, text: str, *, limit: int = 30, author: str | None = None, sort: str = "trendingScore"
     ) -> list[HubHit]:
         """Repositories with GGUF files whose name holds `text`, the most wanted first."""
+        return self.search_page(text, limit=limit, author=author, sort=sort).hits
+
+    def search_page(
+        self, text: str, *, limit: int = 30, author: str | None = None, sort: str = "trendingScore", after: str = ""
+    ) -> HubPage:
+        """The same with the address of what follows; `after` is such an address."""
         params: dict[str, str | int] = {"filter": "gguf", "search": text, "sort": sort, "limit": limit, "full": "true"}
         if author:
             params["author"] = author
         if not text:
             del params["search"]
-        url: str | None = f"{self.endpoint}/api/models"
+        url = after if after and self._is_ours(after) else f"{self.endpoint}/api/models"
         hits: list[HubHit] = []
         while url and len(hits) < limit:
-            rows, url = self._get_page(url, params)
+            rows, following = self._get_json(url, "a list of models", {} if url == after else params)
             params = {}
-            hits += [hit for row in rows if (hit := _hit(row)) is not None]
-        return hits[:limit]
-
-    def _get_page(self, url: str, params: dict[str, str | int]) -> tuple[list[Any], str | None]:
-        self._check_online()
-        with self._errors("the hub's search"):
-            kwargs: dict[str, Any] = {"params": params} if params else {}
-            response = hf().utils.get_session().get(url, headers=self.headers(), timeout=self.timeout_s, **kwargs)
-            hf().utils.hf_raise_for_status(response)
-            rows = response.json()
-        if not isinstance(rows, list):
-            raise HubError("bad_answer", f"{self._host()} answered the search with something that is no list.")
-        link = response.links.get("next", {}).get("url")
-        if link and urlsplit(link).netloc != urlsplit(self.endpoint).netloc:
-            link = None  # the token goes along: never to another host
-        return rows, link
+            if not isinstance(rows, list):
+                raise HubError("bad_answer", f"{host_of(self.endpoint)} answered the search with something else")
+            hits += [hit for row in rows if (hit := read_hit(row)) is not None]
+            url = following if following != url else ""
+        return HubPage(hits[:limit], url)
 
     def repo(self, repo: str, revision: str | None = None) -> HubRepo:
         """What `repo` holds, with sizes and hashes."""
         check_repo(repo)
+        at = f"/revision/{quote(revision, safe='')}" if revision else ""
+        url = f"{self.endpoint}/api/models/{repo}{at}"
+        try:
+            answer, _ = self._get_json(url, "a listing", {"blobs": "true"}, about=repo)
+        except HubError as error:
+            if error.code == "changed" and revision:
+                where = f"https://huggingface.co/{repo}/tree/main"
+                raise HubError(
+                    "not_found", f"{repo} has no branch, tag or commit “{show(revision, 60)}”", f"see {where}"
+                ) from None
+            raise
+        return read_listing(answer, repo, revision or "")
+
+    def _get_json(self, url: str, what: str, params: dict[str, Any], about: str = "") -> tuple[Any, str]:
+        """(the answer, the address of the next page)."""
         self._check_online()
-        with self._errors(repo):
-            api = hf().HfApi(endpoint=self.endpoint)
-            info = api.model_info(repo, revision=revision, files_metadata=True, timeout=self.timeout_s)
-            files = [file for sibling in info.siblings or [] if (file := _file(sibling)) is not None]
-            card = info.card_data
-            licence = str(getattr(card, "license", "") or "") if card else ""
-            licence = licence or next((t[8:] for t in info.tags or [] if t.startswith("license:")), "")
-            return HubRepo(
-                repo=repo,
-                commit=str(info.sha or "main"),
-                quants=tuple(_quants([f for f in files if is_chat_model(f.path)])),
-                other=tuple(f for f in files if not is_chat_model(f.path)),
-                gated=bool(info.gated),
-                private=bool(info.private),
-                licence=show(licence, 40),
-                modified=info.last_modified.timestamp() if info.last_modified else None,
+        with self._errors(about or "the hub's search", url):
+            stream = (
+                hf()
+                .utils.get_session()
+                .stream("GET", url, params=params or None, headers=self.headers(), timeout=self.timeout_s)
             )
+            with stream as response:
+                self._check_status(response, what)
+                link = response.links.get("next", {}).get("url") or ""
+                return read_json(response, what, limit=MAX_ANSWER_BYTES), link if self._is_ours(link) else ""
+
+    def _check_status(self, response: httpx2.Response, what: str) -> None:
+        if response.status_code >= 400:
+            import httpx2
+
+            # The library reads an error's body for its message: it gets the beginning only, however much comes.
+            body = next(response.iter_bytes(1 << 16), b"")
+            head = [
+                (k, v) for k, v in response.headers.items() if k.lower() not in ("content-encoding", "content-length")
+            ]
+            short = httpx2.Response(response.status_code, headers=head, content=body, request=response.request)
+            hf().utils.hf_raise_for_status(short)
+        if response.status_code != 200:
+            raise HubError("bad_answer", f"{host_of(str(response.url))} answered {response.status_code}, not {what}")
+
+    def _is_ours(self, url: str) -> bool:
+        """Whether an address is on the hub's own host: the token goes along, so never to another."""
+        return urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
 
     # ---- bytes
 
     def resolve(self, repo: str, path: str, revision: str) -> Resolved:
         """Asks where `path` is (a HEAD to the hub, which answers with a signed address)."""
         self._check_online()
-        with self._errors(f"{repo} ({show(path, 80)})"):
+        name = show(path, 80)
+        with self._errors(f"{repo} ({name})"):
             library = hf()
             url = library.hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
             meta = library.get_hf_file_metadata(
                 url, headers=self.headers(), token=False, timeout=self.timeout_s, endpoint=self.endpoint
             )
-        if meta.etag is None or meta.size is None:
-            raise HubError(
-                "bad_answer", f"{self._host()} gave no size or ETag for {show(path, 80)}", "try again later."
-            )
         if urlsplit(meta.location).scheme not in ("http", "https"):
-            raise HubError("bad_answer", f"{self._host()} sent {show(path, 80)} to an address that is no web address.")
-        same = urlsplit(meta.location).netloc == urlsplit(self.endpoint).netloc
-        return Resolved(meta.location, meta.etag, meta.size, meta.commit_hash or "", same, time.monotonic())
+            raise HubError("bad_answer", f"{host_of(self.endpoint)} sent {name} to an address that isn't a web address")
+        if meta.size is None or (not meta.etag and not meta.commit_hash):
+            where = host_of(meta.location)
+            if where != host_of(self.endpoint):
+                raise web_page(where, name)
+            raise HubError("bad_answer", f"{where} didn't say how large {name} is", "try again later")
+        data, xet = meta.xet_file_data, None
+        if data is not None and self._is_ours(data.refresh_route):
+            xet = XetPlace(data.file_hash, data.refresh_route)
+        return Resolved(
+            meta.location, meta.etag or "", meta.size, meta.commit_hash or "", self._is_ours(meta.location),
+            time.monotonic(), xet,
+        )  # fmt: skip
 
     @contextmanager
-    def open_range(self, where: Resolved, start: int, end: int) -> Iterator[httpx2.Response]:
-        """A streaming GET of bytes [start, end). The status is the caller's to judge; network errors are `HubError`."""
+    def open_range(self, where: Resolved, start: int, end: int | None) -> Iterator[httpx2.Response]:
+        """A streaming GET of bytes [start, end), or of everything where `end` is None.
+
+        The status is the caller's to judge (`answers.judge`); network errors are `HubError`.
+        """
         self._check_online()
         import httpx2
 
-        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}
+        if end is not None:
+            headers["Range"] = f"bytes={start}-{end - 1}"
         ours = self.headers()
         if not where.same_host:
             ours.pop("authorization", None)
         timeout = httpx2.Timeout(self.read_timeout_s, connect=min(10.0, self.read_timeout_s), pool=None)
         with (
-            self._errors(urlsplit(where.location).hostname or "the download server"),
+            self._errors("the file", where.location),
             hf()
             .utils.get_session()
             .stream("GET", where.location, headers={**ours, **headers}, timeout=timeout) as response,
@@ -234,81 +242,26 @@ class HubClient:
 
     # ---- errors
 
-    def _host(self) -> str:
-        return urlsplit(self.endpoint).hostname or self.endpoint
-
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self, what: str, url: str = "") -> Iterator[None]:
         """Turns whatever huggingface_hub and httpx2 raise into a `HubError`."""
         try:
             yield
         except (HubError, GeneratorExit, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise self.explain(error, what) from None
+            raise self.explain(error, what, url) from None
 
-    def explain(self, error: Exception, what: str) -> HubError:
-        """`error` as one sentence with what to do. `what` names the repository or the host."""
-        import httpx2
+    def explain(self, error: Exception, what: str, url: str = "") -> HubError:
+        """`error` as what happened and what to do. `what` names the repository or the file."""
+        return explain(error, what, self.endpoint, has_token=self.has_token(), url=url)
 
-        errors = hf().errors
-        repo = what.split(" ")[0]
-        page = f"{self.endpoint}/{repo}"
-        response = getattr(error, "response", None)
-        status = getattr(response, "status_code", None)
-        wait = retry_after(response.headers) if response is not None else None
-        if isinstance(error, errors.OfflineModeIsEnabled):
-            return HubError("offline", "HF_HUB_OFFLINE is set: the hub is not asked. Unset it to search and download.")
-        if isinstance(error, errors.GatedRepoError):
-            if self.has_token():
-                return HubError(
-                    "gated", f"Your account has no access to {repo} yet: ask for it at {page} and try again."
-                )
-            return HubError(
-                "gated", f"{repo} is gated: accept its terms at {page}, then run `hf auth login` or set HF_TOKEN."
-            )
-        if isinstance(error, errors.RevisionNotFoundError):
-            return HubError("changed", f"{what}: that version is gone from the hub", "start the download again.")
-        if isinstance(error, errors.RemoteEntryNotFoundError):
-            return HubError("not_found", f"{what} isn't on the hub (any more)", f"look at {page} for what is.")
-        if isinstance(error, errors.RepositoryNotFoundError):
-            hint = "check the name" if self.has_token() else "check the name or, if it is private, set HF_TOKEN"
-            return HubError("not_found", f"The hub has no {repo} that you may see", f"{hint}.")
-        if isinstance(error, errors.DisabledRepoError):
-            return HubError("forbidden", f"{repo} was disabled by its owner or by the hub.")
-        if status == 401:
-            return HubError(
-                "unauthorized", "The hub refuses your token: renew it with `hf auth login`, or unset HF_TOKEN."
-            )
-        if status == 403:
-            return HubError("forbidden", f"The hub forbids access to {what}", "does your token have read permission?")
-        if status == 429:
-            after = f" for {wait:.0f} s" if wait else ""
-            return HubError(
-                "rate_limited",
-                f"{self._host()} asks to slow down{after}",
-                "try again later or log in.",
-                retry_after=wait,
-            )
-        if status is not None and status >= 500:
-            return HubError(
-                "server", f"{self._host()} has trouble (status {status})", "try again later.", retry_after=wait
-            )
-        if status is not None:
-            return HubError("bad_answer", f"{self._host()} answered {status} about {what}.")
-        if isinstance(error, httpx2.TimeoutException):
-            return HubError("network", f"{what} did not answer in time", "check the network and try again.")
-        if isinstance(error, httpx2.ConnectError):
-            host = self._host() if "/" in what or " " in what else what
-            return HubError("offline", f"Can't reach {host}: no network, or it is down.")
-        # RuntimeError: huggingface_hub closed the shared client after some connection error; a new one comes by itself.
-        if isinstance(error, (httpx2.TransportError, httpx2.InvalidURL, httpx2.StreamError, RuntimeError)):
-            return HubError("network", f"The connection to {what} broke", "trying again usually helps.")
-        if isinstance(error, OSError):
-            return HubError("io_error", f"{what}: {show(error.strerror or str(error))}.")
-        return HubError(
-            "bad_answer", f"{self._host()} sent an answer about {what} that makes no sense", "try again later."
-        )
+
+def _forbidden_by() -> str | None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return name
+    return None
 
 
 def _version() -> str:
@@ -316,76 +269,3 @@ def _version() -> str:
         return metadata.version("flashmoe-tui")
     except metadata.PackageNotFoundError:
         return "0"
-
-
-def retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header (a number or a date), or of the hub's ``ratelimit`` header."""
-    value = str(headers.get("retry-after", "")).strip()
-    if value.isdigit():
-        return float(min(int(value), 3600))
-    if value:
-        from email.utils import parsedate_to_datetime
-
-        try:
-            return max(0.0, min(3600.0, parsedate_to_datetime(value).timestamp() - time.time()))
-        except (ValueError, TypeError):
-            return None
-    info = hf().utils.parse_ratelimit_headers(headers) if "ratelimit" in headers else None
-    return float(info.reset_in_seconds) if info is not None and info.remaining == 0 else None
-
-
-def _hit(row: Any) -> HubHit | None:
-    """One row of the search's answer; None for one that makes no sense."""
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-        return None
-    try:
-        check_repo(row["id"])
-    except HubError:
-        return None
-
-    def number(key: str) -> int | None:
-        value = row.get(key)
-        return value if isinstance(value, int) else None
-
-    modified = row.get("lastModified")
-    stamp = None
-    if isinstance(modified, str):
-        try:
-            stamp = datetime.fromisoformat(modified.replace("Z", "+00:00")).timestamp()
-        except (ValueError, OverflowError):
-            stamp = None
-    tags = row.get("tags")
-    licence = ""
-    if isinstance(tags, list):
-        licence = next((t[8:] for t in tags if isinstance(t, str) and t.startswith("license:")), "")
-    return HubHit(row["id"], number("downloads"), number("likes"), bool(row.get("gated")), stamp, show(licence, 40))
-
-
-def _file(sibling: Any) -> HubFile | None:
-    """One file of a listing; None for what is no GGUF file or makes no sense."""
-    name, size = sibling.rfilename, sibling.size
-    if not isinstance(name, str) or not name.lower().endswith(".gguf"):
-        return None
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < MAX_FILE_BYTES:
-        return None
-    digest = sibling.lfs.sha256 if sibling.lfs else None
-    digest = digest.lower() if isinstance(digest, str) and _SHA256.fullmatch(digest.lower()) else None
-    blob = sibling.blob_id if isinstance(sibling.blob_id, str) else ""
-    return HubFile(name, size, digest, show(blob, 64)) if digest or blob else None
-
-
-def _quants(files: list[HubFile]) -> list[HubQuant]:
-    """Files as models, smallest first; two of one quant are told apart by their names."""
-    by_path = {f.path: f for f in files}
-    quants: list[HubQuant] = []
-    labels: dict[str, int] = {}
-    groups = group_files(by_path)
-    for parts in groups.values():
-        labels[quant_of(parts[0])] = labels.get(quant_of(parts[0]), 0) + 1
-    for key, parts in groups.items():
-        label = quant_of(parts[0])
-        if not label or labels[label] > 1:
-            label = key.split("|")[0].removesuffix(".gguf")
-        expected = int(key.rsplit("|", 1)[1]) if "|" in key else 1
-        quants.append(HubQuant(label, tuple(by_path[p] for p in parts), complete=len(parts) == expected))
-    return sorted((q for q in quants if not is_full_precision(q.label)), key=lambda q: (q.size, q.label))

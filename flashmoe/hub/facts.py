@@ -8,10 +8,12 @@ import threading
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from backends.gguf.file import GgufFile, read_gguf
 from backends.interface import EngineError
+from flashmoe.hub.names import readable
+from flashmoe.hub.roles import ROLE_WORDS, role_of_header
 from flashmoe.paths import cache_dir
 
 
@@ -48,6 +50,16 @@ def facts_of(model: GgufFile) -> ModelFacts:
     )  # fmt: skip
 
 
+def _facts(path: Path) -> ModelFacts:
+    model = read_gguf(path)
+    facts = facts_of(model)
+    first = any(t.name.startswith("blk.0.") for t in model.tensors) if not model.missing else None
+    role = role_of_header(model.kv, len(model.tensors), first)
+    if role != "model" and not facts.problem:
+        facts = structs.replace(facts, problem=f"It is {ROLE_WORDS[role]}, not a model to chat with.")
+    return facts
+
+
 class _Remembered(Struct):
     stamp: str
     facts: ModelFacts
@@ -65,15 +77,17 @@ class FactsCache:
     def get(self, files: list[Path]) -> ModelFacts:
         """Facts of the model whose parts are `files`; a file that is no sound GGUF gives a `problem`. Never raises."""
         stamp = _stamp(files)
-        key = str(files[0])
+        key = readable(str(files[0]))
         with self._lock:
             known = self._load().get(key)
         if known is not None and known.stamp == stamp:
             return known.facts
         try:
-            facts = facts_of(read_gguf(files[0]))
+            facts = _facts(files[0])
         except EngineError as error:
-            facts = ModelFacts(problem=error.message)
+            facts = ModelFacts(problem=readable(error.message))
+        except Exception as error:  # whatever a file holds: it is named, and the others are listed
+            facts = ModelFacts(problem=f"Its header can't be understood ({type(error).__name__}).")
         with self._lock:
             self._load()[key] = _Remembered(stamp, facts)
             self._dirty = True

@@ -9,71 +9,39 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from flashmoe import paths
-from flashmoe.hub.downloads.jobs import MANIFEST, JobStore, KnownFile
+from flashmoe.hub.downloads.jobs import JobStore, KnownFile
 from flashmoe.hub.downloads.manager import remove_empty
+from flashmoe.hub.downloads.state import Check
 from flashmoe.hub.errors import HubError
-from flashmoe.hub.facts import FactsCache, ModelFacts
+from flashmoe.hub.facts import FactsCache
 from flashmoe.hub.inuse import check_unused
-from flashmoe.hub.names import display_name, group_files, is_chat_model, part_name, quant_of, show, split_of
+from flashmoe.hub.lookup import read_reference
+from flashmoe.hub.names import group_files, readable, show
+from flashmoe.hub.roles import is_chat_model
+from flashmoe.hub.scan import Entry, Source, Walk, entries_of, entry_of, seen_before
 
-SourceKind = Literal["library", "folder", "hf-cache", "lm-studio"]
 SOURCE_NAMES: dict[str, str] = {
     "library": "models folder",
     "folder": "your folder",
     "hf-cache": "Hugging Face cache",
     "lm-studio": "LM Studio",
 }
-MAX_DEPTH = 6
-MAX_FILES = 20_000
-"""A folder with more is somebody's whole disk: the rest isn't listed."""
-_SHA = re.compile(r"^[0-9a-f]{64}$")
+_SHA256, _GIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
-class Source(Struct, frozen=True):
-    """A folder that is searched for models."""
+class Expected(Struct, frozen=True):
+    """What is known of a file that its bytes can be compared with."""
 
-    kind: SourceKind
-    root: Path
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """One model on this machine."""
-
-    name: str
-    path: Path
-    """The first part (also where it is missing)."""
-    files: tuple[Path, ...]
-    """The parts that are there."""
-    missing: tuple[str, ...] = ()
-    source: SourceKind
-    root: Path
-    repo: str = ""
-    """``owner/name`` on the hub, where known."""
-    quant: str = ""
-    size: int = 0
-    modified: float = 0.0
-    facts: ModelFacts = ModelFacts()
-
-    @property
-    def reference(self) -> str:
-        """``REPO:QUANT`` where the hub's repository is known, else the name."""
-        return f"{self.repo}:{self.quant}" if self.repo and self.quant else self.name
-
-    @property
-    def problem(self) -> str:
-        """Why it can't be loaded: a sentence; empty where it can."""
-        if self.missing:
-            some = ", ".join(show(m, 60) for m in self.missing[:2]) + (", …" if len(self.missing) > 2 else "")
-            total = len(self.files) + len(self.missing)
-            return f"{len(self.missing)} of {total} parts are missing: {some}; pull it again or copy them here."
-        return self.facts.problem
+    check: Check
+    digest: str
+    """In hex; empty for ``size``."""
+    size: int | None = None
 
 
 class Library:
@@ -82,36 +50,49 @@ class Library:
     def __init__(self, sources: list[Source] | None = None, cache: FactsCache | None = None) -> None:
         self.sources = sources if sources is not None else default_sources()
         self.cache = cache or FactsCache()
+        self.notes: list[str] = []
+        """What the last scan couldn't list, a sentence each."""
 
     def scan(self, *, facts: bool = True) -> list[Entry]:
         """Every model, the models folder's first, each folder by name. Unreadable folders count as empty."""
         entries: list[Entry] = []
         seen: set[tuple[int, int]] = set()
+        self.notes = []
         for source in self.sources:
-            found = [e for e in _entries(source) if not _seen(e, seen)]
+            try:
+                found = [e for e in entries_of(source, self.notes) if not seen_before(e, seen)]
+            except Exception as error:  # one folder must not hide the others
+                self.notes.append(f"{show(str(source.root))} can't be listed ({type(error).__name__}).")
+                continue
             entries += sorted(found, key=lambda e: (e.name.lower(), str(e.path)))
         if not facts:
             return entries
-        with_facts = [_with_facts(e, self.cache) for e in entries]
+        with_facts = [self._with_facts(entry) for entry in entries]
         self.cache.save()
         return with_facts
 
+    def _with_facts(self, entry: Entry) -> Entry:
+        if entry.missing:
+            return entry
+        facts = self.cache.get(list(entry.files))
+        return structs.replace(entry, facts=facts, quant=entry.quant or facts.quant)
+
     def find(self, name: str) -> Entry:
-        """The entry called `name`: a name, a file name, ``REPO:QUANT`` or ``REPO``. Raises `HubError`."""
+        """The entry called `name`: a name, a file name, or a repository as people write it. Raises `HubError`."""
         entries = self.scan(facts=False)
-        wanted = name.lower()
-        exact = [e for e in entries if wanted in _names(e)]
-        found = exact or [e for e in entries if e.repo and e.repo.lower() == wanted]
+        found = _called(entries, name)
         # The same model in two places is one answer: the first place counts.
         different = list({(e.name.lower(), e.size): e for e in reversed(found)}.values())
         if len(different) == 1:
             return found[0]
         if different:
             listed = ", ".join(show(e.reference, 80) for e in different[:5])
-            raise HubError("ambiguous", f"“{show(name, 80)}” may be any of {listed}", "say which.")
-        close = difflib.get_close_matches(wanted, [n for e in entries for n in (e.name.lower(),)], n=2, cutoff=0.6)
-        hint = f" Did you mean {' or '.join(show(c, 80) for c in close)}?" if close else ""
-        raise HubError("not_found", f"No model on this machine is called “{show(name, 80)}”.{hint}", close=tuple(close))
+            raise HubError("ambiguous", f"“{show(name, 80)}” may be any of {listed}", "say which")
+        close = closest(name, entries)
+        hint = f"did you mean {' or '.join(show(c, 80) for c in close)}?" if close else ""
+        raise HubError(
+            "not_found", f"No model on this machine is called “{show(name, 80)}”", hint, close=tuple(close)
+        )
 
     def delete(self, entry: Entry) -> int:
         """Deletes a model of the models folder; returns the bytes freed. Raises `HubError` (``in_use``, …)."""
@@ -137,23 +118,62 @@ class Library:
         remove_empty(entry.path.parent, entry.root)
         return freed
 
-    def known_files(self, entry: Entry) -> dict[Path, str | None]:
-        """The sha256 that the hub told for each file of `entry`, None where nobody knows."""
+    def known_files(self, entry: Entry) -> dict[Path, Expected | None]:
+        """What the hub told of each file of `entry`, None where nobody knows anything."""
         known: dict[str, KnownFile] = {}
         if entry.source == "library" and entry.repo:
             known = JobStore(entry.root).manifest(entry.repo).files
-        result: dict[Path, str | None] = {}
+        result: dict[Path, Expected | None] = {}
         for file in entry.files:
-            digest: str | None = None
+            result[file] = None
             if entry.source == "hf-cache":  # its blobs are named by their hashes
-                blob = file.resolve().name
-                digest = blob if _SHA.match(blob) else None
+                result[file] = _of_hash(file.resolve().name, None)
             elif known:
                 with contextlib.suppress(ValueError):
                     item = known.get(file.relative_to(entry.root / entry.repo).as_posix())
-                    digest = item.sha256 if item else None
-            result[file] = digest
+                    if item is not None:
+                        told = _of_hash(item.sha256 or item.etag, item.size)
+                        result[file] = told or Expected("size", "", item.size)
         return result
+
+
+def closest(name: str, entries: Sequence[Entry], n: int = 3) -> list[str]:
+    """Names of models here that are like `name`, the likeliest first."""
+    names = {e.name.lower(): e.name for e in reversed(entries)}
+    wanted = name.strip().lower().rpartition("/")[2].removesuffix(".gguf")
+    held = [key for key in names if wanted and wanted in key]
+    like = difflib.get_close_matches(wanted, names, n=n, cutoff=0.55)
+    return [names[key] for key in dict.fromkeys([*held, *like])][:n]
+
+
+def _called(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """The entries that `name` may mean: by the exact name, else whatever the case, else as a repository."""
+    exact = [e for e in entries if name in (e.name, readable(e.path.name), e.reference)]
+    if exact:
+        return exact
+    lower = name.lower()
+    same = [e for e in entries if lower in (e.name.lower(), readable(e.path.name).lower(), e.reference.lower())]
+    if same:
+        return same
+    try:
+        meant = read_reference(name)
+    except HubError:
+        return []
+    of_repo = [e for e in entries if e.repo.lower() == meant.repo.lower()]
+    if not meant.wanted:
+        return of_repo
+    wanted = meant.wanted.rpartition("/")[2].lower()
+    quant = meant.wanted.upper()
+    return [
+        e for e in of_repo
+        if e.quant.upper() in (quant, f"UD-{quant}") or wanted in {readable(f.name).lower() for f in e.files}
+    ]  # fmt: skip
+
+
+def _of_hash(digest: str, size: int | None) -> Expected | None:
+    if _SHA256.fullmatch(digest):
+        return Expected("sha256", digest, size)
+    return Expected("git", digest, size) if _GIT.fullmatch(digest) else None
 
 
 def default_sources() -> list[Source]:
@@ -222,114 +242,8 @@ def find_entry(library: Library, name: str) -> Entry:
                 if any(real == f.resolve() for f in entry.files):
                     return entry
             source = Source("folder", path.absolute().parent)
-            around = [p for p in _walk(source.root, 0) if is_chat_model(p.name)]
+            around = [p for p in Walk(source.root, 0) if is_chat_model(p.name)]
             for parts in group_files(p.name for p in around).values():
                 if path.name in parts:
-                    return _entry(source, [source.root / p for p in parts], "")
+                    return entry_of(source, [source.root / p for p in parts], "")
     return library.find(name)
-
-
-# ---- walking -------------------------------------------------------------------------------------------------------
-
-
-def _names(entry: Entry) -> set[str]:
-    return {entry.name.lower(), entry.path.name.lower(), entry.reference.lower()}
-
-
-def _seen(entry: Entry, seen: set[tuple[int, int]]) -> bool:
-    """Whether this very file was listed already (a link, a folder given twice)."""
-    try:
-        info = entry.files[0].stat()
-    except OSError:
-        return True
-    key = (info.st_dev, info.st_ino)
-    if key in seen:
-        return True
-    seen.add(key)
-    return False
-
-
-def _with_facts(entry: Entry, cache: FactsCache) -> Entry:
-    from msgspec import structs
-
-    if entry.missing:
-        return entry
-    facts = cache.get(list(entry.files))
-    return structs.replace(entry, facts=facts, quant=entry.quant or facts.quant)
-
-
-def _entries(source: Source) -> Iterator[Entry]:
-    if source.kind == "hf-cache":
-        yield from _hf_entries(source)
-        return
-    files = {p.relative_to(source.root).as_posix(): p for p in _walk(source.root)}
-    for parts in group_files(p for p in files if is_chat_model(p)).values():
-        pieces = PurePosixPath(parts[0]).parts
-        repo = "/".join(pieces[:2]) if len(pieces) > 2 and source.kind in ("library", "lm-studio") else ""
-        yield _entry(source, [files[p] for p in parts], repo)
-
-
-def _hf_entries(source: Source) -> Iterator[Entry]:
-    """``models--owner--name/snapshots/<commit>/…``: the newest snapshot of each file."""
-    for folder in sorted(source.root.glob("models--*")):
-        repo = folder.name.removeprefix("models--").replace("--", "/")
-        newest: dict[str, Path] = {}
-        for snapshot in sorted((folder / "snapshots").glob("*"), key=_mtime):
-            for path in _walk(snapshot):
-                newest[path.relative_to(snapshot).as_posix()] = path
-        for parts in group_files(p for p in newest if is_chat_model(p)).values():
-            yield _entry(source, [newest[p] for p in parts], repo)
-
-
-def _entry(source: Source, files: list[Path], repo: str) -> Entry:
-    first, missing = files[0], []
-    split = split_of(first.name)
-    if split:
-        stem, _, count = split
-        there = {f.name for f in files}
-        expected = [part_name(stem, i, count) for i in range(1, count + 1)]
-        # Case may differ on disk; what counts is the number.
-        numbers = {s[1] for f in files if (s := split_of(f.name))}
-        missing = [name for i, name in enumerate(expected, 1) if i not in numbers and name not in there]
-        if 1 not in numbers:
-            first = first.with_name(expected[0])
-    size, modified = 0, 0.0
-    for file in files:
-        with contextlib.suppress(OSError):
-            info = file.stat()
-            size += info.st_size
-            modified = max(modified, info.st_mtime)
-    return Entry(
-        name=display_name(first.name), path=first, files=tuple(files), missing=tuple(missing), source=source.kind,
-        root=source.root, repo=repo, quant=quant_of(f"{first.parent.name}/{first.name}"), size=size, modified=modified,
-    )  # fmt: skip
-
-
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _walk(root: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
-    """GGUF files under `root`; links to folders are not followed, links to files are (Hugging Face's cache)."""
-    left = MAX_FILES
-    todo = [(root, 0)]
-    while todo and left > 0:
-        folder, level = todo.pop()
-        try:
-            with os.scandir(folder) as entries:
-                items = sorted(entries, key=lambda e: e.name)
-        except OSError:
-            continue
-        for item in items:
-            left -= 1
-            if item.name.startswith(".") or item.name == MANIFEST:
-                continue
-            with contextlib.suppress(OSError):
-                if item.is_dir(follow_symlinks=False):
-                    if level < depth:
-                        todo.append((Path(item.path), level + 1))
-                elif item.name.lower().endswith(".gguf") and item.is_file():
-                    yield Path(item.path)

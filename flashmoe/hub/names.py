@@ -1,4 +1,4 @@
-"""Names from the hub: quants, split sets, what is a model to chat with, and paths that stay in the models folder."""
+"""Names from the hub and from disks: quantizations, split sets, paths that stay in the models folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from flashmoe.text_safety import visible
 
 SPLIT = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 _REPO = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$")
-_NOT_A_MODEL = re.compile(r"(^|[/_.-])(mmproj|imatrix)([/_.-]|$)", re.IGNORECASE)
-_FULL_PRECISION = frozenset({"BF16", "F16", "F32", "FP16", "FP32"})
 
 MAX_PARTS = 1000
 """More parts than this in one set is no model that anybody made."""
 
 
+_RAW_BYTE = re.compile("[\udc80-\udcff]")
+
+
+def readable(name: str) -> str:
+    """A file's name as it can be printed and stored: bytes that aren't UTF-8 are written as ``\\xff``."""
+    return _RAW_BYTE.sub(lambda m: f"\\x{ord(m[0]) - 0xDC00:02x}", name)
+
+
 def show(text: str, limit: int = 200) -> str:
     """Text from outside, fit for one line of a terminal."""
-    safe = visible(text).replace("\n", "␊").replace("\t", " ")
+    safe = visible(readable(text)).replace("\n", "␊").replace("\t", " ")
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 
@@ -54,55 +60,20 @@ def part_name(stem: str, number: int, count: int) -> str:
 
 def display_name(path: str) -> str:
     """A model's name: the file's without ``.gguf`` and without the part's number."""
-    name = PurePosixPath(path).name
+    name = readable(PurePosixPath(path).name)
     match = SPLIT.match(name)
     return match["stem"] if match else name[:-5] if name.lower().endswith(".gguf") else name
-
-
-def is_chat_model(path: str) -> bool:
-    """False for vision projectors, importance matrices and full-precision folders: never offered to chat with."""
-    if not path.lower().endswith(".gguf") or _NOT_A_MODEL.search(path):
-        return False
-    return not any(part.upper() in _FULL_PRECISION for part in PurePosixPath(path).parent.parts)
-
-
-def is_full_precision(quant: str) -> bool:
-    return quant.upper() in _FULL_PRECISION
-
-
-def parse_reference(text: str) -> tuple[str, str | None]:
-    """``REPO[:QUANT|:FILE]`` (or the page's address) as (repo, what follows the colon); raises `HubError`."""
-    rest = text.strip()
-    for prefix in ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/"):
-        if rest.startswith(prefix):
-            rest = rest[len(prefix) :]
-            pieces = rest.split("?")[0].rstrip("/").split("/")
-            if len(pieces) > 4 and pieces[2] in ("blob", "resolve"):
-                rest = f"{pieces[0]}/{pieces[1]}:{'/'.join(pieces[4:])}"
-            elif len(pieces) > 2 and ":" not in rest:
-                rest = "/".join(pieces[:2])
-            break
-    repo, _, wanted = rest.partition(":")
-    check_repo(repo)
-    return repo, wanted or None
 
 
 def check_repo(repo: str) -> str:
     """`repo` if it is a repository's id; raises `HubError`. What passes is two safe folder names."""
     if not _REPO.match(repo) or ".." in repo or "--" in repo or repo.endswith((".git", ".", "-")):
         raise HubError(
-            "bad_name", f"“{show(repo)}” is no repository", "write it as owner/name, e.g. unsloth/Qwen3-30B-A3B-GGUF."
+            "bad_name",
+            f"“{show(repo, 120)}” isn't a repository's name",
+            "write it as owner/name, e.g. unsloth/Qwen3-30B-A3B-GGUF",
         )
     return repo
-
-
-def looks_like_reference(text: str) -> bool:
-    """Whether a MODEL argument means a repository rather than a file or a library name."""
-    try:
-        parse_reference(text)
-    except HubError:
-        return False
-    return True
 
 
 def check_file_name(path: str) -> PurePosixPath:

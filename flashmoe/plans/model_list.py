@@ -17,9 +17,11 @@ from backends.planner.plan import Plan as Plan
 from backends.planner.plan import PlanRequest
 from flashmoe import paths
 from flashmoe.hub.catalogue import CatalogueModel, CatalogueQuant
-from flashmoe.hub.client import HubHit, HubQuant
 from flashmoe.hub.facts import FactsCache, ModelFacts
-from flashmoe.hub.library import Entry, Library
+from flashmoe.hub.library import Library
+from flashmoe.hub.listing import HubHit, HubQuant
+from flashmoe.hub.scan import Entry
+from flashmoe.hub.selection import usual
 from flashmoe.plans.planning import plan_facts, plan_file, plan_header
 
 Section = Literal["here", "catalogue", "hub"]
@@ -196,12 +198,9 @@ def catalogue_rows(models: Iterable[CatalogueModel], here: Machine) -> list[Row]
 
 
 def suitable_quant(model: CatalogueModel, here: Machine) -> CatalogueQuant:
-    """The usual quant if the disk takes it, else the largest that it takes, else the smallest."""
-    usual = model.default_quant()
-    if here.disk_free is None or usual.size + (1 << 30) <= here.disk_free:
-        return usual
-    fitting = [q for q in model.quants if q.size + (1 << 30) <= here.disk_free]
-    return fitting[-1] if fitting else model.quants[0]
+    """The quant that a bare ``pull`` would take of these files on this machine."""
+    index, _ = usual([(q.label, q.size) for q in model.quants], here.disk_free)
+    return model.quants[index]
 
 
 def hub_rows(hits: Iterable[HubHit], known: set[str]) -> list[Row]:

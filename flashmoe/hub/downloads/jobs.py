@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from flashmoe.figures import size as size_text
 from flashmoe.hub.downloads.partfile import PART, disk_error, fsync_dir
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.names import check_file_name, check_repo, show
@@ -25,7 +26,8 @@ MANIFEST = ".flashmoe-hub.json"
 
 
 class JobFile(Struct, frozen=True):
-    """One file to fetch. `sha256` is None where git itself holds the file (`blob_id` is then its hash)."""
+    """One file to fetch. `sha256` is None where git itself holds the file: `blob_id` is then git's hash of it, or
+    whatever else the server tells it by; empty: nothing."""
 
     path: str
     size: int
@@ -43,6 +45,8 @@ class Job(Struct, frozen=True):
     files: tuple[JobFile, ...]
     wanted: Literal["run", "pause"] = "run"
     created: float = 0.0
+    revision: str = ""
+    """The branch, tag or commit that was asked for; empty: the main one."""
 
     @property
     def size(self) -> int:
@@ -66,10 +70,11 @@ class Manifest(Struct, frozen=True):
     files: dict[str, KnownFile] = {}
 
 
-def job_id(repo: str, label: str) -> str:
-    """A stable, file-safe id: pulling the same thing again goes on with the same job."""
+def job_id(repo: str, label: str, revision: str = "") -> str:
+    """A stable, file-safe id: pulling the same thing again resumes the same job."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{repo}-{label}")[:80].strip("-.")
-    return f"{slug}-{hashlib.sha256(f'{repo}|{label}'.encode()).hexdigest()[:8]}"
+    key = f"{repo}|{label}|{revision}" if revision else f"{repo}|{label}"
+    return f"{slug}-{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 class JobStore:
@@ -148,12 +153,12 @@ class JobStore:
         free = free_bytes(self.root)
         if needed == 0 or needed + others + margin <= free:
             return
-        reserved = f", of which other downloads will take {gib(others)}" if others else ""
+        reserved = f", of which other downloads will take {size_text(others)}" if others else ""
         raise HubError(
             "no_space",
-            f"{job.repo} {show(job.label)} needs {gib(needed)} more and {show(str(self.root))} has"
-            f" {gib(free)} free{reserved}: free {gib(needed + others + margin - free)},"
-            " or set FLASHMOE_MODELS to a folder on a larger disk.",
+            f"{job.repo} {show(job.label)} needs {size_text(needed)} more and {show(str(self.root))} has"
+            f" {size_text(free)} free{reserved}",
+            f"free {size_text(needed + others + margin - free)}, or set FLASHMOE_MODELS to a folder on a larger disk",
         )
 
     # ---- what the hub said
@@ -210,10 +215,3 @@ def free_bytes(path: Path) -> int:
         path = path.parent
     info = os.statvfs(path)
     return info.f_bavail * info.f_frsize
-
-
-def gib(n: float) -> str:
-    """Bytes for people: GiB from one up, else MiB or KiB."""
-    if n >= 1 << 30:
-        return f"{n / (1 << 30):.1f} GiB"
-    return f"{n / (1 << 20):.1f} MiB" if n >= 1 << 20 else f"{n / 1024:.0f} KiB"

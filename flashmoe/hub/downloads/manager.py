@@ -15,20 +15,24 @@ from pathlib import Path
 
 from msgspec import structs
 
-from flashmoe.hub.client import HubClient, HubQuant, HubRepo
+from flashmoe.hub.client import HubClient
 from flashmoe.hub.downloads.jobs import Job, JobFile, JobStore, job_id
 from flashmoe.hub.downloads.limiter import RateLimiter
 from flashmoe.hub.downloads.partfile import PartFile, PartHead, peek, remove_part
-from flashmoe.hub.downloads.transfer import Options, Transfer
+from flashmoe.hub.downloads.state import Options
+from flashmoe.hub.downloads.transfer import Transfer
 from flashmoe.hub.downloads.views import ACTIVE, ENDED, FileView, JobView
-from flashmoe.hub.errors import TRY_AGAIN, HubError
+from flashmoe.hub.errors import HubError
 from flashmoe.hub.inuse import holder
+from flashmoe.hub.listing import HubQuant, HubRepo
 from flashmoe.hub.names import check_file_name, target_path
+from flashmoe.hub.selection import incomplete
 from flashmoe.paths import models_dir
+from flashmoe.retry import PASSING, Backoff
 
 Listener = Callable[[JobView], None]
 TICK_S = 0.5
-KEPT = TRY_AGAIN | {"no_space", "io_error"}
+KEPT = PASSING | {"no_space", "io_error"}
 """Failures that are no refusal; after any other, a download of which nothing came leaves nothing behind."""
 
 
@@ -58,7 +62,8 @@ class DownloadManager:
         self._running: dict[str, Transfer] = {}
         self._closing: dict[str, Transfer] = {}
         self._queue: list[str] = []
-        self._waits: dict[str, float] = {}
+        self._rounds: dict[str, int] = {}
+        """Rounds in a row of each download that brought nothing."""
         self._ticker: threading.Thread | None = None
         self._closed = False
 
@@ -109,21 +114,17 @@ class DownloadManager:
     def add(self, repo: HubRepo, quant: HubQuant) -> str:
         """Starts (or goes on with) the download of one model; returns its id. Raises `HubError` for bad names."""
         if not quant.complete:
-            raise HubError(
-                "not_found",
-                f"{repo.repo} lacks parts of {quant.label}: the set on the hub is incomplete",
-                "choose another.",
-            )
+            raise incomplete(repo, quant)
         for file in quant.files:
             check_file_name(file.path)
         files = tuple(JobFile(f.path, f.size, f.sha256, f.blob_id) for f in quant.files)
-        id = job_id(repo.repo, quant.label)
+        id = job_id(repo.repo, quant.label, repo.revision)
         with self._lock:
             if id in self._running or id in self._queue:
                 return id
             old = self._jobs.get(id) or self.store.load(id)
             created = old.created if old else time.time()
-            job = Job(id, repo.repo, quant.label, repo.commit, files, "run", created)
+            job = Job(id, repo.repo, quant.label, repo.commit, files, "run", created, repo.revision)
             self.store.save(job)
             self._jobs[id] = job
             self._views[id] = self._idle_view(job)
@@ -258,7 +259,7 @@ class DownloadManager:
                 self._views[id] = structs.replace(self._views[id], done=0, verified=0)
             elif transfer.error is not None and transfer.error.code == "no_space":
                 self._want(id, "pause")  # so that its rest counts as reserved no more
-            elif transfer.error is not None and transfer.error.code in TRY_AGAIN:
+            elif transfer.error is not None and transfer.error.passing:
                 self._try_later(id, progressed=transfer.received > 0)
             self._changed.notify_all()
         self._emit(id)
@@ -270,8 +271,8 @@ class DownloadManager:
         first = self.options.retry_failed_s
         if first is None or self._closed:
             return
-        wait = first if progressed else min(first * 16, self._waits.get(id, first / 2) * 2)
-        self._waits[id] = wait
+        rounds = self._rounds[id] = 1 if progressed else self._rounds.get(id, 0) + 1
+        wait = Backoff(first_s=first, most_s=first * 16).pause_s(rounds)
         view = self._views[id]
         message = f"{view.cause}; another round in {_span(wait)}."
         self._views[id] = structs.replace(view, message=message)

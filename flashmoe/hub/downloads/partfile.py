@@ -337,7 +337,7 @@ def disk_error(error: OSError, path: Path) -> HubError:
     name = show(str(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "the disk quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
-        return HubError("no_space", f"Paused: {what} at {name}. Free some space and resume", "nothing is lost.")
+        return HubError("no_space", f"Paused: {what} at {name}", "free some space and resume; nothing is lost.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return HubError(
             "io_error", f"No permission to write {name}", "set FLASHMOE_MODELS to a folder that you can write to."

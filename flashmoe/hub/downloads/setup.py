@@ -6,7 +6,7 @@ from flashmoe.config.load import load_config
 from flashmoe.config.schema import Config
 from flashmoe.hub.client import HubClient
 from flashmoe.hub.downloads.manager import DownloadManager
-from flashmoe.hub.downloads.transfer import Options
+from flashmoe.hub.downloads.state import Options
 from flashmoe.hub.library import models_root
 
 RETRY_FAILED_S = 60.0

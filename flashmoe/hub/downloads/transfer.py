@@ -1,7 +1,7 @@
 """One download at work: connections that fetch runs of blocks, and a hash that follows each file from its start.
 
-Threads of one `Transfer`: the one that calls `run`, a few fetchers (for all parts and for pieces of one part alike),
-and one hasher a file. They share one condition. Nothing in here decides what is wanted: see `downloads`.
+Threads of one `Transfer`: the one that calls `run`, a few connections (for all parts and for pieces of one part
+alike), and one hasher a file. They share one condition. Nothing in here decides what is wanted: see `manager`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,102 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from flashmoe.hub.downloads.connections import TRANSIENT, Fetching
+from flashmoe.hub.client import HubClient
+from flashmoe.hub.downloads.addresses import Addresses
+from flashmoe.hub.downloads.checking import Checking
+from flashmoe.hub.downloads.connections import Connections
+from flashmoe.hub.downloads.jobs import Job, JobStore, KnownFile
+from flashmoe.hub.downloads.limiter import RateLimiter
+from flashmoe.hub.downloads.meter import Meter
 from flashmoe.hub.downloads.partfile import STATE, PartFile, disk_error
-from flashmoe.hub.downloads.state import Options, TransferFile, digest_of
-from flashmoe.hub.downloads.views import FileView, JobView
+from flashmoe.hub.downloads.setbacks import Setbacks
+from flashmoe.hub.downloads.state import Options, TransferFile, check_of, checked_text, digest_of, head_of
+from flashmoe.hub.downloads.views import FileView, JobState, JobView
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.names import show, target_path
+from flashmoe.hub.xet import XetStorage, why_not
 
 FLUSH_S = 5.0
 
 
-class Transfer(Fetching):
-    """Fetches one job until it is done, fails, or is told to stop."""
+class Transfer:
+    """Fetches one job until it is done, fails, or is told to stop. The `state.Owner` of its parts.
+
+    `on_change` is called from any of its threads.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        store: JobStore,
+        client: HubClient,
+        options: Options,
+        limiter: RateLimiter,
+        permits: threading.Semaphore,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.job = job
+        self.store = store
+        self.client = client
+        self.options = options
+        self.files = [TransferFile(f) for f in job.files]
+        self.cond = threading.Condition()
+        self.state: JobState = "starting"
+        self.error: HubError | None = None
+        self.notice = ""
+        self.trouble = ""
+        self.closed = threading.Event()
+        self._on_change = on_change
+        self._stop: str | None = None
+        self._threads: list[threading.Thread] = []
+        self._meter = Meter()
+        self._addresses = Addresses(self)
+        self._checking = Checking(self)
+        xet = XetStorage(client) if options.xet and why_not() is None else None
+        self._connections = Connections(
+            self, self._addresses, Setbacks(self), self._meter, limiter, permits, xet
+        )  # fmt: skip
+
+    # ---- what its parts ask of it
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to end."""
+        return self._stop is not None
+
+    def fail(self, error: HubError) -> None:
+        """Ends it with `error`; the first one counts."""
+        with self.cond:
+            if self.error is None and not self._stop:
+                self.error = error
+            self.cond.notify_all()
+        self.stop("close")
+
+    def changed(self) -> None:
+        """Tells whoever watches."""
+        self._on_change()
+
+    # ---- from outside
+
+    @property
+    def received(self) -> int:
+        """Bytes that came over the network."""
+        return self._meter.received
+
+    def stop(self, state: str) -> None:
+        """Ends the transfer soon (``pause``, ``cancel``, ``close``); `run` returns when it has."""
+        with self.cond:
+            self._stop = self._stop or state
+            self._connections.hang_up()
+            self.cond.notify_all()
 
     def view(self) -> JobView:
         """A snapshot; cheap enough for several a second."""
-        with self._cond:
+        with self.cond:
             files = tuple(
                 FileView(f.file.path, f.file.size, f.done, min(f.verified, f.file.size), f.state) for f in self.files
             )
-            speed = self._speed()
+            speed = self._meter.bytes_s()
             size, done = sum(f.size for f in files), sum(f.done for f in files)
             state, message = self.state, self.error.message if self.error else self.notice
             if state == "running":
@@ -42,6 +118,9 @@ class Transfer(Fetching):
                     state = "running" if speed else "waiting"
                 elif done == size:
                     state = "verifying"
+                elif any(f.slow and f.state != "done" for f in self.files):
+                    message = self.trouble
+            checks = [check_of(f.file) for f in self.files if f.state == "done"]
             return JobView(
                 id=self.job.id, repo=self.job.repo, label=self.job.label, state=state, message=message,
                 cause=self.error.gist if self.error else "",
@@ -49,6 +128,7 @@ class Transfer(Fetching):
                 verified=sum(f.verified for f in files), received=self.received, bytes_s=speed,
                 eta_s=(size - done) / speed if speed and state == "running" else None,
                 path=str(self.store.target(self.job, self.job.files[0])),
+                checked=checked_text(checks) if checks else "",
             )  # fmt: skip
 
     # ---- the whole
@@ -61,9 +141,9 @@ class Transfer(Fetching):
                 self._start_threads()
                 self._watch()
         except HubError as error:
-            self._fail(error)
+            self.fail(error)
         except OSError as error:
-            self._fail(disk_error(error, self.store.root))
+            self.fail(disk_error(error, self.store.root))
         self.stop("close")
         # A thread inside a connect or a HEAD can't be woken: it ends by its timeout, and the files close behind it.
         until = time.monotonic() + 2.0
@@ -90,13 +170,12 @@ class Transfer(Fetching):
         manifest = self.store.manifest(self.job.repo)
         for f in self.files:
             target = target_path(self.store.root, self.job.repo, f.file.path)
-            known = manifest.files.get(f.file.path)
-            if self._already_here(f, target, known is not None and known.sha256 == f.file.sha256):
+            if self._already_here(f, target, manifest.files.get(f.file.path)):
                 f.state, f.verified = "done", f.file.size
                 with suppress(OSError):  # a kill between the file's new name and the table's end
                     target.with_name(target.name + STATE).unlink()
                 continue
-            f.part = PartFile(target, self._head(f))
+            f.part = PartFile(target, head_of(self.job, f))
             f.taken = bytearray(f.part.have)
             if f.part.replaced:
                 self.notice = f"{show(target.name)} changed on the hub: that file starts again."
@@ -110,25 +189,28 @@ class Transfer(Fetching):
         self.state = "running"
 
     def _ask_first(self) -> None:
-        """Whether the hub lets us have it at all, before any space is taken. Passing troubles are the fetchers'."""
+        """Whether the hub lets us have it at all, before any space is taken. Passing troubles are the connections'."""
         for f in self.files:
             if f.part is not None:
                 try:
-                    self._where(f)
+                    self._addresses.of(f)
                 except HubError as error:
-                    if error.code not in TRANSIENT:
+                    if not error.passing and error.code != "bad_answer":
                         raise
                 return
 
-    def _already_here(self, f: TransferFile, target: Path, known: bool) -> bool:
+    def _already_here(self, f: TransferFile, target: Path, known: KnownFile | None) -> bool:
         """Whether the finished file is there: by the manifest, or (copied here by hand) by its hash."""
+        told = check_of(f.file) != "size"
         try:
             if target.is_symlink() or target.stat().st_size != f.file.size:
                 return False
-            if known:
+            if known is not None and known.etag == f.etag:
                 return True
+            if not told:
+                return False
             digest = digest_of(f.file)
-            self.state, self.notice = "verifying", f"Checking {show(target.name)}, which is here already."
+            self.state, self.notice = "verifying", f"Checking {show(target.name)}, which is already downloaded."
             with target.open("rb") as file:
                 while data := file.read(1 << 20):
                     if self._stop:
@@ -147,20 +229,20 @@ class Transfer(Fetching):
     def _start_threads(self) -> None:
         for number, f in enumerate(self.files):
             if f.state != "done":
-                self._spawn(f"hash-{number}", partial(self._hash, f))
+                self._spawn(f"hash-{number}", partial(self._checking.follow, f))
         for number in range(self.options.connections):
-            self._spawn(f"fetch-{number}", self._fetch_loop)
+            self._spawn(f"fetch-{number}", self._connections.work)
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         def guarded() -> None:
             try:
                 work()
             except HubError as error:
-                self._fail(error)
+                self.fail(error)
             except OSError as error:
-                self._fail(disk_error(error, self.store.root))
+                self.fail(disk_error(error, self.store.root))
             except Exception as error:  # a bug must end the download with a sentence, not hang it
-                self._fail(HubError("io_error", f"The download stopped: {type(error).__name__}: {error}."))
+                self.fail(HubError("io_error", f"The download stopped: {type(error).__name__}: {show(str(error))}"))
 
         thread = threading.Thread(target=guarded, name=f"{self.job.id}-{name}", daemon=True)
         self._threads.append(thread)
@@ -170,10 +252,10 @@ class Transfer(Fetching):
         """Waits for the end, and puts what came on the disk every few seconds."""
         last = time.monotonic()
         while True:
-            with self._cond:
+            with self.cond:
                 if self._stop or self.error or all(f.state == "done" for f in self.files):
                     return
-                self._cond.wait(1.0)
+                self.cond.wait(1.0)
             if time.monotonic() - last > FLUSH_S:
                 last = time.monotonic()
                 for f in self.files:
@@ -189,68 +271,3 @@ class Transfer(Fetching):
                     f.part.flush()
                 f.part.close()
         self.closed.set()
-
-    # ---- hashing
-
-    def _hash(self, f: TransferFile) -> None:
-        """Follows the file from its first block; at its end compares, and gives the file its name."""
-        while not self._stop and f.part is not None:
-            digest = self._hash_once(f, f.part)
-            if digest is None:
-                continue
-            if digest == f.etag:
-                self._finish(f, f.part)
-                return
-            name = show(f.part.target.name)
-            if f.restarted:
-                raise HubError(
-                    "checksum",
-                    f"{name} arrived twice with a wrong checksum: the hub's copy or the way to it is damaged.",
-                )
-            with self._cond:
-                f.restarted, f.verified = True, 0
-                f.part.forget_all()
-                f.taken = bytearray(f.part.have)
-                f.state, f.where = "running", None
-                self.notice = f"{name} arrived damaged (its checksum is not the hub's): fetching that file again."
-                self._cond.notify_all()
-            self.changed()
-
-    def _hash_once(self, f: TransferFile, part: PartFile) -> str | None:
-        """The hash once the last block is in; None when the file started over or the transfer stops."""
-        with self._cond:
-            generation, have, n_blocks = part.generation, part.have, part.n_blocks
-            digest = digest_of(f.file)
-            f.verified = index = 0
-        while index < n_blocks:
-            if self._stop or part.generation != generation:
-                return None
-            if not have[index]:
-                with self._cond:
-                    self._cond.wait(0.1)
-                continue
-            data = part.read_block(index)
-            if data is None:  # the disk lost it (a power failure): fetch it again
-                with self._cond:
-                    if part.generation == generation:
-                        f.taken[index] = 0
-                        f.state = "running"
-                    self._cond.notify_all()
-                continue
-            digest.update(data)
-            index += 1
-            f.verified += len(data)
-            if f.state == "running" and have.find(0) < 0:
-                f.state = "verifying"
-        return None if part.generation != generation else digest.hexdigest()
-
-    def _finish(self, f: TransferFile, part: PartFile) -> None:
-        self.store.remember(self.job, f.file, f.etag)
-        part.finish()
-        with self._cond:
-            f.state, f.verified = "done", f.file.size
-            self._cond.notify_all()
-        self.changed()
-
-
-__all__ = ["Options", "Transfer"]

@@ -46,6 +46,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     eta_s: float | None = None
     path: str = ""
     """The first file's final place."""
+    checked: str = ""
+    """What was compared with what the hub told, in words; empty while no file is finished."""
 
     @property
     def share(self) -> float:
