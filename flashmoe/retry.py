@@ -38,10 +38,14 @@ class Backoff(Struct, frozen=True):
         return max(min(self.most_s, doubled) * random.uniform(0.75, 1.25), retry_after or 0.0)
 
 
+SHORT = Backoff(attempts=4)
+"""For what somebody waits for."""
+
+
 def patiently(
     ask: Callable[[], T],
     *,
-    backoff: Backoff = Backoff(attempts=4),
+    backoff: Backoff = SHORT,
     waiting: Callable[[ReportedError, float], None] | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:

@@ -11,15 +11,16 @@ import pytest
 
 from flashmoe.hub.client import HubClient
 from flashmoe.hub.downloads.manager import DownloadManager
-from flashmoe.hub.downloads.transfer import Options
+from flashmoe.hub.downloads.state import Options
 from flashmoe.hub.downloads.views import JobView
+from flashmoe.retry import Backoff
 from tests.hub_files import make_set, sha256
 from tests.hub_server import HubServer
 
 MIB = 1 << 20
 REPO = "acme/Tiny-A1B-GGUF"
-FAST = Options(connections=3, backoff_s=0.02, backoff_max_s=0.1, attempts=6, space_margin=0)
-PATIENT = Options(connections=3, backoff_s=0.02, backoff_max_s=0.1, attempts=20, space_margin=0)
+FAST = Options(connections=3, backoff=Backoff(0.02, 0.1, 6), space_margin=0)
+PATIENT = Options(connections=3, backoff=Backoff(0.02, 0.1, 20), space_margin=0)
 """With half of all connections dropped one may well be unlucky six times in a row: the threads decide."""
 
 

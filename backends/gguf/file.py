@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from backends.gguf.header import ArrayInfo, FileSource, Header, Value, read_header
+from backends.gguf.header import MAX_TENSORS, ArrayInfo, FileSource, Header, Value, read_header
 from backends.gguf.names import clean_text, part_names, quant_label
 from backends.gguf.types import ARCHITECTURES, FILE_TYPES, MAX_EXPERTS, MAX_LAYERS, NOT_CHAT_MODELS, TENSOR_TYPES
 from backends.interface import EngineError
@@ -156,13 +156,19 @@ def read_gguf(path: Path | str) -> GgufFile:
     names = part_names(path.name)
     headers: list[Header | None] = []
     sizes: list[int] = []
-    for name in names:
+    n_tensors = 0
+    for i, name in enumerate(names):
         part = path.with_name(name)
         if part != path and not part.exists():
             headers.append(None)
             continue
         header, size = _read_local(part)
-        headers.append(header)
+        # At once, before the next part is read: a thousand links to one file must not be read a thousand times.
+        _check_place(header, i, len(names))
+        n_tensors += len(header.tensors)
+        if n_tensors > MAX_TENSORS:
+            raise EngineError("bad_model", f"{path.name}: its parts claim more than {MAX_TENSORS:,} tensors together.")
+        headers.append(header if i == 0 else structs.replace(header, kv=_split_keys(header), kv_spans={}))
         sizes.append(size)
     return from_headers([str(path.with_name(name)) for name in names], headers, sum(sizes))
 
@@ -256,20 +262,7 @@ def _check_split(paths: Sequence[str], headers: Sequence[Header | None]) -> None
     for i, header in enumerate(headers):
         if header is None:
             continue
-        count, no = header.kv.get("split.count", 1), header.kv.get("split.no", 0)
-        if len(paths) == 1 and isinstance(count, int) and count > 1:
-            raise EngineError(
-                "bad_model",
-                f"{header.name} is one of {count} parts but isn't named so",
-                f"give it back its name ending in "
-                f"-{int(no) + 1 if isinstance(no, int) else 1:05d}-of-{count:05d}.gguf.",
-            )
-        if (count, no) != (len(paths), i):
-            raise EngineError(
-                "bad_model",
-                f"{header.name} says it is part {no} (from 0) of {count}, unlike its name",
-                "the parts were mixed up.",
-            )
+        _check_place(header, i, len(paths))
         for tensor in header.tensors:
             if tensor.name in seen:
                 raise EngineError("bad_model", f"{header.name}: the tensor {tensor.name!a} is in two parts.")
@@ -278,6 +271,28 @@ def _check_split(paths: Sequence[str], headers: Sequence[Header | None]) -> None
     if len(paths) > 1 and None not in headers and isinstance(expected, int) and expected != len(seen):
         name = Path(paths[0]).name
         raise EngineError("bad_model", f"{name}: the set has {len(seen)} tensors, {expected} are promised.")
+
+
+def _check_place(header: Header, i: int, n: int) -> None:
+    """That a file is part `i` (from 0) of `n`, as its name says."""
+    count, no = header.kv.get("split.count", 1), header.kv.get("split.no", 0)
+    if n == 1 and isinstance(count, int) and count > 1:
+        raise EngineError(
+            "bad_model",
+            f"{header.name} is one of {count} parts but isn't named so",
+            f"give it back its name ending in -{int(no) + 1 if isinstance(no, int) else 1:05d}-of-{count:05d}.gguf.",
+        )
+    if (count, no) != (n, i):
+        raise EngineError(
+            "bad_model",
+            f"{header.name} says it is part {no} (from 0) of {count}, unlike its name",
+            "the parts were mixed up.",
+        )
+
+
+def _split_keys(header: Header) -> dict[str, Value]:
+    """Of a later part only its place counts; its other keys would be kept a thousand times."""
+    return {key: value for key, value in header.kv.items() if key.startswith("split.")}
 
 
 class _Meta:

@@ -22,12 +22,13 @@ from flashmoe.batch.width import START_STREAMING, WidthSearch
 from flashmoe.hub.inuse import hold_until_exit
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.openai.responses import Shape, finish_reason, usage_of
+from flashmoe.retry import PASSING, Backoff
 
 MAX_DEATHS = 3
 """An item that was in flight when the engine died this often is reported as failed: it may be what kills it."""
 
 
-RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+ASK_AGAIN = Backoff(first_s=1.0, most_s=16.0, attempts=6)
 """A server that can't answer is asked again after these pauses."""
 
 
@@ -240,7 +241,7 @@ class Batch:
                 elif isinstance(event, Finished) and event.reason != "cancelled":
                     self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
         except EngineError as e:
-            if e.code == "network":
+            if e.code in PASSING:
                 await self._ask_again(item, e)
             elif e.code == "prompt_too_long" and self._too_small():
                 self._outgrown.append(item)
@@ -268,8 +269,8 @@ class Batch:
         refused.append(self.summary.done)
         if len(refused) == 1 and len(self._refused) == 1:
             self._on_note(f"{item.id}: {e.message}; trying again")
-        if len(refused) <= len(RETRY_S):
-            await asyncio.sleep(RETRY_S[len(refused) - 1])
+        if not ASK_AGAIN.over(len(refused)):
+            await asyncio.sleep(ASK_AGAIN.pause_s(len(refused)))
             self._queue.appendleft(item)
         elif refused[-2] < self.summary.done:
             self._write(self._error_line(item, e))

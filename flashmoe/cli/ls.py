@@ -31,7 +31,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     from flashmoe.hub.downloads.setup import open_manager
-    from flashmoe.hub.downloads.setup import open_manager
     from flashmoe.hub.library import Library, closest
 
     library, wanted = Library(), args.text.lower()

@@ -47,7 +47,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "model", metavar="REPO[:QUANT|:FILE]",
-        help="a repository (owner/name, with @REVISION) or an address on the hub; without a quant the usual one is taken",
+        help="a repository (owner/name, or with @REVISION) or an address on the hub; without a quant, the usual one",
     )  # fmt: skip
     parser.add_argument("--parallel", metavar="N", type=positive_int, default=None, help="connections at once")
     parser.add_argument("--limit", metavar="MIB_S", type=_mib_s, default=None, help="at most so many MiB a second")

@@ -36,7 +36,6 @@ _SORT = {"trending": "trendingScore", "downloads": "downloads", "likes": "likes"
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from flashmoe.hub.client import HubClient
     from flashmoe.hub.address import looks_like_reference
     from flashmoe.hub.client import HubClient, configured_endpoint
     from flashmoe.hub.lookup import read_reference
@@ -106,5 +105,5 @@ def _show_repo(client: HubClient, wanted: Reference, as_json: bool) -> int:
         out(f"{label:<{width}}  {size(quant.size):>9}  {parts}{lack}{mark}")
     if usual is not None:
         note(f"pull takes {why}" if why else f"pull takes {show(usual.label, 60)}.")
-        note(f"flashmoe-tui pull {repo.repo}:{show(usual.label, 80)}  downloads it; plan instead of pull tells how it runs.")
+        note(f"flashmoe-tui pull {repo.repo}:{show(usual.label, 80)}  downloads it; plan tells how it runs.")
     return EXIT_OK

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.names import show
@@ -95,13 +95,13 @@ def of_connection(error: Exception, url: str, what: str) -> HubError:
             "network", f"The proxy ({where}) doesn't let {host} through ({show(str(error), 60)})",
             f"ask for access, or add {host} to NO_PROXY to go around it",
         )  # fmt: skip
-    if isinstance(error, httpx2.ConnectError) or isinstance(error, httpx2.ConnectTimeout):
+    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         if proxy:
             return HubError(
                 "offline", f"The proxy {proxy[1]} doesn't answer",
                 f"correct or unset {proxy[0]}, or add {host} to NO_PROXY to go around it",
             )  # fmt: skip
-        return HubError("offline", f"Can't reach {host}", "check the network; it may also be down")
+        return HubError("offline", f"Can't reach {host}: no network, or it is down", "try again later")
     if isinstance(error, httpx2.TimeoutException):
         return HubError("network", f"{host} did not answer in time", "check the network and try again")
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
@@ -143,7 +143,7 @@ def proxy_for(url: str) -> tuple[str, str] | None:
     """The variable and the proxy's address (without its password) that requests to `url` go through."""
     parts = urlsplit(url)
     proxies = getproxies_environment()
-    if parts.hostname and proxy_bypass_environment(parts.hostname, proxies):
+    if parts.hostname and proxy_bypass(parts.hostname):
         return None
     for scheme in (parts.scheme, "all"):
         if proxies.get(scheme):
@@ -167,7 +167,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             return None
     if "ratelimit" not in headers:
         return None
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils._http import parse_ratelimit_headers
 
     info = parse_ratelimit_headers(headers)
     return float(info.reset_in_seconds) if info is not None and info.remaining == 0 else None

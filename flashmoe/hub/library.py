@@ -90,9 +90,7 @@ class Library:
             raise HubError("ambiguous", f"“{show(name, 80)}” may be any of {listed}", "say which")
         close = closest(name, entries)
         hint = f"did you mean {' or '.join(show(c, 80) for c in close)}?" if close else ""
-        raise HubError(
-            "not_found", f"No model on this machine is called “{show(name, 80)}”", hint, close=tuple(close)
-        )
+        raise HubError("not_found", f"No model on this machine is called “{show(name, 80)}”", hint, close=tuple(close))
 
     def delete(self, entry: Entry) -> int:
         """Deletes a model of the models folder; returns the bytes freed. Raises `HubError` (``in_use``, …)."""

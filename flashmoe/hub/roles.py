@@ -51,7 +51,7 @@ def role_of_name(path: str) -> Role:
         return "imatrix"
     if folders & _DRAFT_FOLDERS or _DRAFT_START.match(stem) or _DRAFT_WORDS & set(words):
         return "drafter"
-    if "mtp" in words and (words[-1] == "mtp" and quant_label(stem) or "assistant" in words):
+    if "mtp" in words and ((words[-1] == "mtp" and quant_label(stem)) or "assistant" in words):
         return "drafter"  # …-Q8_0-MTP, …-assistant-MTP-Q8_0; but Model-MTP-Q4_K_M is a model with its own drafter
     if folders & _ADAPTER_FOLDERS or ({"lora", "adapter", "cvector"} & set(words) and "merged" not in words):
         return "adapter"

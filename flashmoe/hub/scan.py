@@ -77,11 +77,12 @@ class Walk:
     def __iter__(self) -> Iterator[Path]:
         left = MAX_FILES
         seen: set[tuple[int, int]] = set()
-        todo, links = [(self._root, 0)], []
+        todo = [(self._root, 0)]
+        links: list[tuple[Path, int]] = []
         while todo or links:
             folder, level = (todo or links).pop()
             try:
-                info = os.stat(folder)
+                info = folder.stat()
                 if (info.st_dev, info.st_ino) in seen:
                     continue
                 seen.add((info.st_dev, info.st_ino))

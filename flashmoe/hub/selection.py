@@ -192,7 +192,7 @@ def _in_folder(repo: HubRepo, quants: Sequence[HubQuant], folder: str) -> list[H
     raise HubError("not_found", f"{repo.repo} has no models in a folder “{show(folder, 80)}”; {has}")
 
 
-# ---- what can't be had ------------------------------------------------------------------------------------------------
+# ---- what can't be had -----------------------------------------------------------------------------------------------
 
 
 def incomplete(repo: HubRepo, quant: HubQuant) -> HubError:

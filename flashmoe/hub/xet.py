@@ -60,7 +60,7 @@ class XetStorage:
         import hf_xet
 
         try:
-            group = self._group(place.token_url)
+            group: Any = self._group(place.token_url)
             stream = group.download_stream(hf_xet.XetFileInfo(place.hash, size), start=start, end=end)
         except HubError:
             raise
@@ -88,7 +88,8 @@ class XetStorage:
                 hf()
                 headers = self._client.headers()
                 info = refresh_xet_connection_info(file_data=XetFileData("", token_url), headers=headers)
-                group = get_xet_session().new_download_stream_group(
+                session = get_xet_session()  # type: ignore[no-untyped-call]
+                group = session.new_download_stream_group(
                     endpoint=info.endpoint,
                     token=info.access_token,
                     token_expiry_unix_secs=info.expiration_unix_epoch,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from backends.gguf.file import GgufFile
 from backends.planner.machine import Machine as Machine
@@ -32,6 +32,9 @@ SORTS = ("fit", "size", "speed", "date")
 
 EXPERT_SHARE = 0.95
 """Part of a MoE file that is routed experts, where only the catalogue is known: 87 to 98 % in its models."""
+
+MORE_KEY = "hub:more"
+"""The row that asks the hub for its next results."""
 
 _FIT_ORDER = {"fits": 0, "streams": 1, "": 2, "no_memory": 3, "no_disk": 4, "unsupported": 5, "incomplete": 6}
 FIT_WORDS = {
@@ -93,7 +96,7 @@ def sort_rows(rows: Iterable[Row], by: str) -> list[Row]:
 
 def local_rows(library: Library, here: Machine, cache: FactsCache | None = None) -> list[Row]:
     """Every model of the library, and the guide that comes with the project."""
-    rows = [_local(entry, here) for entry in library.scan()]
+    rows = [_safe_row(entry, here) for entry in library.scan()]
     guide = paths.guide_model()
     if guide.is_file():
         facts = (cache or library.cache).get([guide])
@@ -112,6 +115,16 @@ def local_rows(library: Library, here: Machine, cache: FactsCache | None = None)
             )
         )
     return rows
+
+
+def _safe_row(entry: Entry, here: Machine) -> Row:
+    """One item that can't be planned must not hide the others."""
+    try:
+        return _local(entry, here)
+    except Exception as error:
+        problem = f"Its figures make no sense ({type(error).__name__})."
+        broken = structs.replace(entry, facts=ModelFacts(problem=problem))
+        return _local(broken, here)
 
 
 def _local(entry: Entry, here: Machine) -> Row:
@@ -203,9 +216,9 @@ def suitable_quant(model: CatalogueModel, here: Machine) -> CatalogueQuant:
     return model.quants[index]
 
 
-def hub_rows(hits: Iterable[HubHit], known: set[str]) -> list[Row]:
-    """One row a repository; those of the catalogue aren't shown twice."""
-    return [
+def hub_rows(hits: Iterable[HubHit], known: set[str], *, more: bool = False) -> list[Row]:
+    """One row a repository; those of the catalogue aren't shown twice. With `more`, a last row asks for the next."""
+    rows = [
         Row(
             section="hub",
             key=f"hub:{hit.repo}",
@@ -219,6 +232,9 @@ def hub_rows(hits: Iterable[HubHit], known: set[str]) -> list[Row]:
         for hit in hits
         if hit.repo not in known
     ]
+    if more:
+        rows.append(Row(section="hub", key=MORE_KEY, name="more …"))
+    return rows
 
 
 def _popularity(hit: HubHit) -> str:

@@ -166,11 +166,15 @@ class Connections:
 
     def _by_xet(self, claim: Claim, where: Resolved) -> None:
         f, part, first, end, generation = claim
-        assert self._xet is not None and where.xet is not None
+        storage, place = self._xet, where.xet
+        assert storage is not None
+        assert place is not None
         try:
-            with self._xet.open_range(where.xet, f.file.size, first * BLOCK, part.block_end(end - 1)) as stream:
-                with self._while_open(stream.cancel):
-                    ended = self._write(claim, stream)
+            with (
+                storage.open_range(place, f.file.size, first * BLOCK, part.block_end(end - 1)) as stream,
+                self._while_open(stream.cancel),
+            ):
+                ended = self._write(claim, stream)
             if not ended and not self._owner.stopping and generation == part.generation:
                 raise HubError("network", f"The storage cut {show(part.target.name)} short")
         except HubError as error:

@@ -20,6 +20,7 @@ from flashmoe.batch.lines import Item, read_items
 from flashmoe.batch.output import Output
 from flashmoe.batch.runner import Batch, Summary
 from flashmoe.batch.width import WidthSearch
+from flashmoe.retry import Backoff
 
 
 class Server(ThreadingHTTPServer):
@@ -77,7 +78,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runner, "RETRY_S", (0.02, 0.02, 0.2))
+    monkeypatch.setattr(runner, "ASK_AGAIN", Backoff(0.02, 0.2, 4))
     monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path / "home"))
 
 

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from flashmoe.hub.downloads.jobs import MANIFEST, JobStore
 from flashmoe.hub.downloads.partfile import BLOCK, PartFile, PartHead
-from flashmoe.hub.downloads.transfer import Options
+from flashmoe.hub.downloads.state import Options
 from flashmoe.hub.errors import HubError
 from tests.hub_files import sha256
 from tests.hub_place import MIB, REPO, Place, until

@@ -8,7 +8,7 @@ import sys
 import time
 
 from flashmoe.hub.downloads.partfile import BLOCK
-from flashmoe.hub.downloads.transfer import Options
+from flashmoe.hub.downloads.state import Options
 from tests.hub_place import MIB, REPO, Place, until
 from tests.hub_server import Faults
 

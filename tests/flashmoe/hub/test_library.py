@@ -17,9 +17,10 @@ import pytest
 
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.inuse import InUse, holder
-from flashmoe.hub.library import Library, Source, find_entry, resolve_model
-from flashmoe.hub.patience import patiently
+from flashmoe.hub.library import Library, find_entry, resolve_model
+from flashmoe.hub.scan import Source
 from flashmoe.hub.verify import verify
+from flashmoe.retry import patiently
 from tests.gguf_factory import make_gguf
 from tests.hub_files import grow
 from tests.hub_server import HubServer
@@ -94,7 +95,7 @@ def test_names_lead_to_the_first_part(places: Path, name: str) -> None:
 
 
 def test_wrong_names_get_a_hint(places: Path) -> None:
-    with pytest.raises(HubError, match="Did you mean tiny-q8_0"):
+    with pytest.raises(HubError, match="did you mean Tiny-Q8_0"):
         resolve_model("Tiny-Q8")
     with pytest.raises(HubError, match="parts are missing"):
         resolve_model("Half-Q4_0")
@@ -257,12 +258,12 @@ def test_interrupted_pull_says_where_it_is_and_goes_on(hub: tuple[HubServer, dic
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["pull", "nonsense"], 2, "is no repository"),
+        (["pull", "nonsense"], 2, "isn't a repository"),
         (["pull", "acme/New-GGUF:Q5_K_M"], 1, "it has Q4_K_M, Q8_0"),
         (["pull", "acme/Nothing"], 1, "check the name"),
         (["rm", "nothing", "--yes"], 1, "No model on this machine"),
         (["verify", "nothing"], 1, "No model on this machine"),
-        (["pull", "acme/New-GGUF", "--limit", "-1"], 2, "no bandwidth"),
+        (["pull", "acme/New-GGUF", "--limit", "-1"], 2, "isn't a bandwidth"),
     ],
 )
 def test_mistakes(hub: tuple[HubServer, dict[str, str]], args: list[str], code: int, words: str) -> None:

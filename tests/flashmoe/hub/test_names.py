@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashmoe.hub.address import parse_reference
 from flashmoe.hub.catalogue import load_catalogue, user_path
-from flashmoe.hub.client import HubFile, HubQuant, HubRepo, _quants
 from flashmoe.hub.errors import HubError
+from flashmoe.hub.listing import HubFile, HubQuant, HubRepo, quants_of
 from flashmoe.hub.names import (
     check_file_name,
     display_name,
     group_files,
-    is_chat_model,
-    parse_reference,
     quant_of,
     show,
     split_of,
     target_path,
 )  # fmt: skip
+from flashmoe.hub.roles import is_chat_model
 from flashmoe.hub.selection import choose
 
 
@@ -58,7 +58,7 @@ def test_split_sets_group_and_absurd_ones_do_not() -> None:
         ("x.mmproj-Q8_0.gguf", False),
         ("a-imatrix.gguf", False),
         ("imatrix_unsloth.gguf", False),
-        ("BF16/a-BF16-00001-of-00002.gguf", False),
+        ("BF16/a-BF16-00001-of-00002.gguf", True),
         ("a.safetensors", False),
     ],
 )
@@ -127,7 +127,8 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
     ],
 )
 def test_references(text: str, repo: str, rest: str | None) -> None:
-    assert parse_reference(text) == (repo, rest)
+    found = parse_reference(text)
+    assert (found.repo, found.wanted) == (repo, rest)
 
 
 def test_show_makes_text_harmless() -> None:
@@ -140,7 +141,7 @@ def test_show_makes_text_harmless() -> None:
 
 def repo_with(*sizes: tuple[str, int]) -> HubRepo:
     files = [HubFile(f"m-{label}.gguf", size) for label, size in sizes]
-    return HubRepo("a/b", "c", tuple(_quants(files)))
+    return HubRepo("a/b", "c", tuple(quants_of(files)))
 
 
 def test_default_is_four_bits_that_fit() -> None:
@@ -158,17 +159,22 @@ def test_named_quants_files_and_mistakes() -> None:
     assert choose(repo, "q8_0")[0].label == "Q8_0"
     assert choose(repo, "Q4_K_XL")[0].label == "UD-Q4_K_XL"
     assert choose(repo, "m-Q8_0.gguf")[0].label == "Q8_0"
-    with pytest.raises(HubError, match=r"it has UD-Q4_K_XL, Q8_0.*Did you mean UD-Q4_K_XL"):
+    with pytest.raises(HubError, match=r"it has UD-Q4_K_XL, Q8_0; did you mean UD-Q4_K_XL"):
         choose(repo, "UD-Q5_K_XL")
 
 
 def test_quants_of_a_listing() -> None:
     files = [HubFile(f"Q4_0/m-Q4_0-0000{i}-of-00003.gguf", 5) for i in (1, 2)]
     files += [HubFile("m-Q8_0.gguf", 9), HubFile("other-Q8_0.gguf", 8), HubFile("m-BF16.gguf", 99)]
-    quants = _quants(files)
-    assert [(q.label, q.complete) for q in quants] == [("other-Q8_0", True), ("m-Q8_0", True), ("Q4_0", False)]
+    quants = quants_of(files)
+    expected = [("other-Q8_0", True), ("m-Q8_0", True), ("Q4_0", False), ("BF16", True)]
+    assert [(q.label, q.complete) for q in quants] == expected
+    assert quants[2].missing == ("Q4_0/m-Q4_0-00003-of-00003.gguf",)
+    lacking = HubQuant("Q4_0", (HubFile("m-00001-of-00002.gguf", 5),), ("m-00002-of-00002.gguf",))
+    with pytest.raises(HubError, match=r"1 part is missing of 2 \(m-00002-of-00002.gguf\)"):
+        choose(HubRepo("a/b", "c", (lacking,)), None)
     with pytest.raises(HubError, match="no GGUF model"):
-        choose(HubRepo("a/b", "c", (HubQuant("Q4_0", (), complete=False),)), None)
+        choose(HubRepo("a/b", "c", ()), None)
 
 
 # ---- the catalogue

@@ -16,7 +16,7 @@ from flashmoe.text_safety import visible_line
 from tui.screens.models.rows import FIT_STYLES
 
 if TYPE_CHECKING:
-    from flashmoe.hub.client import HubRepo
+    from flashmoe.hub.listing import HubRepo
     from flashmoe.plans.model_list import Machine, Plan
 
 LABEL = 10

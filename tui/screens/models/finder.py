@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from backends.interface import EngineError
 from flashmoe import figures
-from flashmoe.hub.client import HubHit, HubQuant, HubRepo
+from flashmoe.hub.client import configured_endpoint
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.library import Library
+from flashmoe.hub.listing import HubHit, HubQuant, HubRepo
 from flashmoe.plans.model_list import (
     Row,
     catalogue_plan,
@@ -35,6 +36,10 @@ class ModelFinder:
     def __init__(self, view: ModelsView) -> None:
         self._view = view
         self._catalogue_repos: set[str] = set()
+        self._hits: list[HubHit] = []
+        self._more = ""
+        """Where the hub's next results are."""
+        self._searched = ""
         self.machine: Machine | None = None
         self.library: Library | None = None
         self.plans: dict[str, Plan] = {}
@@ -105,21 +110,43 @@ class ModelFinder:
         if offline:
             view.set_rows("hub", [], f"offline: {offline}")
             return
-        from flashmoe.hub.names import looks_like_reference, parse_reference
+        from flashmoe.hub.address import looks_like_reference
+        from flashmoe.hub.lookup import read_reference
 
         view.note("hub", "asking…")
-        exact = parse_reference(text)[0] if looks_like_reference(text) else ""
+        exact = read_reference(text).repo if looks_like_reference(text, endpoint=configured_endpoint()) else ""
         try:
-            hits = await asyncio.to_thread(client.search, exact or text, limit=20)
+            page = await asyncio.to_thread(client.search_page, exact or text, limit=20)
         except HubError as error:
             word = "offline: " if error.code == "offline" else ""
             view.set_rows("hub", [], word + error.message)
             return
+        hits = page.hits
         if exact and all(hit.repo != exact for hit in hits):
             hits.insert(0, HubHit(exact, None, None, False, None))
-        rows = hub_rows(hits, set() if text else self._catalogue_repos)
-        what = f"“{text}”" if text else "wanted now"
-        view.set_rows("hub", rows, what if rows else f"nothing matches “{text}”" if text else "")
+        self._hits, self._more, self._searched = hits, page.more, text
+        self._show_hits()
+
+    async def search_more(self) -> None:
+        """The next repositories of the last search, behind those that are shown."""
+        if not self._more:
+            return
+        self._view.note("hub", "asking…")
+        before = self._more
+        try:
+            page = await asyncio.to_thread((await self.client()).search_page, "", limit=20, after=before)
+        except HubError as error:
+            self._view.note("hub", error.message)
+            return
+        if self._more == before:  # no other search meanwhile
+            self._hits, self._more = [*self._hits, *page.hits], page.more
+            self._show_hits()
+
+    def _show_hits(self) -> None:
+        text = self._searched
+        rows = hub_rows(self._hits, set() if text else self._catalogue_repos, more=bool(self._more))
+        what = f"“{text}”" if text else "trending"
+        self._view.set_rows("hub", rows, what if rows else f"nothing matches “{text}”" if text else "")
 
     # ---- details --------------------------------------------------------------------------------------------------
 
@@ -135,7 +162,7 @@ class ModelFinder:
                 self.plans[row.key] = await asyncio.to_thread(exact_plan, row.path, here)
             except EngineError as error:
                 self.learned[row.key] = error.message
-        elif row.repo not in self.repos and row.key not in self.learned:
+        elif row.repo and row.repo not in self.repos and row.key not in self.learned:
             with contextlib.suppress(HubError):
                 await self.listing(row)
         if self._view.here is not None and self._view.here.key == row.key:
@@ -160,14 +187,11 @@ class ModelFinder:
         self.learned.pop(row.key, None)
         return repo
 
-    def usual(self, repo: HubRepo, row: Row, here: Machine) -> HubQuant:
-        """The quant that the row means, else the one that suits this machine. Raises `HubError`."""
-        from flashmoe.hub.selection import choose
+    async def usual(self, repo: HubRepo, here: Machine) -> HubQuant:
+        """The model that ``pull`` would take of the repository on this machine. Raises `HubError`."""
+        from flashmoe.hub.lookup import pick
 
-        if row.quant:
-            with contextlib.suppress(HubError):
-                return choose(repo, row.quant)[0]
-        return choose(repo, None, free=here.disk_free)[0]
+        return (await asyncio.to_thread(pick, await self.client(), repo, None, free=here.disk_free)).quant
 
     async def plan_exactly(self, row: Row) -> None:
         """Reads the header of the usual quant on the hub, or of the local file again."""
@@ -183,7 +207,7 @@ class ModelFinder:
 
         try:
             repo = await self.listing(row)
-            quant = self.usual(repo, row, here)
+            quant = await self.usual(repo, here)
             moved = 0
             loop = asyncio.get_running_loop()
 

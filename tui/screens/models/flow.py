@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flashmoe import figures
-from flashmoe.hub.client import HubQuant, HubRepo
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.library import undeletable
+from flashmoe.hub.listing import HubQuant, HubRepo
 from flashmoe.paths import display
-from flashmoe.plans.model_list import FIT_WORDS, Row, quant_fit
+from flashmoe.plans.model_list import FIT_WORDS, MORE_KEY, Row, quant_fit
 from tui.screens.dialogs import Choice, ChoiceDialog
 from tui.screens.models.finder import ModelFinder
 from tui.screens.models.view import ModelsView
@@ -38,13 +38,16 @@ class ModelFlow:
             elif row.path is not None:
                 view.finish(str(row.path))
             return
+        if row.key == MORE_KEY:
+            await finder.search_more()
+            return
         here = finder.machine
         if here is None:
             return
         view.say(f"Asking the hub what {row.repo} holds…")
         try:
             repo = await finder.listing(row)
-            usual = finder.usual(repo, row, here)
+            usual = await finder.usual(repo, here)
         except HubError as error:
             view.say(error.message, error=True)
             return
@@ -54,19 +57,36 @@ class ModelFlow:
         text = "Gated: the hub asks you to accept its terms first." if repo.gated else f"Into {self._folder()}."
         answer = await view.host.ask_screen(ChoiceDialog(f"Download from {repo.repo}", text, choices))
         if answer is not None:
-            await self._start(repo, quants[int(answer)])
+            await self._start(repo, quants[int(answer)], here)
 
     def _folder(self) -> str:
         return display(self._view.host.config.models_folder())
 
-    async def _start(self, repo: HubRepo, quant: HubQuant) -> None:
+    async def _start(self, repo: HubRepo, quant: HubQuant, here: Machine) -> None:
+        from flashmoe.hub.lookup import check_header, is_large
+
         manager = await self._view.host.downloading.manager()
         try:
+            await asyncio.to_thread(check_header, manager.client, repo, quant)
+            if is_large(quant.size, here.disk_free) and not await self._sure(quant, here):
+                return
             await asyncio.to_thread(manager.add, repo, quant)
         except HubError as error:
             self._view.say(error.message, error=True)
             return
-        self._view.say(f"Downloading {repo.repo}:{quant.label}; it goes on while you chat.")
+        self._view.say(f"Downloading {repo.repo}:{quant.label}; it continues while you chat.")
+
+    async def _sure(self, quant: HubQuant, here: Machine) -> bool:
+        """Asks before more than half of the free disk is taken."""
+        free, size = figures.size(here.disk_free), figures.size(quant.size)
+        answer = await self._view.host.ask_screen(
+            ChoiceDialog(
+                f"Download {size}?",
+                f"That is more than half of the {free} that are free on the disk.",
+                [Choice("no", "Don't download it"), Choice("yes", f"Download {quant.label}, {size}")],
+            )
+        )
+        return answer == "yes"
 
     # ---- downloads ------------------------------------------------------------------------------------------------
 
@@ -84,7 +104,7 @@ class ModelFlow:
             manager.dismiss(job.id)
             view.forget_download(job.id)
         elif what == "cancel":
-            text = f"{figures.size(job.done)} of {figures.size(job.size)} are here and would be deleted."
+            text = f"{figures.size(job.done)} of {figures.size(job.size)} are downloaded and would be deleted."
             answer = await view.host.ask_screen(
                 ChoiceDialog(
                     f"Cancel {job.repo}:{job.label}?",
@@ -160,9 +180,12 @@ class ModelFlow:
         if bad:
             view.say(bad[0].message, error=True)
         elif all(c.status == "ok" for c in checks):
-            view.say(f"{entry.name} is sound: every sha256 is the hub's.")
+            git = "" if all(c.checked == "sha256" for c in checks) else " (of some files git's hash)"
+            view.say(f"{entry.name} is verified: every hash is the hub's{git}.")
+        elif any(c.checked == "size" for c in checks):
+            view.say(f"{entry.name} has the right size; the server told no hash to compare with.")
         else:
-            view.say(f"{entry.name} can be read; nobody told its hashes, so there is nothing to compare with.")
+            view.say(f"{entry.name} is readable; there are no published hashes to compare it with.")
 
 
 def _quant_line(quant: HubQuant, here: Machine, *, usual: bool) -> str:
