@@ -258,11 +258,9 @@ async def test_gated_says_what_to_do(hub: HubServer) -> None:
         await until(pilot, lambda: screen.here is not None and screen.here.repo == "meta/Gated-GGUF")
         await until(pilot, lambda: "Gated: accept its terms" in picture(pilot))
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
-        await pilot.press("enter")
-        pane = screen.query_one(DownloadPane)
-        await until(pilot, lambda: bool(pane.views) and pane.views[0].state == "failed")
-        assert "is gated: accept its terms at" in picture(pilot)
+        await until(pilot, lambda: "is gated; accept its terms at https://huggingface.co/meta/Gated" in picture(pilot))
+        assert pilot.app.screen is screen, "it is said before anything is chosen"
+        assert not screen.query_one(DownloadPane).views
 
 
 async def test_delete_refuses_what_is_loaded_then_says_what_is_freed(home: Path) -> None:
@@ -291,7 +289,7 @@ async def test_verify_and_broken_files(home: Path) -> None:
     (folder / "Half-Q4_0-00002-of-00002.gguf").write_bytes(b"GGUF")
     async with models() as (pilot, screen):
         await pilot.press("f8")
-        await until(pilot, lambda: "nothing to compare with" in picture(pilot))
+        await until(pilot, lambda: "no published hashes" in picture(pilot))
         await type_text(pilot, "broken")
         await until(pilot, lambda: screen.here is not None and screen.here.name == "Broken-Q4_0")
         await pilot.press("enter")
