@@ -170,7 +170,7 @@ def ensure_dir(path: Path, *, private: bool = False) -> Path:
             info = os.lstat(path)
             if stat.S_ISLNK(info.st_mode) or info.st_uid != os.getuid():
                 raise PathError(
-                    f"{display(path)} belongs to somebody else", f"remove it or set {governing_variable(path)}."
+                    f"{display(path)} belongs to another user", f"remove it or set {governing_variable(path)}."
                 )
             if stat.S_IMODE(info.st_mode) & 0o077:
                 path.chmod(0o700)

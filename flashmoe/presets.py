@@ -70,7 +70,7 @@ _CARD: dict[str, Any] = {"top_k": 0, "min_p": 0.0, "top_p": 1.0}
 
 BUILT_IN: tuple[Preset, ...] = (
     _p(DEFAULT, "balanced, for most questions"),
-    _p("precise", "facts and code: close to the likeliest answer", temperature=0.2, top_p=0.9, top_k=20, min_p=0.1),
+    _p("precise", "facts and code: close to the most likely answer", temperature=0.2, top_p=0.9, top_k=20, min_p=0.1),
     _p("creative", "stories and ideas: more variety", temperature=1.1, top_p=0.98, top_k=100, min_p=0.03),
     # Small enough that a bold sample leads it astray; above 0, so that regenerating says it in other words.
     _p("guide", "the demo model", r"^flashmoe[ -]guide", temperature=0.3, top_p=0.9, top_k=20, min_p=0.1),
@@ -164,7 +164,7 @@ def load_presets(path: Path | None = None) -> Presets:
         try:
             re.compile(pattern)
         except (re.error, OverflowError) as error:
-            reader.problem(reader.at(value), f"{name}.models", f"is no regular expression ({error}).")
+            reader.problem(reader.at(value), f"{name}.models", f"is not a regular expression ({error}).")
             pattern = ""
         settings = {key: values[key] for key in _SAMPLER_FIELDS if key in values}
         presets[name] = Preset(

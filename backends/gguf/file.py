@@ -178,13 +178,13 @@ def _read_local(path: Path) -> tuple[Header, int]:
         if path.is_dir():
             raise EngineError("not_a_file", f"{path} is a folder", "name the GGUF file in it.")
         if path.exists() and not path.is_file():
-            raise EngineError("not_a_file", f"{path} is no regular file.")
+            raise EngineError("not_a_file", f"{path} is not a regular file.")
         with FileSource(path) as source:
             return read_header(source), source.size or 0
     except FileNotFoundError:
-        raise EngineError("not_found", f"There is no file {path}", "check the path.") from None
+        raise EngineError("not_found", f"{path} does not exist", "check the path.") from None
     except PermissionError:
-        raise EngineError("io_error", f"{path} may not be read", "check its permissions.") from None
+        raise EngineError("io_error", f"{path} is not readable", "check its permissions.") from None
     except OSError as error:
         raise EngineError("io_error", f"{path} can't be read: {os.strerror(error.errno or 0)}.") from None
 
@@ -204,7 +204,7 @@ def from_headers(paths: Sequence[str], headers: Sequence[Header | None], file_by
     meta = _Meta(first)
     arch = meta.text("general.architecture")
     if not arch:
-        raise EngineError("bad_model", f"{first.name}: it doesn't say its architecture (general.architecture).")
+        raise EngineError("bad_model", f"{first.name}: it doesn't name its architecture (general.architecture).")
     blocks = meta.number(f"{arch}.block_count", 0, 0, MAX_LAYERS)
     nextn = meta.number(f"{arch}.nextn_predict_layers", 0, 0, blocks)
     n_layers = blocks - nextn
@@ -270,7 +270,7 @@ def _check_split(paths: Sequence[str], headers: Sequence[Header | None]) -> None
     expected = headers[0].kv.get("split.tensors.count") if headers[0] else None
     if len(paths) > 1 and None not in headers and isinstance(expected, int) and expected != len(seen):
         name = Path(paths[0]).name
-        raise EngineError("bad_model", f"{name}: the set has {len(seen)} tensors, {expected} are promised.")
+        raise EngineError("bad_model", f"{name}: has {len(seen)} tensors, expected {expected}.")
 
 
 def _check_place(header: Header, i: int, n: int) -> None:
@@ -279,7 +279,7 @@ def _check_place(header: Header, i: int, n: int) -> None:
     if n == 1 and isinstance(count, int) and count > 1:
         raise EngineError(
             "bad_model",
-            f"{header.name} is one of {count} parts but isn't named so",
+            f"{header.name} is one of {count} parts but isn't named as one",
             f"give it back its name ending in -{int(no) + 1 if isinstance(no, int) else 1:05d}-of-{count:05d}.gguf.",
         )
     if (count, no) != (n, i):
@@ -384,7 +384,7 @@ def _problems(arch: str, tensors: Sequence[Tensor]) -> tuple[str, ...]:
     if arch not in ARCHITECTURES:
         found.append(f"This version of llama.cpp doesn't know the architecture {clean_text(arch, 40)!a}.")
     elif arch in NOT_CHAT_MODELS:
-        found.append(f"A model of the architecture {arch} writes no text; it can't be chatted with.")
+        found.append(f"A model of the architecture {arch} doesn't generate text; you can't chat with it.")
     if any(_UNMERGED.match(t.name) for t in tensors):
-        found.append("Its experts are stored one by one, as files from before April 2024 are; get a newer upload.")
+        found.append("Its experts are stored as separate tensors (a file from before April 2024); get a newer upload.")
     return tuple(found)

@@ -207,9 +207,7 @@ class _Cursor:
         n = self.u64(what)
         if n > limit:
             self.check(n, what)
-            raise EngineError(
-                "bad_model", f"{self.source.name}: {what} is {n:,} bytes long, at most {limit:,} make sense."
-            )
+            raise EngineError("bad_model", f"{self.source.name}: {what} is {n:,} bytes long; the limit is {limit:,}.")
         self.need(n, what)
         raw = self.buf[self.pos : self.pos + n]
         self.pos += n
@@ -260,7 +258,7 @@ def read_header(source: Source) -> Header:
     kv, spans = _read_kv(c, n_kv, {})
     alignment = kv.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise EngineError("bad_model", f"{source.name}: its alignment of {alignment} is no power of two up to 1 MiB.")
+        raise EngineError("bad_model", f"{source.name}: its alignment {alignment} is not a power of two up to 1 MiB.")
     return _read_tensors(c, version, kv, spans, n_tensors, alignment)
 
 
@@ -331,7 +329,7 @@ def _read_kv(c: _Cursor, n_kv: int, kv: dict[str, Value]) -> tuple[dict[str, Val
         start = c.tell()
         key = c.string("a metadata key", MAX_KEY_BYTES)
         if not key or key in kv:
-            raise EngineError("bad_model", f"{name}: the metadata key {_shown(key)} is there twice or empty.")
+            raise EngineError("bad_model", f"{name}: the metadata key {_shown(key)} is empty or appears twice.")
         what = f"metadata key {_shown(key)}"
         kind = c.u32(what)
         if kind == _STRING:
@@ -400,11 +398,11 @@ def _read_tensors(
         tensor = c.string("a tensor's name", MAX_TENSOR_NAME - 1)
         shown = _shown(tensor)
         if tensor in seen:
-            raise EngineError("bad_model", f"{name}: the tensor {shown} is there twice.")
+            raise EngineError("bad_model", f"{name}: the tensor {shown} appears twice.")
         seen.add(tensor)
         n_dims = c.u32(f"tensor {shown}")
         if n_dims > MAX_DIMS:
-            raise EngineError("bad_model", f"{name}: tensor {shown} has {n_dims} dimensions, at most {MAX_DIMS} exist.")
+            raise EngineError("bad_model", f"{name}: tensor {shown} has {n_dims} dimensions; the limit is {MAX_DIMS}.")
         c.need(8 * n_dims + 12, f"tensor {shown}")
         *dims, kind, offset = struct.unpack_from(f"<{n_dims}QIQ", c.buf, c.pos)
         c.pos += 8 * n_dims + 12

@@ -237,7 +237,7 @@ class LlamaContext:
                 self._take_out(first)
                 raise EngineError("internal", f"llama.cpp could not compute the batch (code {code})", "see the log.")
             return DecodeResult("ok", frozenset(), time.perf_counter() - started)
-        raise EngineError("internal", f"The batch was aborted {self.MAX_RETRIES} times over", "see the log.")
+        raise EngineError("internal", f"The batch was aborted {self.MAX_RETRIES} times in a row", "see the log.")
 
     def _fill(self, batch: Batch) -> None:
         raw = self._batch

@@ -34,7 +34,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
         fits = max(0, available - resident_bytes - cache.recurrent - CONTEXT_RESERVE_BYTES) // per_token
     if request.n_ctx is not None:
         if request.n_ctx < 1:
-            raise EngineError("bad_request", f"A context of {request.n_ctx} tokens makes no sense.")
+            raise EngineError("bad_request", f"A context of {request.n_ctx} tokens is not possible.")
         asked = request.n_ctx
         if request.own_caches and fits is not None and not lazy_zeros.available():
             # llama.cpp writes zeros to the cells that no token needs, too; before there are experts

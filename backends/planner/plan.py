@@ -229,13 +229,13 @@ def _verdict(
         machine.disk_free
     ):
         missing = request.to_download + DISK_RESERVE_BYTES - machine.disk_free
-        return "no_disk", f"The disk has {_gib(machine.disk_free)} free; free {_gib(missing)} more to download it."
+        return "no_disk", f"The disk has {_gib(machine.disk_free)} free; free up {_gib(missing)} more to download it."
     need = fixed + least + LEAST_RESERVE_BYTES
     if need > machine.ram_available:
         largest = largest_context(gguf, machine, request)
         hint = f"a context of at most {largest:,} tokens fits" if 0 < largest < n_ctx else "take a smaller quantization"
         return "no_memory", (
-            f"It needs {_gib(need)} of memory at the least ({_gib(fixed)} besides experts), "
+            f"It needs {_gib(need)} of memory at least ({_gib(fixed)} besides experts), "
             f"{_gib(machine.ram_available)} are available; {hint}."
         )
     if request.ram_bytes is not None and request.ram_bytes < least:
@@ -265,9 +265,9 @@ def _notes(gguf: GgufFile, machine: Machine, request: PlanRequest, n_ctx: int) -
             f"{request.n_expert_used} of {gguf.n_expert_used} active experts: answers differ from the full model's."
         )
     if machine.disk_bytes_s is None and gguf.n_experts:
-        notes.append("The disk's speed was not measured; the range of the speed is wide for that.")
+        notes.append("The disk's speed was not measured, so the speed estimate is rough.")
     if gguf.architecture == "deepseek4":
-        notes.append("Its own kind of KV cache is estimated, not calculated.")
+        notes.append("Its unusual KV cache is estimated, not calculated.")
     return tuple(notes)
 
 

@@ -41,7 +41,7 @@ class Output:
             raise OutputError(f"{path} can't be written: {e.strerror}") from None
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.close(self._fd)  # a pipe or a device can't say what it holds already
-            raise OutputError(f"{path} is not a file: a batch goes on in the file that it wrote before, so name one")
+            raise OutputError(f"{path} is not a file: a batch resumes from the file it wrote, so name one")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -148,9 +148,7 @@ class Batch:
                     self._queue, self._outgrown = self._outgrown, deque()
                     n_ctx = max(self._load.n_ctx or 0, self._ctx)
                     self._load = msgspec.structs.replace(self._load, own_caches=False, n_ctx=n_ctx)
-                    self._on_note(
-                        f"{len(self._queue)} need more context than was counted; they run in one that is shared"
-                    )
+                    self._on_note(f"{len(self._queue)} prompts outgrew their own context; running them in a shared one")
                     await self._start_engine()
                     await self._pump()
         finally:
@@ -163,7 +161,7 @@ class Batch:
 
     def interrupted(self) -> Summary:
         """The figures after `run` was cancelled from outside."""
-        self.stop("interrupted; run the same command again to go on")
+        self.stop("interrupted; run the same command again to resume")
         return self._finish_summary()
 
     # ---- the engine's side --------------------------------------------------------------------------------------
@@ -215,7 +213,7 @@ class Batch:
         await asyncio.gather(*self._active.values(), return_exceptions=True)
         if not self._queue:
             return
-        self._on_note("the engine died; starting it again")
+        self._on_note("the engine died; restarting it")
         await self._start_engine()
 
     async def _start_engine(self) -> None:
@@ -276,7 +274,7 @@ class Batch:
             self._write(self._error_line(item, e))
         else:
             self.summary.retry = True
-            self.stop(f"{e.message}; run the same command again to go on")
+            self.stop(f"{e.message}; run the same command again to resume")
 
     # ---- results ------------------------------------------------------------------------------------------------
 

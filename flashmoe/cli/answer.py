@@ -72,13 +72,13 @@ def _seed(text: str) -> int:
 
 
 SAMPLER_FLAGS: tuple[tuple[str, str, Any, str], ...] = (
-    ("temperature", "T", _number(0, 10), "0 always takes the likeliest token"),
-    ("top_p", "P", _number(0, 1), "only the likeliest tokens that together reach P; 1 is all"),
-    ("top_k", "K", _top_k, "only the K likeliest tokens; 0 is all"),
-    ("min_p", "P", _number(0, 1), "only tokens at least P times as likely as the likeliest; 0 is all"),
+    ("temperature", "T", _number(0, 10), "0 always picks the most likely token"),
+    ("top_p", "P", _number(0, 1), "keep the most likely tokens until their probabilities reach P; 1 keeps all"),
+    ("top_k", "K", _top_k, "keep the K most likely tokens; 0 keeps all"),
+    ("min_p", "P", _number(0, 1), "drop tokens less than P times as likely as the top one; 0 keeps all"),
     ("repeat_penalty", "X", _number(0.01, 10), "above 1 makes tokens of the recent text less likely"),
-    ("presence_penalty", "X", _number(-10, 10), "taken off tokens that appeared"),
-    ("frequency_penalty", "X", _number(-10, 10), "taken off tokens for each time they appeared"),
+    ("presence_penalty", "X", _number(-10, 10), "penalty on tokens already used"),
+    ("frequency_penalty", "X", _number(-10, 10), "penalty on a token for each time it was used"),
     ("seed", "N", _seed, "the same seed, model and settings give the same answer"),
 )
 
@@ -128,7 +128,7 @@ def _form(args: argparse.Namespace) -> dict[str, str]:
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{args.schema} is not valid JSON: {error}.") from None
         if not isinstance(schema, dict):
-            raise UsageError(f"{args.schema} is no JSON schema: it must hold an object.")
+            raise UsageError(f"{args.schema} is not a JSON schema: it must be an object.")
     return form
 
 
@@ -275,7 +275,7 @@ def _verdict(args: argparse.Namespace, finished: Finished, info: ModelInfo) -> i
         note(f"The answer was cut short: the context of {info.n_ctx} tokens is full; --ctx gives it more.")
         return EXIT_FAILED
     if finished.reason == "length" and getattr(args, "schema", None) is not None:
-        note("The answer was cut short by --max-tokens, so it is no complete JSON.")
+        note("The answer was cut short by --max-tokens, so it isn't complete JSON.")
         return EXIT_FAILED
     return EXIT_OK
 

@@ -26,8 +26,8 @@ def parser() -> argparse.ArgumentParser:
 def add_app_flags(parser: argparse.ArgumentParser) -> None:
     """Adds what the app alone understands; `demo` has it too."""
     group = parser.add_argument_group("the app")
-    group.add_argument("--calm", action="store_true", help="no animation and few repaints, as over SSH")
-    group.add_argument("--theme", metavar="NAME", help="a theme for this time, instead of the configuration's")
+    group.add_argument("--calm", action="store_true", help="no animation and fewer repaints, as over SSH")
+    group.add_argument("--theme", metavar="NAME", help="use this theme for this session")
     group.add_argument("--chat", metavar="ID", type=positive_int, help="open this chat (flashmoe-tui chats lists them)")
     group.add_argument("--record", metavar="FILE", type=Path, help="record the monitor, for flashmoe-tui replay")
 
@@ -48,7 +48,7 @@ def open_app(args: argparse.Namespace) -> int:
     """Opens the app on ``args.model``; needs a terminal on both sides."""
     path = resolve_model(args.model) if args.model else None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("the app needs a terminal", "for pipes there is: flashmoe-tui run MODEL PROMPT.")
+        raise UsageError("the app needs a terminal", "in a pipe, use flashmoe-tui run MODEL PROMPT.")
     if args.chat is not None:
         _check_chat(args.chat)
     gc.disable()  # nothing is garbage before the first paint; the app switches it on

@@ -119,19 +119,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("input", metavar="IN.jsonl", type=Path, help="the prompts, a line each; - is stdin")
     parser.add_argument(
         "-o", "--output", metavar="OUT.jsonl", type=Path, required=True,
-        help="where the answers go; made, or gone on with",
+        help="output file; created, or resumed if it exists",
     )  # fmt: skip
     parser.add_argument(
         "--parallel", metavar="N", type=_parallel, default=None,
-        help="sequences decoded together, 1 to 250, or auto (the default): as many as is measured to be best",
+        help="sequences decoded together, 1 to 250, or auto (the default): whatever measures fastest",
     )  # fmt: skip
     parser.add_argument(
         "--seq-ctx", metavar="N", type=positive_int, default=4096,
         help="context of one sequence in tokens, prompt and answer together (default 4096)",
     )  # fmt: skip
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="run the lines again that failed in an earlier call"
-    )
+    parser.add_argument("--retry-failed", action="store_true", help="retry the lines that failed in an earlier run")
     parser.add_argument(
         "--price-kwh", metavar="PRICE", type=_price,
         help="price of a kWh in any currency, for the cost of a million tokens",
@@ -220,7 +218,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _progress_text(p: Progress) -> str:
-    parts = [f"{p.done + p.failed} of {p.total}", f"{p.active} at once"]
+    parts = [f"{p.done + p.failed} of {p.total}", f"{p.active} in parallel"]
     parts.append("… tok/s" if p.tok_s is None else f"{p.tok_s:.1f} tok/s")
     if p.eta_s is not None:
         parts.append(f"{duration(p.eta_s)} left")
@@ -245,7 +243,7 @@ def _print_summary(s: Summary) -> None:
         line += f", {n} {word}" if n else ""
     note(line + (f" in {duration(s.seconds)}" if s.seconds else ""))
     if s.tokens:
-        note(f"{s.tokens} tokens, {s.tokens_per_hour or 0:,.0f} an hour at {s.width} at once")
+        note(f"{s.tokens} tokens, {s.tokens_per_hour or 0:,.0f} an hour with {s.width} in parallel")
     if s.measured_tok_s:
         rates = ", ".join(f"{width} at once {r:.1f}" for width, r in s.measured_tok_s.items())
         note(f"measured on the way, tok/s: {rates}")

@@ -44,12 +44,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("chats", help="the history", description=DESCRIPTION, epilog=EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
 
-    listing = actions.add_parser("list", help="list or search; the word list may be left out", description=DESCRIPTION)
-    listing.add_argument(
-        "text", nargs="*", metavar="TEXT", help="words that the chat holds, the last may be unfinished"
-    )
+    listing = actions.add_parser("list", help="list or search (the word `list` is optional)", description=DESCRIPTION)
+    listing.add_argument("text", nargs="*", metavar="TEXT", help="words to look for; the last may be unfinished")
     listing.add_argument("--deleted", action="store_true", help="list the trash instead")
-    listing.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many (default 50)")
+    listing.add_argument("--limit", type=int, default=50, metavar="N", help="show at most this many (default 50)")
     add_json_flag(listing)
 
     export = actions.add_parser(
@@ -61,7 +59,9 @@ def register(subparsers: Any) -> None:
     export.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to this file instead of stdout")
 
     importing = actions.add_parser(
-        "import", help="add the chats of a JSON export", description="Adds chats; those that are here already stay."
+        "import",
+        help="import chats from a JSON export",
+        description="Imports chats; those you already have stay as they are.",
     )
     importing.add_argument("file", type=Path, metavar="FILE", help="an export, or a list of messages; - is stdin")
 
@@ -134,7 +134,7 @@ def _export(history: History, args: argparse.Namespace) -> int:
             ids = [int(text) for text in args.ids]
         except ValueError:
             raise UsageError(
-                "a chat is named by its number, as flashmoe-tui chats lists it", "all of them by all."
+                "chats go by their numbers, which flashmoe-tui chats lists", "give numbers, or all."
             ) from None
     if args.json:
         text = exchange.to_json_text(history, ids)
@@ -161,5 +161,5 @@ def _import(history: History, args: argparse.Namespace) -> int:
     chats = exchange.import_json(history, raw)
     for chat in chats:
         out(_line(chat))
-    note(f"Added {len(chats)} chat{'' if len(chats) == 1 else 's'}." if chats else "Every chat of it is here already.")
+    note(f"Added {len(chats)} chat{'' if len(chats) == 1 else 's'}." if chats else "You already have every chat in it.")
     return EXIT_OK

@@ -183,7 +183,7 @@ def _positive_int(text: str) -> int:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too small: 1 is the least")
+        raise argparse.ArgumentTypeError(f"{text} is too small: the minimum is 1")
     return value
 
 
@@ -215,7 +215,7 @@ def gib(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size in GiB, such as 6 or 2.5")
     value = float(match[1]) * (MIB if match[2][:1].lower() == "m" else GIB)
     if not 1 <= value < 1 << 50:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size that any machine has")
+        raise argparse.ArgumentTypeError(f"{text!r} is larger than any machine's memory")
     return int(value)
 
 

@@ -11,7 +11,7 @@ from flashmoe.cli.common import out
 DESCRIPTION = """\
 Prints a completion script: commands, the app's flags and each command's, backends, presets and themes, files.
 
-The names of presets and themes are those of now: print the script again after you added some."""
+It knows the presets and themes that exist now: print it again after adding some."""
 
 EXAMPLES = """\
 examples:

@@ -30,7 +30,7 @@ def register(subparsers: Any) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--defaults", action="store_true", help="print a commented file with every field and its default")
     what.add_argument("--schema", action="store_true", help="print the JSON schema of the file")
-    what.add_argument("--check", action="store_true", help="name everything that is wrong; exit 1 if anything is")
+    what.add_argument("--check", action="store_true", help="report every problem; exit 1 if there are any")
     what.add_argument("--presets", action="store_true", help="print the sampler presets in force")
     what.add_argument("--json", action="store_true", help="print the configuration in force as one JSON object")
     parser.add_argument("--file", type=Path, help="read this file instead of the user's own")
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     if args.check:
         if not problems:
             where = paths.display(loaded.path)
-            note(f"{where} is right." if loaded.exists else f"There is no {where}; the defaults are in force.")
+            note(f"{where} has no problems." if loaded.exists else f"{where} doesn't exist; the defaults are in force.")
         return EXIT_FAILED if problems else EXIT_OK
     if args.presets:
         out(presets.as_yaml(), end="")

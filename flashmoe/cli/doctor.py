@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.doctor import examine
 
     progress = ProgressLine()
-    progress.update("looking at the machine" if args.no_probe else "looking at the machine, measuring the disk")
+    progress.update("examining the machine" if args.no_probe else "examining the machine and measuring the disk")
     try:
         report = examine(probe=not args.no_probe)
     finally:
@@ -77,9 +77,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _findings(report: Report) -> None:
     if not report.findings:
-        out("Nothing is wrong.")
+        out("No problems found.")
         return
-    out("What to know")
+    out("Worth knowing")
     for finding in report.findings:
         labelled(f"  {'x' if finding.level == 'problem' else '!'} ", finding.message)
 

@@ -35,7 +35,7 @@ def report(failure: Exception) -> int:
         name = f"{failure.filename}: " if failure.filename else ""
         error(f"{name}{failure.strerror or failure}.")
         return EXIT_RETRY if failure.errno in (errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT) else EXIT_FAILED
-    error(f"an error that nobody foresaw: {type(failure).__name__}: {failure}. {_keep(failure)}")
+    error(f"unexpected error: {type(failure).__name__}: {failure}. {_keep(failure)}")
     return EXIT_FAILED
 
 
@@ -46,7 +46,7 @@ def _keep(failure: Exception) -> str:
             log.write(time.strftime("\n%Y-%m-%dT%H:%M:%S\n"))
             log.writelines(traceback.format_exception(failure))
     except OSError:
-        return "FLASHMOE_DEBUG=1 shows where."
+        return "Run it again with FLASHMOE_DEBUG=1 to see where."
     from flashmoe.paths import display
 
     return f"Details for a bug report are in {display(path)}."

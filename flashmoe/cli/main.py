@@ -37,8 +37,8 @@ def general_help() -> str:
         "Options of the app:",
         "  --backend NAME  --ram GIB  --gpu-layers N  --threads N  --ctx N  --experts N",
         "                  how MODEL is loaded (flashmoe-tui run --help explains each)",
-        "  --calm          no animation and few repaints, as over SSH",
-        "  --theme NAME    a theme for this time",
+        "  --calm          no animation and fewer repaints, as over SSH",
+        "  --theme NAME    use this theme for this session",
         "  --chat ID       open this chat",
         "  --record FILE   record the monitor, for flashmoe-tui replay",
         "  --version       the version",
@@ -81,7 +81,7 @@ def _refuse(unknown: Sequence[str], command: str, parser: argparse.ArgumentParse
     flags = [flag for sub in _parsers(parser) for action in sub._actions for flag in action.option_strings]
     close = difflib.get_close_matches(word.partition("=")[0], flags, n=1) if word.startswith("-") else []
     hint = f"did you mean {close[0]}? S" if close else "s"
-    what = f"there is no {word}" if word.startswith("-") else f"{word!r} is one argument too many"
+    what = f"there is no {word}" if word.startswith("-") else f"{word!r} is an extra argument"
     sys.stderr.write(f"{PROGRAM}: {what}; {hint}ee {f'{PROGRAM} {command}'.rstrip()} --help\n")
     raise SystemExit(2)
 

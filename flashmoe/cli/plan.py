@@ -85,7 +85,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="sequences decoded together, as batch and serve do: their context is planned for (default 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--no-probe", action="store_true", help="don't measure the disk and the memory where nothing is remembered"
+        "--no-probe",
+        action="store_true",
+        help="don't measure the disk and memory, even if there is no earlier measurement",
     )
     add_load_flags(parser)
     add_json_flag(parser)
@@ -199,7 +201,7 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
         b = plan.budgets
         least, advised, every = size(b.least), size(b.advised), size(b.best)
         _line("--ram", f"least {least}, advised {advised}, all {every}; this machine can give {size(b.here)}")
-    trained = f"{plan.n_ctx_train:,} were trained" if plan.n_ctx_train else "the file doesn't say what was trained"
+    trained = f"{plan.n_ctx_train:,} were trained" if plan.n_ctx_train else "the trained length is unknown"
     most = f"up to {plan.n_ctx_max:,} tokens fit" if plan.n_ctx_max else "none fits"
     _line("Context", f"{size(plan.kv_bytes_per_token)} a token; {most}, {trained}")
     if plan.to_download:

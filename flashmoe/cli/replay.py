@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         recording = Recording(path)
         if recording.cut:
-            note(f"{path.name} ends in mid-block (its program was killed); all before that is there.")
+            note(f"{path.name} ends abruptly (its program was killed); everything before that is intact.")
         done = False
         if args.plot:
             from flashmoe.monitor.plot import write_plot
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
         if done:
             return EXIT_OK
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise UsageError("replay needs a terminal", "for pipes there are --stats, --csv and --plot.")
+            raise UsageError("replay needs a terminal", "in a pipe, use --stats, --csv or --plot.")
         from tui.screens.replay import run_replay
 
         return run_replay(path, speed=args.speed)

@@ -73,7 +73,7 @@ def _sure(question: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError("Deleting asks first, and nobody is there to answer: add --yes.")
+        raise UsageError("Deleting asks for confirmation, but there is no terminal to ask on: add --yes.")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -59,7 +59,7 @@ def register(subparsers: Any) -> None:
 
     parser = subparsers.add_parser("run", help="one answer on stdout", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="a GGUF file, a name in the library, a server's URL, or demo")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; left out or - reads it from stdin")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; - or nothing reads it from stdin")
     parser.add_argument("--system", metavar="TEXT", default="", help="system prompt")
     parser.add_argument(
         "-f", "--file", metavar="FILE", type=Path, action="append", default=[], dest="files",
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     prompt = _prompt(args)
     if args.raw:
         if args.system:
-            raise UsageError("--raw uses no chat template, so --system has no place", "put it into the prompt.")
+            raise UsageError("--raw uses no chat template, so --system has nowhere to go", "put it into the prompt.")
         request = GenerateRequest(id="run", prompt=prompt)
     else:
         system = (ChatMessage("system", args.system),) if args.system else ()
@@ -106,7 +106,7 @@ def _prompt(args: argparse.Namespace) -> str:
 
     from_stdin = (args.prompt in (None, "-")) + [str(file) for file in args.files].count("-")
     if from_stdin > 1:
-        raise UsageError("stdin can be read once: give the prompt or the file in another way.")
+        raise UsageError("stdin can only be read once: pass the prompt or the file another way.")
     parts = []
     for file in args.files:
         text = read_text(file, MAX_PROMPT_BYTES)

@@ -133,7 +133,7 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
             await engine.stop()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    note(f"{engine.model_id} ({info.backend}) at http://{shown}:{port}/v1 — Ctrl+C ends it")
+    note(f"{engine.model_id} ({info.backend}) at http://{shown}:{port}/v1 — press Ctrl+C to stop")
     if info.lossy:
         note(info.lossy)
     hosts = ["*"] if key else ["localhost", "127.0.0.1", "[::1]", "::1", args.host]

@@ -16,7 +16,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("demo", "chat with the small model that comes along: no download, no network", "chat"),
+    "demo": Command("demo", "chat with the bundled demo model: no download, no network", "chat"),
     "run": Command("run", "one answer on stdout, streamed", "chat"),
     "chats": Command("chats", "list, search, export and import the chats", "chat"),
     "search": Command("search", "models on the hub, and the files of one repository", "models"),
@@ -25,7 +25,7 @@ COMMANDS: dict[str, Command] = {
     "rm": Command("rm", "delete a model", "models"),
     "verify": Command("verify", "check models against the hub's hashes", "models"),
     "plan": Command("plan", "will it run here, what goes where, and how fast", "speed"),
-    "bench": Command("bench", "measure tokens per second, and how near the bound they are", "speed"),
+    "bench": Command("bench", "measure tokens per second, and how close to the hardware's limit", "speed"),
     "batch": Command("batch", "many prompts, sharing each expert read", "work"),
     "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
     "doctor": Command("doctor", "what this machine has and what is wrong with it, fit for a bug report", "setup"),
@@ -33,7 +33,7 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("replay", "play or evaluate a recording of the monitor", "speed"),
     "paths": Command("paths", "where config, models, chats, logs and themes are", "setup"),
     "config": Command("config", "check the configuration, print its defaults or its schema", "setup"),
-    "completion": Command("completion", "completion for bash, zsh or fish", "setup"),
+    "completion": Command("completion", "shell completion for bash, zsh or fish", "setup"),
 }
 
 GROUPS = {

@@ -39,11 +39,11 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "top", help="watch an engine that runs in another terminal", description=DESCRIPTION, epilog=EXAMPLES
     )
-    parser.add_argument("pid", nargs="?", type=int, metavar="PID", help="which engine, where several run")
+    parser.add_argument("pid", nargs="?", type=int, metavar="PID", help="which engine, if several are running")
     parser.add_argument("--list", action="store_true", help="list the engines that can be watched")
     parser.add_argument("--once", action="store_true", help="print figures once instead of opening the panes")
     parser.add_argument(
-        "--record", metavar="FILE", type=Path, help="record what is watched; without a terminal until the engine ends"
+        "--record", metavar="FILE", type=Path, help="record while watching; without a terminal, until the engine ends"
     )
     add_json_flag(parser)
 
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         if not terminal and recorder is not None:
             return run_async(_record(path, recorder))
         if not terminal:
-            raise UsageError("top needs a terminal", "for pipes there are --once, --json and --record.")
+            raise UsageError("top needs a terminal", "in a pipe, use --once, --json or --record.")
         from tui.screens.top import run_top
 
         return run_top(path, pid, recorder, len(found))
@@ -89,9 +89,9 @@ def _choose(found: list[tuple[int, Path]], pid: int | None) -> tuple[int, Path]:
         for candidate in found:
             if candidate[0] == pid:
                 return candidate
-        raise CliError(f"No engine runs under process {pid}", "flashmoe-tui top --list names those that do.")
+        raise CliError(f"No engine is running as process {pid}", "flashmoe-tui top --list names those that do.")
     if not found:
-        raise CliError("No engine runs", "open the app in another terminal, then try again.")
+        raise CliError("No engine is running", "open the app in another terminal, then try again.")
     return found[0]
 
 

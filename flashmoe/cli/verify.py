@@ -12,7 +12,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "verify",
         help="check models against the hub's hashes",
-        description="Reads every file of the named models (none named: of all) and compares its hash with the hub's.",
+        description="Compares the hash of every file of the named models (or of all models) with the hub's.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="names from ls, REPO:QUANT, or paths")
     add_json_flag(parser, "print one JSON line for each file")

@@ -69,7 +69,7 @@ def bandwidth(folder: Path) -> tuple[float | None, str]:
         return speed, f"{what} of {model.name}"
     try:
         if shutil.disk_usage(folder).free < 4 * SCRATCH_BYTES:
-            return None, "too little room for a probe"
+            return None, "not enough free space for a probe"
         return probe_scratch(folder, PROBE_S), "random 1 MiB blocks of a scratch file of 256 MiB"
     except OSError as error:
         return None, f"no probe: {error.strerror}"

@@ -93,7 +93,7 @@ def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
     if cpu["quota"] and cpu["threads"] and cpu["quota"] < cpu["threads"]:
         yield Finding("warning", f"A cgroup limits this process to {cpu['quota']:g} of {cpu['threads']} CPUs.")
     if cpu["governor"] == "powersave" and "intel" not in cpu["model"].lower():
-        yield Finding("warning", "The CPU's governor is powersave: performance makes answers faster.")
+        yield Finding("warning", "The CPU governor is powersave: set it to performance for faster answers.")
 
 
 def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
@@ -102,21 +102,21 @@ def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
     if disk["network"]:
         yield Finding("warning", f"Models ({where}) are on a network file system: streaming is as fast as the network.")
     if disk["rotational"]:
-        yield Finding("warning", f"Models ({where}) are on a disk that rotates: streaming experts needs an SSD.")
+        yield Finding("warning", f"Models ({where}) are on a spinning disk: streaming experts needs an SSD.")
     bandwidth = disk["bandwidth_bytes_s"]
     if bandwidth is not None and bandwidth < SLOW_DISK and not disk["rotational"]:
         yield Finding(
             "warning",
-            f"The disk below {where} gives {bandwidth / 1e6:.0f} MB/s: a model that doesn't fit memory will be slow; "
+            f"The disk below {where} gives {bandwidth / 1e6:.0f} MB/s: a model larger than memory will be slow; "
             "FLASHMOE_MODELS names a folder on a faster one.",
         )
     if disk["free_bytes"] is not None and disk["free_bytes"] < 20 * GIB:
         yield Finding(
             "warning",
-            f"{disk['free_bytes'] / GIB:.1f} GiB are free below {where}; models of interest take 10 to 200 GiB.",
+            f"{disk['free_bytes'] / GIB:.1f} GiB are free in {where}; models worth streaming take 10 to 200 GiB.",
         )
     if disk["file_system"] in ("tmpfs", "ramfs"):
-        yield Finding("warning", f"Models ({where}) are on a file system in memory: they take RAM and go at restart.")
+        yield Finding("warning", f"Models ({where}) are on a file system in memory: they use RAM and vanish on reboot.")
 
 
 def _terminal(facts: dict[str, Any]) -> Iterator[Finding]:

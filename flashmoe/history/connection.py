@@ -87,9 +87,9 @@ def explain(error: sqlite3.Error, path: Path | None) -> HistoryError:
     name = paths.display(path) if path is not None else "the history in memory"
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return HistoryError(f"{name} is in use by another instance for too long", "try again.", retry=True)
+            return HistoryError(f"{name} has been locked by another instance for too long", "try again.", retry=True)
         case sqlite3.SQLITE_FULL:
-            return HistoryError(f"There is no room left on the disk of {name}", "free some and it goes on.")
+            return HistoryError(f"There is no room left on the disk of {name}", "free some space to continue.")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             variable = paths.governing_variable(path) if path is not None else paths.HOME_VARIABLE
             advice = f"make it writable or set {variable} to a folder that you can write to."

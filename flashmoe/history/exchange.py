@@ -200,7 +200,9 @@ def _decode(text: str | bytes) -> list[_ExportedChat]:
             title = data["title"] if isinstance(data.get("title"), str) else ""
             return [msgspec.convert({"title": title, "messages": _chained(data["messages"])}, _ExportedChat)]
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise HistoryError("The file is no export of flashmoe-tui, nor a list of messages with role and content.")
+            raise HistoryError(
+                "The file is neither a flashmoe-tui export nor a list of messages with role and content."
+            )
         if data.get("version", 0) != VERSION:
             raise HistoryError("The export was written by a newer flashmoe-tui", "update it to import the file.")
         chats = msgspec.convert(data, _File).chats
@@ -232,7 +234,7 @@ def _chained(messages: list[Any]) -> list[Any]:
     chained = []
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise HistoryError(f"Message {i + 1} of the file is no object with role and content.")
+            raise HistoryError(f"Message {i + 1} of the file is not an object with role and content.")
         entry = {"role": message.get("role"), "content": message.get("content")}
         chained.append({**entry, "parent": i - 1 if i else None})
     return chained

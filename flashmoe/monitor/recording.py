@@ -170,7 +170,7 @@ class Recording:
     """A recording in memory: its messages in order, samples with their times."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the whole file; raises `RecordingError` where it is no recording or of a later version."""
+        """Reads the whole file; raises `RecordingError` where it is not a recording or of a later version."""
         self.path = path
         self.header = Header(version=VERSION)
         self.cut = False
@@ -198,7 +198,7 @@ class Recording:
         try:
             with open(self.path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise RecordingError(f"{self.path.name} is no recording", "make one with --record FILE.")
+                    raise RecordingError(f"{self.path.name} is not a recording", "make one with --record FILE.")
                 while head := file.read(4):
                     length = struct.unpack("<I", head)[0] if len(head) == 4 else _MAX_BLOCK + 1
                     data = file.read(length) if length <= _MAX_BLOCK else b""

@@ -34,7 +34,7 @@ def network_error(e: httpx2.HTTPError, base: str) -> EngineError:
     """One sentence for a connection that failed."""
     host = urlsplit(base).netloc
     if isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return EngineError("network", f"no server answers at {host}: is it running, and is the address right?")
+        return EngineError("network", f"no server answers at {host}: is it running, and is the address correct?")
     return EngineError("network", f"the connection to {host} failed ({type(e).__name__})", "try again")
 
 

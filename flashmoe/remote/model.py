@@ -247,7 +247,7 @@ def _body(request: GenerateRequest, model: str) -> tuple[str, dict[str, Any]]:
         body["prompt"] = request.prompt if request.prompt is not None else list(request.tokens or ())
         return "completions", body
     if request.continue_final:
-        raise EngineError("unsupported", "a remote server can't go on in an answer: regenerate it instead")
+        raise EngineError("unsupported", "a remote server can't continue an answer: regenerate it instead")
     body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
     return "chat/completions", body
 

@@ -92,9 +92,7 @@ class Engine:
         if not self.ready:
             if self._reload is None or self._reload.done():
                 self._reload = asyncio.create_task(self._again())
-            raise EngineError(
-                "engine_died", "the engine stopped and is being started again", "try once more in a moment"
-            )
+            raise EngineError("engine_died", "the engine stopped and is being restarted", "try once more in a moment")
         if self.in_flight >= self.info.n_seq_max + MAX_WAITING:
             raise BusyError(f"{self.in_flight} requests wait already; try again in a moment")
         return Ticket(self)

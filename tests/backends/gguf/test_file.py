@@ -195,9 +195,9 @@ def test_every_error_names_the_file_and_what_is_wrong(tmp_path: Path) -> None:
     half = truncated(good, tmp_path / "half.gguf", -1000)
     header = truncated(good, tmp_path / "header.gguf", 900)
     for path, code, text in (
-        (tmp_path / "none.gguf", "not_found", "There is no file"),
+        (tmp_path / "none.gguf", "not_found", "does not exist"),
         (tmp_path, "not_a_file", "is a folder"),
-        (Path("/dev/null"), "not_a_file", "no regular file"),
+        (Path("/dev/null"), "not_a_file", "not a regular file"),
         (web, "not_gguf", "web page"),
         (empty, "not_gguf", "empty"),
         (tiny, "not_gguf", "only 2 bytes"),
@@ -230,7 +230,7 @@ def test_metadata_that_makes_no_sense(tmp_path: Path, key: str, value: object, t
 
 def test_models_that_cannot_chat_say_so(tmp_path: Path) -> None:
     path = tmp_path / "projector.gguf"
-    for arch, text in (("clip", "writes no text"), ("future-moe", "doesn't know the architecture")):
+    for arch, text in (("clip", "doesn't generate text"), ("future-moe", "doesn't know the architecture")):
         writer = gguf.GGUFWriter(path, arch)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

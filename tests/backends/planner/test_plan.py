@@ -118,7 +118,7 @@ def test_what_cannot_run_says_what_to_do(tiny: GgufFile) -> None:
     assert f"at most {long.n_ctx_max:,} tokens fits" in long.sentence
     full = plan(tiny, MACHINE, PlanRequest(to_download=200 * GIB, download_bytes_s=1e8))
     assert full.verdict == "no_disk"
-    assert "free 101.0 GiB more" in full.sentence
+    assert "free up 101.0 GiB more" in full.sentence
     assert full.download_s == pytest.approx(2147, abs=1)
     assert plan(replace(tiny, problems=("It is a projector.",)), MACHINE).sentence == "It is a projector."
 

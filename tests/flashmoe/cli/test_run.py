@@ -102,7 +102,7 @@ def test_a_schema_cut_short_is_a_failure(model: Path, tmp_path: Path) -> None:
     schema.write_text('{"type": "object", "properties": {"a": {"type": "string", "minLength": 50}}, "required": ["a"]}')
     done = run("run", model, "Invent", "--schema", schema, "--max-tokens", "5")
     assert done.returncode == 1
-    assert "no complete JSON" in done.stderr
+    assert "isn't complete JSON" in done.stderr
 
 
 @pytest.mark.parametrize(

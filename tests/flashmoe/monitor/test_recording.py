@@ -135,8 +135,8 @@ def block(messages: list[Any]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no recording"),
-        (b"GGUF and more", "is no recording"),
+        (b"", "is not a recording"),
+        (b"GGUF and more", "is not a recording"),
         (MAGIC, "holds no sample"),
         (MAGIC + struct.pack("<I", 5) + b"abcde", "is damaged"),
         (MAGIC + block([["h", {"version": 9, "app": "9.0"}]]), "newer flashmoe-tui"),
@@ -274,4 +274,4 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no file" in capsys.readouterr().err
     (tmp_path / "bad.fmrec").write_text("hello")
     assert command(["replay", str(tmp_path / "bad.fmrec"), "--stats"]) == 1
-    assert "is no recording" in capsys.readouterr().err
+    assert "is not a recording" in capsys.readouterr().err

@@ -171,7 +171,7 @@ async def test_the_command_prints_figures(home: Path) -> None:
             process = await asyncio.create_subprocess_exec(
                 *run, *flags, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
-            out, err = await asyncio.wait_for(process.communicate(), 30)
+            out, err = await asyncio.wait_for(process.communicate(), 300)
             return process.returncode or 0, out.decode(), err.decode()
 
         code, out, _ = await top("--once")
@@ -183,12 +183,12 @@ async def test_the_command_prints_figures(home: Path) -> None:
         assert str(os.getpid()) in out
         code, _, err = await top("1", "--once")
         assert code == 1
-        assert "No engine runs under process 1" in err
+        assert "No engine is running as process 1" in err
     finally:
         await live.stop()
     code, _, err = await top("--once")
     assert code == 1
-    assert err.startswith("flashmoe-tui: No engine runs")
+    assert err.startswith("flashmoe-tui: No engine is running")
 
 
 async def test_another_version_is_told(tmp_path: Path) -> None:
