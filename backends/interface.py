@@ -208,6 +208,9 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     expert_bytes: int = 0
     """All routed experts together."""
     dense_bytes: int | None = None
+    """Weights held in memory besides experts, what lies in GPUs included."""
+    table_bytes: int = 0
+    """Weights that are only looked up: they stay on the SSD, and rows are read (`stream`)."""
     kv_bytes: int | None = None
     compute_bytes: int | None = None
     budget_bytes: int | None = None

@@ -20,6 +20,9 @@ from backends.interface import EngineError
 
 EXPERT_WEIGHT = re.compile(r"^blk\.(\d+)\.ffn_(up|down|gate|gate_up)_(?:ch|)exps\.weight$")
 """Names of the tensors that hold routed experts, one slice each along the last dimension."""
+LEAST_TABLE_BYTES = 32 << 20
+"""Smaller tables aren't worth reading by row."""
+_TABLES = ("token_embd.weight", "per_layer_token_embd.weight")
 _BLOCK = re.compile(r"^blk\.(\d{1,4})\.")
 _UNMERGED = re.compile(r"^blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight$")
 
@@ -68,11 +71,18 @@ class ByteKinds(Struct, frozen=True):
     nextn: int
     """Layers for multi-token prediction, which llama.cpp leaves on disk."""
     total: int
+    tables: int = 0
+    """Those of the embeddings that are only looked up: streaming leaves them on the SSD and reads rows."""
 
     @property
     def dense(self) -> int:
-        """Bytes that every load keeps in memory: all but the routed experts and the prediction layers."""
+        """Bytes of all but the routed experts and the prediction layers."""
         return self.total - self.experts - self.nextn
+
+    @property
+    def kept(self) -> int:
+        """Bytes that streaming keeps in memory whatever is asked."""
+        return self.dense - self.tables
 
 
 class GgufFile(Struct, frozen=True, kw_only=True):
@@ -104,6 +114,8 @@ class GgufFile(Struct, frozen=True, kw_only=True):
     bytes: ByteKinds
     expert_layers: tuple[ExpertLayer, ...] = ()
     tensors: tuple[Tensor, ...]
+    tables: tuple[str, ...] = ()
+    """Names of the tensors that are only looked up and large enough to be read by row."""
     kv: dict[str, Value]
     chat_template: str | None = None
     problems: tuple[str, ...] = ()
@@ -217,7 +229,8 @@ def from_headers(paths: Sequence[str], headers: Sequence[Header | None], file_by
         for t in header.tensors
     )
     layers = _expert_layers(first.name, tensors, n_layers, n_experts, used)
-    kinds = _by_kind(tensors, n_layers)
+    tables = _tables(tensors)
+    kinds = _by_kind(tensors, n_layers, tables)
     embd = next((t for t in tensors if t.name == "token_embd.weight"), None)
     tokens = first.kv.get("tokenizer.ggml.tokens")
     n_vocab = tokens.n if isinstance(tokens, ArrayInfo) else (len(tokens) if isinstance(tokens, tuple) else 0)
@@ -247,6 +260,7 @@ def from_headers(paths: Sequence[str], headers: Sequence[Header | None], file_by
         bytes=kinds,
         expert_layers=layers,
         tensors=tensors,
+        tables=tables,
         kv=first.kv,
         chat_template=template if isinstance(template, str) else None,
         problems=_problems(arch, tensors),
@@ -351,7 +365,20 @@ def _expert_layers(
     )
 
 
-def _by_kind(tensors: Sequence[Tensor], n_layers: int) -> ByteKinds:
+def _tables(tensors: Sequence[Tensor]) -> tuple[str, ...]:
+    """What is looked up by row and nothing else; the token embedding isn't where it is the output matrix as well."""
+    tied = not any(t.name == "output.weight" for t in tensors)
+    return tuple(
+        t.name
+        for t in tensors
+        if t.name in _TABLES
+        and not (tied and t.name == _TABLES[0])
+        and len(t.dims) == 2
+        and t.nbytes >= LEAST_TABLE_BYTES
+    )
+
+
+def _by_kind(tensors: Sequence[Tensor], n_layers: int, tables: Sequence[str]) -> ByteKinds:
     sums = dict.fromkeys(("experts", "shared_experts", "attention", "embeddings", "output", "nextn"), 0)
     for tensor in tensors:
         block = _BLOCK.match(tensor.name)
@@ -361,14 +388,15 @@ def _by_kind(tensors: Sequence[Tensor], n_layers: int) -> ByteKinds:
             kind = "experts"
         elif "_shexp." in tensor.name:
             kind = "shared_experts"
-        elif tensor.name in ("token_embd.weight", "per_layer_token_embd.weight"):
+        elif tensor.name in _TABLES:
             kind = "embeddings"
         elif tensor.name == "output.weight":
             kind = "output"
         else:
             kind = "attention"
         sums[kind] += tensor.nbytes
-    return ByteKinds(**sums, total=sum(sums.values()))
+    looked_up = sum(t.nbytes for t in tensors if t.name in tables)
+    return ByteKinds(**sums, total=sum(sums.values()), tables=looked_up)
 
 
 def _main_type(tensors: Sequence[Tensor]) -> str:

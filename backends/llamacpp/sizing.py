@@ -38,7 +38,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
         asked = request.n_ctx
         if request.own_caches and fits is not None and not lazy_zeros.available():
             # llama.cpp writes zeros to the cells that no token needs, too; before there are experts
-            fits += max(0, resident_bytes - gguf.bytes.dense) // per_token
+            fits += max(0, resident_bytes - gguf.bytes.kept) // per_token
             asked = allocated_cells(asked, request.n_seq_max, own_caches=True)
         if fits is not None and asked > fits and request.n_ctx > MIN_CTX:
             most = max(MIN_CTX, fits // 256 * 256)

@@ -50,7 +50,7 @@ def save_session(context: LlamaContext, info: ModelInfo, sequence: KvSequence | 
     part = path.with_name(path.name + ".part")
     try:
         size = context.save(sequence.seq_id, str(part), sequence.tokens)
-        if not size:
+        if not size or size != part.stat().st_size:
             raise OSError("llama.cpp could not write it")
         header = StateHeader(
             format=FORMAT,

@@ -77,7 +77,8 @@ def kv_bytes(
     per_token += index * type_bytes
     if gguf.architecture == "deepseek4":  # raw, compressed and indexer caches, each per sequence
         attention, per_token = _deepseek4(gguf, cells, n_seqs, type_bytes)
-    return KvBytes(int(attention), _state_bytes(gguf) * sum(recurrent) * max(1, n_seqs), int(per_token))
+    state = _state_bytes(gguf) * sum(recurrent) + _ngram_bytes(gguf)
+    return KvBytes(int(attention), state * max(1, n_seqs), int(per_token))
 
 
 def number(gguf: GgufFile, name: str, default: int) -> int:
@@ -147,6 +148,8 @@ def _index_width(gguf: GgufFile) -> int:
         types = gguf.key("attention.indexer.types")
         full = sum(bool(v) for v in types[: gguf.n_layers]) if isinstance(types, tuple) else gguf.n_layers
         return size * full
+    if gguf.architecture == "qwen4exp":
+        return size * (gguf.n_layers - sum(_recurrent_layers(gguf)))
     if gguf.architecture == "minimax-m3":
         value = number(gguf, "attention.value_length", 128)
         return (size + value) * (gguf.n_layers - number(gguf, "leading_dense_block_count", 0))
@@ -163,6 +166,12 @@ def _deepseek4(gguf: GgufFile, cells: int, n_seqs: int, type_bytes: float) -> tu
         if ratio:
             per_token += (key + (index if ratio == 4 else 0)) / float(ratio)
     return per_token * type_bytes * cells * max(1, n_seqs), per_token * type_bytes * max(1, n_seqs)
+
+
+def _ngram_bytes(gguf: GgufFile) -> int:
+    """Bytes of float32 that the layer with hashed n-grams keeps for one sequence: what it looks back at."""
+    back = max(0, number(gguf, "ple.conv_kernel", 0) - 1) * number(gguf, "ple.ngram_size", 0)
+    return 4 * back * number(gguf, "hyper_connection.count", 0) * gguf.n_embd
 
 
 def _state_bytes(gguf: GgufFile) -> int:

@@ -69,6 +69,8 @@ class Placement(Struct, frozen=True, kw_only=True):
     n_gpu_layers: int
     experts_ssd: int
     """Experts that are read from the SSD when they are chosen."""
+    tables_ssd: int = 0
+    """Tables that stay on the SSD, of which rows are read."""
     anonymous: int
     """Memory that can't be taken back while the model is loaded: what an answer needs besides experts."""
     rss: int
@@ -142,8 +144,9 @@ def plan(
     kv = kv_bytes(gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch)
     compute = compute_bytes(gguf, n_ctx, request.n_ubatch).touched
     n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute)
-    streams = bool(gguf.expert_layers) and request.backend != "mmap"
-    dense = gguf.bytes.dense - int((gguf.bytes.dense - gguf.bytes.embeddings) * gpu_share)
+    streams = _streams(gguf, request)
+    tables = gguf.bytes.tables if streams else 0
+    dense = gguf.bytes.dense - tables - int((gguf.bytes.dense - gguf.bytes.embeddings) * gpu_share)
     kv_ram = int(kv.total * (1 - gpu_share))
     fixed = dense + kv_ram + compute + PROCESS_BYTES
     room = max(0, machine.ram_available - fixed - RESERVE_BYTES)
@@ -152,7 +155,7 @@ def plan(
     held = min(gguf.bytes.experts, here)
     place = Placement(
         dense_ram=dense, experts_ram=held, kv_ram=kv_ram, compute_ram=compute, process_ram=PROCESS_BYTES, vram=vram,
-        n_gpu_layers=n_gpu, experts_ssd=gguf.bytes.experts - held,
+        n_gpu_layers=n_gpu, experts_ssd=gguf.bytes.experts - held, tables_ssd=tables,
         anonymous=fixed - (0 if streams else dense), rss=fixed + held,
     )  # fmt: skip
     verdict, sentence = _verdict(gguf, machine, request, fixed, least, held, n_ctx)
@@ -175,6 +178,10 @@ def plan(
     )  # fmt: skip
 
 
+def _streams(gguf: GgufFile, request: PlanRequest) -> bool:
+    return bool(gguf.expert_layers) and request.backend != "mmap"
+
+
 def context_size(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
     """Tokens of context that a load takes, for all sequences together: what is asked for up to what the model was
     trained with, else a usual size that leaves half of the memory to experts."""
@@ -190,7 +197,8 @@ def context_size(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
 def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> int:
     """Tokens of context that fit beside the dense weights and one token's experts, at most what was trained
     for each sequence; a multiple of 256, 0 where not even that fits."""
-    weights = gguf.bytes.dense + working_set(gguf, request.n_expert_used) + PROCESS_BYTES + LEAST_RESERVE_BYTES
+    dense = gguf.bytes.kept if _streams(gguf, request) else gguf.bytes.dense
+    weights = dense + working_set(gguf, request.n_expert_used) + PROCESS_BYTES + LEAST_RESERVE_BYTES
     room = machine.ram_available - weights
     low, high = 0, -(-(gguf.n_ctx_train or DEFAULT_CTX) * request.n_seqs // CELLS)
     while low < high:

@@ -58,7 +58,7 @@ class StreamBackend:
         if choose_gpu_layers(request) <= 0 or not gpu_devices():
             return None
         gguf = read_gguf(request.path)
-        base = describe(request, gguf, resident_bytes=gguf.bytes.dense + gguf.bytes.experts)
+        base = describe(request, gguf, resident_bytes=gguf.bytes.kept + gguf.bytes.experts)
         if gguf.bytes.experts > memory_for_experts(gguf, base):
             return None
         return "mmap, because all experts fit into memory beside the GPU's work, and there is nothing to stream."
@@ -74,7 +74,7 @@ class StreamBackend:
                 "unsupported", f"{Path(gguf.path).name} is a dense model: it has no routed experts to stream."
             )
         least = working_set(gguf, request.n_expert_used)
-        base = describe(request, gguf, resident_bytes=gguf.bytes.dense + least)
+        base = describe(request, gguf, resident_bytes=gguf.bytes.kept + least)
         uses_gpu = choose_gpu_layers(request) > 0 and bool(gpu_devices())
         choice = choose_store(request, gguf, base, uses_gpu=uses_gpu)
         request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
@@ -94,7 +94,7 @@ class StreamBackend:
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
             predictor = Predictor(len(layout.rows), base.n_expert_used)
-            hook = RouterHook(layout, pager, abort, predictor)
+            hook = RouterHook(layout, pager, abort, predictor, tables=loaded.tables)
             weights.on_close.append(hook.close)
         except EngineError:
             weights.close()
@@ -128,6 +128,7 @@ class StreamBackend:
                 budget_bytes=budget,
                 expert_bytes=layout.total_bytes,
                 dense_bytes=layout.virtual.dense_bytes,
+                table_bytes=loaded.tables.bytes,
             )
 
         parts = Parts(

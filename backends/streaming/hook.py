@@ -24,7 +24,8 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
 from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
-from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
+from backends.streaming.tables import Tables
+from backends.streaming.trampoline import MOST_TABLES, TOPK_PREFIX, Trampoline
 
 _COPY = re.compile(r"^[^#]*#(.*)#\d+$")
 _TOPK = re.compile(r"^ffn_moe_topk-(\d+)$")
@@ -49,12 +50,14 @@ class RouterHook:
         abort: AbortFlag,
         predictor: Predictor | None = None,
         *,
+        tables: Tables | None = None,
         stub: bool = True,
     ) -> None:
         self._ggml = abi.ggml()
         self._layout, self._pager, self._abort, self._predictor = layout, pager, abort, predictor
         self._slots = pager.store if isinstance(pager.store, PoolStore) else None
-        self._product = self._ggml.op("MUL_MAT_ID")
+        self._tables = {} if tables is None else dict.fromkeys(tables.pointers, tables)
+        self._product, self._get_rows = self._ggml.op("MUL_MAT_ID"), self._ggml.op("GET_ROWS")
         self._weights = {
             t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
         }
@@ -78,7 +81,8 @@ class RouterHook:
         self._stub: Trampoline | None = None
         if stub:
             try:
-                self._stub = Trampoline(int(C.cast(self._python, C.c_void_p).value or 0), self._product)
+                handler = int(C.cast(self._python, C.c_void_p).value or 0)
+                self._stub = Trampoline(handler, self._product, list(self._tables)[:MOST_TABLES])
                 self.callback = kind(self._stub.address)
             except OSError:
                 pass
@@ -94,6 +98,8 @@ class RouterHook:
         if self._predictor is not None:
             self._predictor.begin()
         try:
+            for tables in self._tables.values():
+                tables.mend()
             self._pager.begin(len(batch))
             self._rest(len(batch))
         except EngineError as e:
@@ -139,8 +145,11 @@ class RouterHook:
             return bool(ask)  # asking for the very next node and refusing it ends each split soonest
         try:
             if ask:
-                if C.c_int.from_address(node + abi.OP).value == self._product:
+                op = C.c_int.from_address(node + abi.OP).value
+                if op == self._product:
                     return self._ask_product(node)
+                if op == self._get_rows:
+                    return self._ask_rows(node)
                 return C.string_at(node + abi.NAME, _PREFIX_LENGTH) == TOPK_PREFIX
             if self._slots is not None:
                 self._slots.unpatch()
@@ -231,6 +240,22 @@ class RouterHook:
             self._boundary[node] = row
             return True
         return False
+
+    def _ask_rows(self, node: int) -> bool:
+        """Rows of a table are about to be gathered: brings those of ours in. Never needs the node."""
+        source = abi.Sources.from_address(node + abi.SRC)
+        table, at = source[0] or 0, source[1] or 0
+        tables = self._tables.get(table)
+        if tables is None or not at:
+            return False
+        ids = abi.Tensor.from_address(at)
+        if ids.type == abi.TYPE_I32 and ids.nb[1] == 4 * ids.ne[0] and ids.ne[2] == ids.ne[3] == 1:
+            rows = np.empty(ids.ne[0] * ids.ne[1], np.int32)
+            self._ggml.tensor_get(at, rows.ctypes.data, 0, rows.nbytes)
+            started = time.perf_counter()
+            tables.need(table, rows)
+            self._pager.waited(time.perf_counter() - started)
+        return False  # of another layout, reading faults the pages in, one by one
 
     def _same_ids(self, node: int, row: int) -> bool:
         ids = C.c_void_p.from_address(node + abi.SRC + 16).value or 0

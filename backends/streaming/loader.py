@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as C
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from backends.llamacpp.loading import LAZY_MODE_OFF, LOAD_MODE_NONE, Weights, gp
 from backends.streaming import abi
 from backends.streaming.buffers import ExpertBufferType
 from backends.streaming.layout import ExpertLayout
+from backends.streaming.tables import Tables
 from backends.streaming.virtual_file import EXPERT_PATTERN, CookieStream, VirtualGguf
 from backends.system import libc, procfs
 
@@ -28,6 +30,8 @@ class Loaded:
 
     weights: Weights
     layout: ExpertLayout
+    tables: Tables
+    """What is only looked up, mapped already."""
     dense_read_bytes: int
     dense_read_s: float
 
@@ -40,7 +44,7 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
     """
     L = native.lib()
     started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), gpu_free_bytes()
-    virtual = VirtualGguf([Path(p) for p in gguf.files])
+    virtual = VirtualGguf([Path(p) for p in gguf.files], gguf.tables)
     load_from_ptr = L._lib.llama_model_load_from_file_ptr
     load_from_ptr.restype, load_from_ptr.argtypes = C.c_void_p, [C.c_void_p, L.llama_model_params]
     buft = ExpertBufferType()
@@ -48,10 +52,12 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
     params = model_params(request, keep, expert_buft=None, architecture=gguf.architecture)
     params.load_mode = LOAD_MODE_NONE
     params.lazy_mode = LAZY_MODE_OFF  # llama.cpp would map the file behind the stream, and there is none
-    overrides = (llama_abi.TensorOverride * 3)()
-    overrides[0] = llama_abi.TensorOverride(EXPERT_PATTERN.encode(), buft.pointer)
+    ours = [EXPERT_PATTERN, *(f"^{re.escape(name)}$" for name in gguf.tables)]
+    overrides = (llama_abi.TensorOverride * (len(ours) + 2))()
+    for i, pattern in enumerate(ours):
+        overrides[i] = llama_abi.TensorOverride(pattern.encode(), buft.pointer)
     # experts' biases and whatever else mmap loading keeps on the CPU
-    overrides[1] = llama_abi.TensorOverride(llama_abi.EXPERT_PATTERN.encode(), llama_abi.cpu_buffer_type())
+    overrides[len(ours)] = llama_abi.TensorOverride(llama_abi.EXPERT_PATTERN.encode(), llama_abi.cpu_buffer_type())
     params.tensor_buft_overrides = C.addressof(overrides)
     keep += [overrides, buft]
 
@@ -94,13 +100,17 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
         if not model:
             raise load_error(gguf.path, tail)
         buft.loaded()
-        layout = ExpertLayout(virtual, buft.tensors)
+        layout = ExpertLayout(virtual, {n: p for n, p in buft.tensors.items() if n not in gguf.tables})
         _check(layout)
-    except BaseException:
+        tables = Tables(virtual, {n: p for n, p in buft.tensors.items() if n in gguf.tables})
+        weights.on_close.append(tables.close)
+    except BaseException as e:
         if weights.model:
             weights.close()
         else:
             buft.close()
+        if isinstance(e, OSError):
+            raise EngineError("io_error", f"{Path(gguf.path).name} can't be mapped: {e.strerror or e}.") from e
         raise
     read_after, vram_after = procfs.read_bytes(), gpu_free_bytes()
     weights.load_s = time.perf_counter() - started
@@ -108,7 +118,7 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
         weights.load_read_bytes = read_after - read_before
     if vram_before is not None and vram_after is not None:
         weights.vram_bytes = max(0, vram_before - vram_after)
-    return Loaded(weights, layout, stream.read_bytes, dense_s)
+    return Loaded(weights, layout, tables, stream.read_bytes, dense_s)
 
 
 def _check(layout: ExpertLayout) -> None:

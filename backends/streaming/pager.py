@@ -287,6 +287,10 @@ class Pager:
         """Seconds that compute waited for reads."""
         return self._moves.stall_s
 
+    def waited(self, seconds: float) -> None:
+        """Compute waited for something else than experts."""
+        self._moves.stall_s += seconds
+
     @property
     def ahead_bytes(self) -> int:
         """Bytes asked for before any router chose them."""

@@ -40,7 +40,7 @@ def memory_for_experts(gguf: GgufFile, context: ModelInfo) -> int:
     kv = kv_bytes(gguf, context.n_ctx, n_seqs=context.n_seq_max).total
     widest = max(gguf.n_vocab, 8 * gguf.n_embd, 3 * context.n_expert_used * gguf.n_ff_exp)
     compute = 5 * context.n_ubatch * widest  # float32 and a quarter
-    return max(0, available - gguf.bytes.dense - kv - compute - max(256 << 20, available // 16))
+    return max(0, available - gguf.bytes.kept - kv - compute - max(256 << 20, available // 16))
 
 
 def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, uses_gpu: bool) -> Choice:

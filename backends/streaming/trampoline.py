@@ -11,18 +11,22 @@ from __future__ import annotations
 import ctypes as C
 import platform
 import struct
+from collections.abc import Sequence
 
 from backends.streaming import abi
 from backends.system import libc
 
 TOPK_PREFIX = b"ffn_moe_topk-"
+MOST_TABLES = 2
+"""The stub's jumps are short ones."""
 
 
 class Trampoline:
     """Owns one page of code. `address` is the callback to give to llama.cpp."""
 
-    def __init__(self, handler: int, op: int) -> None:
-        """`handler`: address of the full callback; `op`: the number of MUL_MAT_ID. Raises `OSError` where the system
+    def __init__(self, handler: int, op: int, tables: Sequence[int] = ()) -> None:
+        """`handler`: address of the full callback; `op`: the number of MUL_MAT_ID; `tables`: weights whose nodes matter
+        as well, `MOST_TABLES` at most. Raises `OSError` where the system
         doesn't allow it, also for lack of a stub for this architecture."""
         if platform.machine() != "x86_64":
             raise OSError(f"no stub for {platform.machine()}")
@@ -47,6 +51,13 @@ class Trampoline:
         tail = topk + b"\x74" + bytes([len(no)]) + no + to_python
         tail = prefix + b"\x75" + bytes([len(topk) + 2]) + tail  # jne no
         over = len(tail) - len(to_python)
+        for table in tables:
+            look = (
+                b"\x48\xb8" + struct.pack("<Q", table)  # mov rax, table
+                + b"\x48\x39\x87" + struct.pack("<i", abi.SRC)  # cmp [rdi+src], rax
+            )  # fmt: skip
+            tail = look + b"\x74" + bytes([over]) + tail  # je to_python
+            over = len(tail) - len(to_python)
         tail = product + b"\x74" + bytes([over]) + tail  # je to_python
         tail = idle + b"\x75" + bytes([len(tail) - len(to_python) - len(no)]) + tail  # jne no
         over = len(tail) - len(to_python)

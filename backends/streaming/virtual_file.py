@@ -16,7 +16,7 @@ import queue
 import re
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,9 @@ def _header(path: Path) -> tuple[Header, int]:
 class VirtualGguf:
     """A GGUF of one or many parts as one range of bytes [0, size)."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        """Reads the headers of the parts in order. Raises `EngineError`: ``not_found``, ``not_gguf``, ``bad_model``,
-        ``truncated``."""
+    def __init__(self, paths: list[Path], tables: Sequence[str] = ()) -> None:
+        """Reads the headers of the parts in order. `tables`: tensors that stay in the file as experts do. Raises
+        `EngineError`: ``not_found``, ``not_gguf``, ``bad_model``, ``truncated``."""
         self.paths = paths
         try:
             read = [_header(p) for p in paths]
@@ -83,18 +83,21 @@ class VirtualGguf:
         ]
         self._segments = sorted((t.virtual, t.bytes, t.part, t.offset) for t in self.tensors)
         self._starts = [s[0] for s in self._segments]
-        self.holes = sorted((t.virtual, t.virtual + t.bytes) for t in self.tensors if EXPERT_NAME.match(t.name))
+        left = [t for t in self.tensors if EXPERT_NAME.match(t.name) or t.name in tables]
+        self.holes = sorted((t.virtual, t.virtual + t.bytes) for t in left)
         self._hole_starts = [a for a, _ in self.holes]
-        self.expert_bytes = sum(b - a for a, b in self.holes)
-        self.dense_bytes = sum(t.bytes for t in self.tensors) - self.expert_bytes
+        self.table_bytes = sum(t.bytes for t in left if t.name in tables)
+        self.expert_bytes = sum(t.bytes for t in left) - self.table_bytes
+        self.dense_bytes = sum(t.bytes for t in self.tensors) - self.expert_bytes - self.table_bytes
+        names = {t.name for t in left}
         self.data_start = min((t.virtual for t in self.tensors), default=0)
         self.dense_ranges = sorted(
             (t.virtual + at, t.part, t.offset + at, min(_RANGE, t.bytes - at))
             for t in self.tensors
-            if not EXPERT_NAME.match(t.name)
+            if t.name not in names
             for at in range(0, t.bytes, _RANGE)
         )
-        """(first byte in the virtual file, part, offset in the part, bytes) of what is not an expert's."""
+        """(first byte in the virtual file, part, offset in the part, bytes) of what is read into memory."""
 
     def _merge(self, first: Header, placed: list[tuple[int, RawTensor]]) -> list[int]:
         """Builds `header` and settles `size`; returns where each tensor begins in the virtual file."""

@@ -61,6 +61,25 @@ def _pieces(size: int) -> int:
     return (size + (1 << 20) - 1) >> 20
 
 
+def _read_rest(request: Request, got: int) -> int:
+    """Reads what is missing of a request of which `got` bytes have come, and waits for it; returns what `collect`
+    tells."""
+    _, fd, address, size, offset, need = request
+    try:
+        while True:
+            got -= got % 512  # O_DIRECT wants whole blocks
+            n = os.preadv(fd, [(C.c_char * (size - got)).from_address(address + got)], offset + got)
+            if got + n >= need:
+                return 0
+            if n < 512:  # the end of the file
+                return -1
+            got += n
+    except OSError as e:
+        return e.errno or errno.EIO
+    except BaseException:  # a thread of the reader must not end for it
+        return errno.EIO
+
+
 class AioReader:
     """Linux AIO by way of libc's `syscall`."""
 
@@ -86,7 +105,7 @@ class AioReader:
         self._free = list(range(self.DEPTH))
         self._address = C.addressof(self._iocbs)
         self._events = np.zeros(self.DEPTH, _EVENT)
-        self._need: dict[int, int] = {}
+        self._under_way: dict[int, Request] = {}
         self._slot: dict[int, tuple[int, int]] = {}
         self._early: list[tuple[int, int]] = []
         self._pieces = 0
@@ -99,7 +118,7 @@ class AioReader:
 
     def go_on(self) -> None:
         if self._urgent or self._later:
-            if self._need:
+            if self._under_way:
                 self._early += self._wait(0)
             self._start()
 
@@ -107,14 +126,14 @@ class AioReader:
         """Submits what waits as far as there is room."""
         part: list[Request] = []
         at: list[int] = []
-        while (waiting := self._urgent or self._later) and (self._pieces < self.UNDER_WAY or not self._need):
-            tag, fd, address, size, offset, need = request = waiting.popleft()
+        while (waiting := self._urgent or self._later) and (self._pieces < self.UNDER_WAY or not self._under_way):
+            tag, fd, address, size, offset, _ = request = waiting.popleft()
             slot = self._free.pop()
             place = slot * _IOCB.size
             _IOCB.pack_into(self._iocbs, place, tag, 0, 0, 0, 0, fd, address, size, offset, 0, 0, 0)
             at.append(self._address + place)
             part.append(request)
-            self._need[tag], self._slot[tag] = need, (slot, _pieces(size))
+            self._under_way[tag], self._slot[tag] = request, (slot, _pieces(size))
             self._pieces += _pieces(size)
         if part:
             self._submit_all(at, part)
@@ -134,7 +153,7 @@ class AioReader:
                 done += int(n)
                 continue
             code = C.get_errno()
-            if code == errno.EAGAIN and len(self._need) > len(part) - done:
+            if code == errno.EAGAIN and len(self._under_way) > len(part) - done:
                 self._early += self._wait(1)
                 continue
             if code == errno.EINTR:
@@ -161,22 +180,25 @@ class AioReader:
                 raise OSError(code, f"io_getevents: {os.strerror(code)}")
         out = []
         for tag, _, result, _ in self._events[:n].tolist():
-            need = self._forget(tag)
-            out.append((tag, 0 if result >= need else -int(result) if result < 0 else -1))
+            request = self._forget(tag)
+            code = max(0, -int(result))
+            if 0 <= result < request[5]:  # the kernel gives what it has before an error or the end, and says which next
+                code = _read_rest(request, int(result))
+            out.append((tag, code))
         return out
 
-    def _forget(self, tag: int) -> int:
-        """The bytes that had to come."""
+    def _forget(self, tag: int) -> Request:
+        """The request that is over."""
         slot, pieces = self._slot.pop(tag)
         self._free.append(slot)
         self._pieces -= pieces
-        return self._need.pop(tag)
+        return self._under_way.pop(tag)
 
     def collect(self, at_least: int) -> list[tuple[int, int]]:
         self._start()
         out, self._early = self._early, []
-        while self._need:
-            out += self._wait(min(max(0, at_least - len(out)), len(self._need)))
+        while self._under_way:
+            out += self._wait(min(max(0, at_least - len(out)), len(self._under_way)))
             self._start()
             if len(out) >= at_least:
                 break
@@ -185,8 +207,8 @@ class AioReader:
     def close(self) -> None:
         self._urgent.clear()
         self._later.clear()
-        while self._need:
-            self._wait(len(self._need))
+        while self._under_way:
+            self._wait(len(self._under_way))
         self._syscall(C.c_long(self._destroy), self._context)
 
 
@@ -207,21 +229,7 @@ class ThreadReader:
 
     def _run(self) -> None:
         while (request := self._todo.get()) is not None:
-            tag, fd, address, size, offset, need = request
-            code, got = 0, 0
-            try:
-                while got < need:
-                    view = (C.c_char * (size - got)).from_address(address + got)
-                    n = os.preadv(fd, [view], offset + got)
-                    if n == 0:
-                        code = -1
-                        break
-                    got += n
-            except OSError as e:
-                code = e.errno or errno.EIO
-            except BaseException:
-                code = errno.EIO
-            self._done.put((tag, code))
+            self._done.put((request[0], _read_rest(request, 0)))
 
     def submit(self, requests: Sequence[Request], urgent: bool = True) -> None:
         self._under_way += len(requests)

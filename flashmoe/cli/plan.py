@@ -197,6 +197,8 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
     if plan.expert_bytes:
         disk = f"disk {rate(here.disk_bytes_s)} ({here.disk_source})"
         stream = f"{size(p.experts_ssd)} of experts are read when chosen" if p.experts_ssd else "nothing streams"
+        if p.tables_ssd:
+            stream += f"; {size(p.tables_ssd)} of embeddings are read by row"
         _line("SSD", f"{stream}; {disk}")
         b = plan.budgets
         least, advised, every = size(b.least), size(b.advised), size(b.best)

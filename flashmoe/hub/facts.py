@@ -31,6 +31,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     file_bytes: int = 0
     expert_bytes: int = 0
     dense_bytes: int = 0
+    table_bytes: int = 0
+    """Those of the dense bytes that are only looked up."""
     expert_bytes_per_token: int = 0
     """Experts that one token reads with nothing cached."""
     active_bytes_per_token: int = 0
@@ -45,8 +47,9 @@ def facts_of(model: GgufFile) -> ModelFacts:
         architecture=model.architecture, name=model.name, quant=model.quant, n_layers=model.n_layers,
         n_experts=model.n_experts, n_expert_used=model.n_expert_used, n_expert_shared=model.n_expert_shared,
         n_ctx_train=model.n_ctx_train, file_bytes=model.file_bytes, expert_bytes=model.bytes.experts,
-        dense_bytes=model.bytes.dense, expert_bytes_per_token=model.expert_bytes_per_token,
-        active_bytes_per_token=model.active_bytes_per_token, problem=model.problems[0] if model.problems else "",
+        dense_bytes=model.bytes.dense, table_bytes=model.bytes.tables,
+        expert_bytes_per_token=model.expert_bytes_per_token, active_bytes_per_token=model.active_bytes_per_token,
+        problem=model.problems[0] if model.problems else "",
     )  # fmt: skip
 
 

@@ -49,7 +49,10 @@ def _sketch(facts: ModelFacts) -> GgufFile:
         path=facts.name, files=(), file_bytes=facts.file_bytes, version=3, architecture=facts.architecture,
         name=facts.name, quant=facts.quant, n_layers=layers, n_embd=0, n_vocab=0, n_ctx_train=facts.n_ctx_train,
         n_experts=experts, n_expert_used=used, n_expert_shared=facts.n_expert_shared,
-        bytes=ByteKinds(facts.expert_bytes, 0, dense, 0, 0, 0, facts.expert_bytes + dense),
+        bytes=ByteKinds(
+            facts.expert_bytes, 0, dense - facts.table_bytes, facts.table_bytes, 0, 0, facts.expert_bytes + dense,
+            tables=facts.table_bytes,
+        ),
         expert_layers=tuple(ExpertLayer(i, experts, used, per_layer) for i in range(layers)) if experts else (),
         tensors=(
             Tensor("blk.0.ffn_up_exps.weight", kind, (1, 1, max(experts, 1)), 0, facts.expert_bytes, 0),

@@ -175,6 +175,8 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
         rest += f", KV {figures.size(place.kv_ram)} for {figures.count(plan.n_ctx)}" if place.kv_ram else ""
         vram = f"{figures.size(place.vram)}, {place.n_gpu_layers} layers" if place.vram else "none used"
         ssd = f"{figures.size(place.experts_ssd)} of experts" if place.experts_ssd else "not needed"
+        if place.tables_ssd:
+            ssd = f"{ssd if place.experts_ssd else 'no experts'}, {figures.size(place.tables_ssd)} of embeddings"
         items += [
             heading(f"{visible_line(plan.quant, 20)} in this machine" if plan.quant else "In this machine"),
             field("RAM", f"experts {figures.size(place.experts_ram)}"),
