@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from backends.errors import ReportedError
+from flashmoe.text_safety import visible_exact
 
 APP = "flashmoe-tui"
 
@@ -209,8 +210,8 @@ def cannot_write(path: Path, error: OSError) -> str:
 
 
 def display(path: Path | str) -> str:
-    """`path` for people: the home folder as ``~``."""
+    """`path` for people: the home folder as ``~``, and what nobody would see in a name shown."""
     text, home = str(path), str(user_home())
     if home != "/" and (text == home or text.startswith(home + "/")):
-        return "~" + text[len(home) :]
-    return text
+        text = "~" + text[len(home) :]
+    return visible_exact(text)

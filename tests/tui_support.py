@@ -57,6 +57,7 @@ async def running(app: FlashmoeApp, size: tuple[int, int] = (100, 30)) -> AsyncI
     async with app.run_test(size=size) as pilot:
         try:
             yield pilot
+            assert app.caught == [], "a worker failed; the app went on, but that is a fault"
         finally:
             await app.controller.close()
             with contextlib.suppress(Exception):

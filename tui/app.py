@@ -18,9 +18,10 @@ from textual import events
 from textual.app import SystemCommand
 from textual.css.query import NoMatches
 from textual.screen import Screen
+from textual.worker import WorkerFailed
 
 from backends.interface import LoadRequest
-from flashmoe import paths
+from flashmoe import failures, paths
 from flashmoe.config.load import load_config
 from flashmoe.config.schema import LoadedConfig, auto_to_none
 from flashmoe.history.records import HistoryError
@@ -109,6 +110,8 @@ class FlashmoeApp(SparingApp, KeyOrder):
         self._small = SmallTerminal(self)
         self._ending = False
         self._terminal_gone = False
+        self.caught: list[BaseException] = []
+        """What workers didn't foresee; each was told."""
 
     # ---- start ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +202,15 @@ class FlashmoeApp(SparingApp, KeyOrder):
         section = self.config.history
         gone = await history.in_thread(history.housekeep, keep_days=section.keep_days, trash_days=section.trash_days)
         kv_store.forget(gone)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """One net under every worker: what one of them didn't foresee is told and noted, and the app goes on."""
+        if not isinstance(error, WorkerFailed):
+            super()._handle_exception(error)
+            return
+        self.caught.append(error.error)
+        sentence = f"{failures.told(error.error)} {failures.kept(error.error)}"
+        self.notify(sentence, title="Something went wrong", severity="error", timeout=15, markup=False)
 
     def _to_chat(self, message: Any) -> None:
         if not self._ending:

@@ -263,6 +263,7 @@ class EngineClient:
 
     async def load(self, request: LoadRequest, on_progress: Callable[[LoadProgress], None] | None = None) -> ModelInfo:
         """Loads a model, in a new child if the last one died; frees the loaded one first. Raises `EngineError`."""
+        p.require_utf8(request.path)
         async with self._load_lock:
             await self.start()
             call_id = self._load_id = self._new_id()

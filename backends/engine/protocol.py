@@ -6,13 +6,14 @@ to its stdout (llama.cpp's prints go to the log file).
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
 from backends.errors import ReportedError, sentence
-from backends.interface import BenchRequest, BenchResult, Event, GenerateRequest, LoadRequest
+from backends.interface import BenchRequest, BenchResult, EngineError, Event, GenerateRequest, LoadRequest
 
 PROTOCOL_VERSION = 1
 
@@ -159,3 +160,13 @@ ChildEvent = Hello | Event | Reply | Counted | BenchProgress | Done | Failure | 
 encoder = msgspec.json.Encoder()
 command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 event_decoder: msgspec.json.Decoder[ChildEvent] = msgspec.json.Decoder(ChildEvent)
+
+
+def require_utf8(path: str) -> None:
+    """That a path can cross the pipe. A file's name may be any bytes; Python keeps those that aren't UTF-8 as lone
+    surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise EngineError("bad_request", f"The name of {shown} isn't UTF-8", "rename it to load it.") from None

@@ -232,6 +232,8 @@ def from_headers(paths: Sequence[str], headers: Sequence[Header | None], file_by
     tables = _tables(tensors)
     kinds = _by_kind(tensors, n_layers, tables)
     embd = next((t for t in tensors if t.name == "token_embd.weight"), None)
+    if embd is not None and not embd.dims:
+        raise EngineError("bad_model", f"{first.name}: its token embeddings (token_embd.weight) have no dimensions.")
     tokens = first.kv.get("tokenizer.ggml.tokens")
     n_vocab = tokens.n if isinstance(tokens, ArrayInfo) else (len(tokens) if isinstance(tokens, tuple) else 0)
     template = first.kv.get("tokenizer.chat_template")

@@ -19,9 +19,11 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backends.errors import ReportedError
+from flashmoe.cli.json_output import print_json as print_json
+from flashmoe.cli.json_output import print_json_line as print_json_line
 from flashmoe.text_safety import visible, visible_line
 
 if TYPE_CHECKING:
@@ -96,22 +98,6 @@ def note(text: str) -> None:
 def error(text: str) -> None:
     """Writes an error line to stderr."""
     note(f"flashmoe-tui: {text}")
-
-
-def print_json(value: object, stream: TextIO | None = None) -> None:
-    """Prints one JSON object (structs, paths and dataclasses too), indented."""
-    import msgspec
-
-    data = msgspec.json.encode(value, enc_hook=str)
-    (stream or sys.stdout).write(msgspec.json.format(data, indent=2).decode() + "\n")
-
-
-def print_json_line(value: object) -> None:
-    """Prints one JSON line and flushes, for streams of events."""
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
-    sys.stdout.flush()
 
 
 def size(n: float | None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 import traceback
 
-from flashmoe.cli.common import EXIT_FAILED, EXIT_RETRY, EXIT_USAGE, CliError, error, exit_code_of, log_file
+from flashmoe.cli.common import EXIT_FAILED, EXIT_RETRY, EXIT_USAGE, CliError, error, exit_code_of
+from flashmoe.failures import kept, told
 
 
 def report(failure: Exception) -> int:
@@ -35,18 +35,5 @@ def report(failure: Exception) -> int:
         name = f"{failure.filename}: " if failure.filename else ""
         error(f"{name}{failure.strerror or failure}.")
         return EXIT_RETRY if failure.errno in (errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT) else EXIT_FAILED
-    error(f"unexpected error: {type(failure).__name__}: {failure}. {_keep(failure)}")
+    error(f"{told(failure)} {kept(failure)}")
     return EXIT_FAILED
-
-
-def _keep(failure: Exception) -> str:
-    path = log_file("errors.log")
-    try:
-        with open(path, "a", encoding="utf-8", errors="replace") as log:
-            log.write(time.strftime("\n%Y-%m-%dT%H:%M:%S\n"))
-            log.writelines(traceback.format_exception(failure))
-    except OSError:
-        return "Run it again with FLASHMOE_DEBUG=1 to see where."
-    from flashmoe.paths import display
-
-    return f"Details for a bug report are in {display(path)}."

@@ -86,18 +86,17 @@ def as_row(entry: Entry) -> dict[str, object]:
 def _table(entries: list[Entry], unfinished: list[JobView]) -> None:
     from flashmoe.hub.library import SOURCE_NAMES
     from flashmoe.plans import measurements
-    from flashmoe.plans.model_list import FIT_WORDS
-    from flashmoe.plans.planning import plan_facts
+    from flashmoe.plans.model_list import FIT_WORDS, entry_plan
 
     if entries:
         width = min(60, max(len(e.name) for e in entries))
         here = measurements.machine(measure=False)
         out(f"{'name':<{width}}  {'size':>9}  {'layers x experts':<20}  {'here':<14}  {'tok/s':>6}  where")
         for entry in entries:
+            entry, plan = entry_plan(entry, here)
             facts = entry.facts
             shape = f"{facts.n_layers} x {facts.n_experts} (uses {facts.n_expert_used})" if facts.n_experts else ""
             shape = shape or (f"{facts.n_layers}, dense" if facts.n_layers else "")
-            plan = None if entry.problem else plan_facts(facts, here)
             fit = FIT_WORDS[plan.verdict] if plan else "incomplete" if entry.missing else "can't run"
             speed = f"~{plan.speed.expected:.3g}" if plan and plan.speed else ""
             row = f"{entry.name:<{width}}  {size(entry.size):>9}  {shape:<20}  {fit:<14}  {speed:>6}"

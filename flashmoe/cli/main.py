@@ -7,6 +7,7 @@ command is a model, and opens the app; a command wins over a model of the same n
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
 import os
 import sys
@@ -113,6 +114,14 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Writes the bytes that a file's name is made of where they aren't text; "?" for what the locale can't write."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    char = error.object[error.start]
+    return (bytes([ord(char) - 0xDC00]) if "\udc80" <= char <= "\udcff" else "?"), error.start + 1
+
+
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     yield parser
     for action in parser._actions:
@@ -165,10 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Turns every failure into one sentence on stderr and an exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _open_closed_streams()
+    codecs.register_error("flashmoe", _as_bytes)
     for stream in (sys.stdout, sys.stderr):
         # A C locale or a model's lone surrogate must not end in a UnicodeEncodeError.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="flashmoe")
     try:
         code = dispatch(arguments)
         sys.stdout.flush()

@@ -32,7 +32,7 @@ class Finding(Struct, frozen=True):
 
 def judge(facts: dict[str, Any]) -> list[Finding]:
     """The findings, the worst first."""
-    found = [*_engine(facts), *_folders(facts), *_memory(facts), *_disk(facts), *_terminal(facts)]
+    found = [*_engine(facts), *_folders(facts), *_memory(facts), *_disk(facts), *_models(facts), *_terminal(facts)]
     return sorted(found, key=lambda finding: finding.level != "problem")
 
 
@@ -61,6 +61,13 @@ def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
         )
     if not facts["guide"]:
         yield Finding("problem", f"The demo model is missing ({paths.display(paths.guide_model())}): install again.")
+
+
+def _models(facts: dict[str, Any]) -> Iterator[Finding]:
+    broken = facts["models"]["problems"]
+    if broken:
+        which = "One model here can't be loaded" if len(broken) == 1 else f"{len(broken)} models here can't be loaded"
+        yield Finding("warning", f"{which}: {broken[0]['problem']} flashmoe-tui ls lists all models.")
 
 
 def _folders(facts: dict[str, Any]) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ class Report(Struct, frozen=True):
     history: dict[str, Any]
     terminal: dict[str, Any]
     environment: dict[str, str]
+    models: dict[str, Any]
     guide: bool
     findings: tuple[Finding, ...] = ()
 
@@ -45,6 +46,7 @@ def examine(*, probe: bool = True) -> Report:
         "history": software.history(),
         "terminal": software.terminal(),
         "environment": software.environment(),
+        "models": software.models(),
         "guide": paths.guide_model().exists(),
     }
     return Report(**facts, findings=tuple(judge(facts)))

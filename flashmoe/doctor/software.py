@@ -83,6 +83,19 @@ def writable(path: Path) -> bool:
     return here.is_dir() and not read_only and os.access(here, os.W_OK | os.X_OK)
 
 
+def models() -> dict[str, Any]:
+    """How many models are here, and which of them can't be loaded."""
+    from flashmoe.failures import told
+    from flashmoe.hub.library import Library
+
+    try:
+        entries = Library().scan()
+    except Exception as error:  # the report must say so, not end
+        return {"count": None, "problems": [{"name": "", "problem": told(error)}]}
+    broken = [{"name": entry.name, "problem": entry.problem} for entry in entries if entry.problem]
+    return {"count": len(entries), "problems": broken}
+
+
 def configuration() -> dict[str, Any]:
     """The configuration file, and what is wrong in it or in the presets."""
     from flashmoe.config.load import load_config

@@ -12,7 +12,8 @@ from msgspec import Struct, structs
 
 from backends.gguf.file import GgufFile, read_gguf
 from backends.interface import EngineError
-from flashmoe.hub.names import readable
+from flashmoe.failures import keep, told
+from flashmoe.hub.names import readable, show
 from flashmoe.hub.roles import ROLE_WORDS, role_of_header
 from flashmoe.paths import cache_dir
 
@@ -90,7 +91,8 @@ class FactsCache:
         except EngineError as error:
             facts = ModelFacts(problem=readable(error.message))
         except Exception as error:  # whatever a file holds: it is named, and the others are listed
-            facts = ModelFacts(problem=f"Its header can't be understood ({type(error).__name__}).")
+            keep(error)
+            return ModelFacts(problem=f"{show(files[0].name)} can't be read: {told(error)}")
         with self._lock:
             self._load()[key] = _Remembered(stamp, facts)
             self._dirty = True
@@ -101,8 +103,8 @@ class FactsCache:
         with self._lock:
             if not self._dirty or self._known is None:
                 return
-            keep = {k: v for k, v in self._known.items() if Path(k).exists()}
-            data = msgspec.json.encode(keep)
+            known = {k: v for k, v in self._known.items() if Path(k).exists()}
+            data = msgspec.json.encode(known)
             self._dirty = False
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         with contextlib.suppress(OSError):

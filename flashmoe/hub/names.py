@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from backends.gguf.names import quant_label
 from flashmoe.hub.errors import HubError
-from flashmoe.text_safety import visible
+from flashmoe.text_safety import visible_exact
 
 SPLIT = re.compile(r"^(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 _REPO = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$")
@@ -27,7 +27,7 @@ def readable(name: str) -> str:
 
 def show(text: str, limit: int = 200) -> str:
     """Text from outside, fit for one line of a terminal."""
-    safe = visible(readable(text)).replace("\n", "␊").replace("\t", " ")
+    safe = visible_exact(text).replace("\n", "␊").replace("\t", " ")
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 

@@ -59,6 +59,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     @property
     def problem(self) -> str:
         """Why it can't be loaded: a sentence; empty where it can."""
+        if readable(self.path.name) != self.path.name:
+            return f"The name of {show(self.path.name)} isn't UTF-8; rename it to load it."
         if self.missing:
             some = ", ".join(show(m, 60) for m in self.missing[:2]) + (", …" if len(self.missing) > 2 else "")
             total = len(self.files) + len(self.missing)
@@ -155,7 +157,7 @@ def entry_of(source: Source, files: list[Path], repo: str) -> Entry:
             size += info.st_size
             modified = max(modified, info.st_mtime)
     return Entry(
-        name=display_name(first.name), path=first, files=tuple(files), missing=tuple(missing), source=source.kind,
+        name=show(display_name(first.name)), path=first, files=tuple(files), missing=tuple(missing), source=source.kind,
         root=source.root, repo=repo, quant=quant_of(f"{first.parent.name}/{first.name}"), size=size, modified=modified,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from backends.planner.machine import Machine as Machine
 from backends.planner.plan import Plan as Plan
 from backends.planner.plan import PlanRequest
 from flashmoe import paths
+from flashmoe.failures import keep, told
 from flashmoe.hub.catalogue import CatalogueModel, CatalogueQuant
 from flashmoe.hub.facts import FactsCache, ModelFacts
 from flashmoe.hub.library import Library
@@ -96,7 +97,7 @@ def sort_rows(rows: Iterable[Row], by: str) -> list[Row]:
 
 def local_rows(library: Library, here: Machine, cache: FactsCache | None = None) -> list[Row]:
     """Every model of the library, and the guide that comes with the project."""
-    rows = [_safe_row(entry, here) for entry in library.scan()]
+    rows = [_local(entry, here) for entry in library.scan()]
     guide = paths.guide_model()
     if guide.is_file():
         facts = (cache or library.cache).get([guide])
@@ -117,20 +118,22 @@ def local_rows(library: Library, here: Machine, cache: FactsCache | None = None)
     return rows
 
 
-def _safe_row(entry: Entry, here: Machine) -> Row:
-    """One item that can't be planned must not hide the others."""
+def entry_plan(entry: Entry, here: Machine) -> tuple[Entry, Plan | None]:
+    """A model of the library and its plan; None where it can't be loaded, and the entry then says why. Never raises:
+    one model that nobody foresaw must not hide the others."""
+    if entry.problem:
+        return entry, None
     try:
-        return _local(entry, here)
+        return entry, plan_facts(entry.facts, here)
     except Exception as error:
-        problem = f"Its figures make no sense ({type(error).__name__})."
-        broken = structs.replace(entry, facts=ModelFacts(problem=problem))
-        return _local(broken, here)
+        keep(error)
+        return structs.replace(entry, facts=ModelFacts(problem=f"{entry.name} can't be planned: {told(error)}")), None
 
 
 def _local(entry: Entry, here: Machine) -> Row:
     fit, tok_s = "incomplete" if entry.missing else "unsupported", None
-    if not entry.problem:
-        plan = plan_facts(entry.facts, here)
+    entry, plan = entry_plan(entry, here)
+    if plan is not None:
         fit, tok_s = plan.verdict, plan.speed.expected if plan.speed else None
     return Row(
         section="here",

@@ -15,6 +15,7 @@ from markdown_it.token import Token
 from markdown_it.tree import SyntaxTreeNode
 from textual.content import Content, Span
 
+from flashmoe.text_safety import visible_exact
 from tui.widgets.transcript.markdown_table import table_lines
 
 BULLETS = ("• ", "▪ ", "‣ ", "⭑ ", "◦ ")
@@ -120,7 +121,7 @@ class Layout:
 
     def _code(self, node: SyntaxTreeNode, width: int) -> list[Content]:
         language = node.info.split()[0] if node.info.strip() else ""
-        code = node.content.rstrip().split("\n")
+        code = visible_exact(node.content).rstrip().split("\n")
         step = STEP if self._growing else len(code)
         lines: list[Content] = []
         for start in range(0, len(code), step):
@@ -178,7 +179,7 @@ def inline(node: SyntaxTreeNode) -> Content:
             elif child.type == "hardbreak":
                 add("\n")
             elif child.type == "code_inline":
-                add(child.content)
+                add(visible_exact(child.content))
                 spans.append(Span(start, at, ".code_inline"))
             elif child.children:
                 walk(child.children)

@@ -104,7 +104,7 @@ class AnswerView(MessageView):
         self._open = False
         self._thinking_since: float | None = None
         self._thinking_shown = ""
-        self._stream = SafeStream()
+        self._stream, self._thoughts = SafeStream(), SafeStream()
         self._shown = ""
 
     def compose(self) -> ComposeResult:
@@ -135,7 +135,7 @@ class AnswerView(MessageView):
             if kind == "thinking":
                 if self._thinking_since is None:
                     self._thinking_since = time.monotonic()
-                self._thinking_shown += visible(text)
+                self._thinking_shown += self._thoughts.feed(text)
             else:
                 answer.append(self._stream.feed(text))
         if any(kind == "thinking" for kind, _ in parts):
