@@ -76,7 +76,7 @@ def _print_path(path: Path) -> None:
 def as_row(entry: Entry) -> dict[str, object]:
     """An entry for ``--json``."""
     return {
-        "name": entry.name, "path": readable(str(entry.path)), "reference": entry.reference, "repo": entry.repo or None,
+        "name": entry.name, "path": str(entry.path), "reference": entry.reference, "repo": entry.repo or None,
         "quant": entry.quant or None, "size": entry.size, "parts": len(entry.files) + len(entry.missing),
         "missing": entry.missing, "source": entry.source, "modified": entry.modified, "problem": entry.problem or None,
         "facts": None if entry.missing else entry.facts,
