@@ -39,4 +39,6 @@ def keep(failure: BaseException) -> Path | None:
 def kept(failure: BaseException) -> str:
     """`keep`, as a sentence on where to find it."""
     path = keep(failure)
-    return f"Details for a bug report are in {paths.display(path)}." if path else "Run it again with FLASHMOE_DEBUG=1 to see where."
+    if path is None:
+        return "Run it again with FLASHMOE_DEBUG=1 to see where."
+    return f"Details for a bug report are in {paths.display(path)}."
