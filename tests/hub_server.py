@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import hashlib
 import hmac
 import json
@@ -54,10 +55,35 @@ class Faults:
     """A signed URL dies after this many requests; 0: never."""
     rate: float = 0.0
     """Bytes a second in all; 0: unlimited."""
+    drop_n: int = 0
+    """So many of the next bodies are cut; likewise the three below."""
+    stall_n: int = 0
+    garbage_n: int = 0
+    ignore_range_n: int = 0
     etag_salt: str = ""
     """Changes every ETag (and the commit), as a new upload would."""
     ignore_range: bool = False
+    html: list[str] = field(default_factory=list)
+    """Kinds of request (api, resolve, cdn), each answered once for each time it is named, by a login page."""
+    gzip: int = 0
+    """So many bodies are sent compressed, though nobody asked for it."""
+    wrong_length: int = 0
+    """So many bytes more than the hub says the CDN claims for each file."""
+    trickle: float = 0.0
+    """Bytes a second of each connection for a file's bytes; 0: as fast as the line."""
+    trickle_n: int = -1
+    """Only so many connections are that slow; -1: all."""
+    no_hash: bool = False
+    """Neither listings nor ETags tell a hash."""
+    git: bool = False
+    """Files aren't kept by LFS: only git's hash of them is known."""
+    endless: bool = False
+    """Listings never end."""
     xet: bool = False
+    xet_only: bool = False
+    """The plain address refuses."""
+    xet_cas: str = ""
+    """The storage's address, told with the token."""
     seed: int = 1
 
 
@@ -90,6 +116,10 @@ class HubServer:
         self.private = private or set()
         self.tokens = tokens or set()
         self.page_size = page_size
+        self.branches: dict[str, Path] = {}
+        """By name: another root with the same repositories as they are on that branch."""
+        self.xet_hashes: dict[str, str] = {}
+        """By sha256: what the storage calls the file."""
         self.raw_api: bytes | None = None
         """Answers every listing with these bytes."""
         self.stats = Stats()
@@ -121,12 +151,20 @@ class HubServer:
     def repos(self) -> list[str]:
         return sorted(f"{p.parent.name}/{p.name}" for p in self.root.glob("*/*") if p.is_dir())
 
-    def files(self, repo: str) -> list[Path]:
-        base = self.root / repo
+    def files(self, repo: str, root: Path | None = None) -> list[Path]:
+        base = (root or self.root) / repo
         return sorted(p for p in base.rglob("*") if p.is_file())
 
-    def commit(self, repo: str) -> str:
-        names = [f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in self.files(repo)]
+    def root_of(self, repo: str, revision: str | None) -> Path | None:
+        """Where a branch or a commit has its files; None where there is none."""
+        if revision in (None, "main"):
+            return self.root
+        if revision in self.branches:
+            return self.branches[str(revision)]
+        return next((r for r in (self.root, *self.branches.values()) if self.commit(repo, r) == revision), None)
+
+    def commit(self, repo: str, root: Path | None = None) -> str:
+        names = [f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in self.files(repo, root)]
         return hashlib.sha1((repo + self.faults.etag_salt + "".join(names)).encode()).hexdigest()
 
     def sha256(self, path: Path) -> str:
@@ -145,6 +183,8 @@ class HubServer:
         return known
 
     def is_lfs(self, path: Path) -> bool:
+        if self.faults.git:
+            return False
         return path.suffix.lower() == ".gguf" or path.stat().st_size > LFS_THRESHOLD
 
     def etag(self, path: Path) -> str:
@@ -178,6 +218,30 @@ class HubServer:
             wait = self._next_send - now
         if wait > 0:
             time.sleep(wait)
+
+    def place_of(self, repo: str, name: str) -> Path:
+        """A file of the main branch, else of whichever branch has it."""
+        found = [root / repo / name for root in (self.root, *self.branches.values())]
+        return next((path for path in found if path.is_file()), found[0])
+
+    def login_page(self, kind: str) -> bool:
+        with self.lock:
+            if kind not in self.faults.html:
+                return False
+            self.faults.html.remove(kind)
+            return True
+
+    def expire_all(self) -> None:
+        """Every signed address is refused from now on; new ones are good."""
+        self.secret = hashlib.sha256(self.secret).digest()
+
+    def takes(self, name: str) -> bool:
+        """Uses up one of a counted fault."""
+        with self.lock:
+            left = getattr(self.faults, name)
+            if left > 0:
+                setattr(self.faults, name, left - 1)
+            return bool(left)
 
     def planned_status(self, kind: str) -> int | None:
         with self.lock:
@@ -250,7 +314,12 @@ class _Handler(BaseHTTPRequestHandler):
         size = path.stat().st_size
         start, end = 0, size
         asked = self.headers.get("Range")
-        if asked and not self.state.faults.ignore_range:
+        claimed = size + self.state.faults.wrong_length
+        if self.command == "GET" and self.state.takes("gzip"):
+            self.send_gzip(path, headers)
+            return
+        slow = self.state.faults.trickle if self.command == "GET" and self.state.takes("trickle_n") else 0.0
+        if asked and not self.state.faults.ignore_range and not self.state.takes("ignore_range_n"):
             match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.strip())
             if not match or int(match[1]) >= size or (match[2] and int(match[2]) < int(match[1])):
                 self.answer(416, b"", {**headers, "Content-Range": f"bytes */{size}"})
@@ -258,7 +327,7 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(match[1])
             end = min(int(match[2]) + 1, size) if match[2] else size
             status = 206
-            headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{size}"}
+            headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{claimed}"}
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(end - start), "Accept-Ranges": "bytes"}.items():
             self.send_header(name, value)
@@ -266,21 +335,22 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         faults, state = self.state.faults, self.state
+        drop, stall, garbage = (state.takes(f"{name}_n") for name in ("drop", "stall", "garbage"))
         with state.lock:
-            drop_at = (
-                start + state.random.randrange(max(1, end - start)) if state.random.random() < faults.drop else None
-            )
-            stall_at = (
-                start + state.random.randrange(max(1, end - start)) if state.random.random() < faults.stall else None
-            )
-            garbage = state.random.random() < faults.garbage
+            drop = drop or state.random.random() < faults.drop
+            drop_at = start + state.random.randrange(max(1, end - start)) if drop else None
+            stall = stall or state.random.random() < faults.stall
+            stall_at = start + state.random.randrange(max(1, end - start)) if stall else None
+            garbage = garbage or state.random.random() < faults.garbage
         with path.open("rb") as file:
             file.seek(start)
             at = start
             while at < end:
-                data = file.read(min(CHUNK, end - at))
+                data = file.read(min(CHUNK if not slow else max(1, int(slow / 20)), end - at))
                 if not data:
                     break
+                if slow:
+                    time.sleep(len(data) / slow)
                 if garbage:
                     data = random.randbytes(len(data))
                 if drop_at is not None and at + len(data) > drop_at:
@@ -296,6 +366,14 @@ class _Handler(BaseHTTPRequestHandler):
                 if stall_at is not None and at >= stall_at:
                     stall_at = None
                     time.sleep(faults.stall_s)
+
+    def send_gzip(self, path: Path, headers: dict[str, str]) -> None:
+        body = gzip.compress(path.read_bytes()[:1000])
+        self.answer(200, body, {**headers, "Content-Encoding": "gzip"})
+
+    def send_login_page(self) -> None:
+        page = b"<!DOCTYPE html><html><title>Welcome to our network</title><form>Room number</form></html>"
+        self.answer(200, page, {"Content-Type": "text/html; charset=utf-8"})
 
     def drop_connection(self) -> None:
         self.close_connection = True
@@ -357,11 +435,17 @@ class _HubHandler(_Handler):
         planned = self.state.planned_status(kind)
         if planned:
             self.fail(planned, message=f"planned {planned}")
+        elif self.state.login_page(kind):
+            self.send_login_page()
+        elif kind == "api" and self.state.faults.endless:
+            self.send_endless()
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/xet-read-token/.+", path):
+            self.xet_token(match[1])
         elif kind == "api" and self.state.raw_api is not None:
             self.answer(200, self.state.raw_api, {"Content-Type": "application/json"})
         elif path == "/api/models":
             self.search(query)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self.info(match[1], match[2])
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
             self.tree(match[1], match[3] or "", query)
@@ -372,22 +456,46 @@ class _HubHandler(_Handler):
         else:
             self.fail(404)
 
-    def card(self, repo: str, *, blobs: bool) -> dict[str, object]:
+    def send_endless(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(1 << 14):
+                self.wfile.write(b"[" + b'"x",' * 16384)
+
+    def xet_token(self, repo: str) -> None:
+        if not self.known(repo) or self.token_problem(repo, files=True):
+            return
+        expires = str(int(time.time()) + 3600)
+        headers = {
+            "X-Xet-Cas-Url": self.state.faults.xet_cas,
+            "X-Xet-Access-Token": "storage-only",
+            "X-Xet-Token-Expiration": expires,
+        }
+        self.json({"casUrl": self.state.faults.xet_cas, "accessToken": "storage-only", "exp": int(expires)}, headers)
+
+    def card(self, repo: str, *, blobs: bool, root: Path | None = None) -> dict[str, object]:
         state = self.state
         siblings: list[dict[str, object]] = []
-        for path in state.files(repo):
-            name = path.relative_to(state.root / repo).as_posix()
+        for path in state.files(repo, root):
+            name = path.relative_to((root or state.root) / repo).as_posix()
             entry: dict[str, object] = {"rfilename": name}
             if blobs:
                 size = path.stat().st_size
-                entry |= {"size": size, "blobId": hashlib.sha1(name.encode()).hexdigest()}
-                if state.is_lfs(path):
+                entry |= {"size": size}
+                if not state.faults.no_hash:
+                    git = not state.is_lfs(path)
+                    entry["blobId"] = state.etag(path) if git else hashlib.sha1(name.encode()).hexdigest()
+                if state.is_lfs(path) and not state.faults.no_hash:
                     entry["lfs"] = {"size": size, "sha256": state.etag(path), "pointerSize": 134}
             siblings.append(entry)
         newest = max((p.stat().st_mtime for p in state.files(repo)), default=0.0)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(newest))
         return {
-            "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": state.commit(repo),
+            "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": state.commit(repo, root),
             "private": repo in state.private, "gated": "manual" if repo in state.gated else False, "disabled": False,
             "downloads": len(repo) * 1000, "likes": len(repo), "trendingScore": len(repo), "tags": ["gguf"],
             "lastModified": stamp, "createdAt": stamp, "siblings": siblings,
@@ -419,7 +527,7 @@ class _HubHandler(_Handler):
         return True
 
     def revision_ok(self, repo: str, revision: str | None) -> bool:
-        if revision in (None, "main", self.state.commit(repo)):
+        if self.state.root_of(repo, revision) is not None:
             return True
         self.fail(404, "RevisionNotFound", "Invalid rev id")
         return False
@@ -427,7 +535,7 @@ class _HubHandler(_Handler):
     def info(self, repo: str, revision: str | None) -> None:
         if not self.known(repo) or self.token_problem(repo, files=False) or not self.revision_ok(repo, revision):
             return
-        self.json(self.card(repo, blobs="blobs=" in self.path))
+        self.json(self.card(repo, blobs="blobs=" in self.path, root=self.state.root_of(repo, revision)))
 
     def tree(self, repo: str, under: str, query: dict[str, list[str]]) -> None:
         if not self.known(repo) or self.token_problem(repo, files=False):
@@ -453,11 +561,15 @@ class _HubHandler(_Handler):
         state = self.state
         if not self.known(repo) or self.token_problem(repo, files=True) or not self.revision_ok(repo, revision):
             return
-        path = state.root / repo / name
+        root = state.root_of(repo, revision) or state.root
+        path = root / repo / name
         if ".." in name or not path.is_file():
             self.fail(404, "EntryNotFound", "Entry not found")
             return
-        headers = {"X-Repo-Commit": state.commit(repo)}
+        headers = {"X-Repo-Commit": state.commit(repo, root)}
+        if state.faults.no_hash:
+            self.send_file(path, headers)
+            return
         if not state.is_lfs(path):
             self.send_file(path, {**headers, "ETag": f'"{state.etag(path)}"'})
             return
@@ -468,7 +580,7 @@ class _HubHandler(_Handler):
             "Location": state.sign(repo, name),
         }
         if state.faults.xet:
-            headers["X-Xet-Hash"] = state.sha256(path)
+            headers["X-Xet-Hash"] = state.xet_hashes.get(state.sha256(path), state.sha256(path))
             headers["Link"] = f'<{state.endpoint}/api/models/{repo}/xet-read-token/x>; rel="xet-auth"'
         self.answer(302, b"Found. Redirecting", headers)
 
@@ -494,12 +606,16 @@ class _CdnHandler(_Handler):
         planned = state.planned_status("cdn")
         if planned:
             self.fail(planned, message=f"planned {planned}")
+        elif state.login_page("cdn"):
+            self.send_login_page()
+        elif state.faults.xet_only:
+            self.answer(403, b"<Error><Code>StoredByXet</Code></Error>", {"Content-Type": "application/xml"})
         elif query.get("Signature") != expected or float(query["Expires"]) < time.time() or worn_out:
             with state.lock:
                 state.stats.requests["expired"] += 1
             self.answer(403, b"<Error><Code>AccessDenied</Code></Error>", {"Content-Type": "application/xml"})
         else:
-            self.send_file(state.root / repo / name, {"ETag": f'"{hashlib.md5(name.encode()).hexdigest()}"'})
+            self.send_file(state.place_of(repo, name), {"ETag": f'"{hashlib.md5(name.encode()).hexdigest()}"'})
 
     do_HEAD = do_GET
 

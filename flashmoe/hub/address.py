@@ -93,7 +93,9 @@ def _pieces(text: str, rest: str, host: str, *, is_url: bool) -> Reference:
         revision, more = "/".join([revision, *more[:2]]), more[2:]
     folder = "/".join(more)
     if more and more[0] in _PAGES and (is_url or len(more) > 1):
-        page, revision = more[0], more[1] if len(more) > 1 else revision
+        page = more[0]
+        if page != "discussions" and len(more) > 1:
+            revision = more[1]
         folder = "/".join(more[2:]) if page in ("tree", "blob", "resolve", "raw") else ""
         if page in ("blob", "resolve", "raw") and folder and not folder.lower().endswith(".gguf"):
             raise _bad(text, f"{show(folder, 60)} isn't a .gguf file")

@@ -203,11 +203,10 @@ class HubClient:
             )
         if urlsplit(meta.location).scheme not in ("http", "https"):
             raise HubError("bad_answer", f"{host_of(self.endpoint)} sent {name} to an address that isn't a web address")
-        if meta.size is None or (not meta.etag and not meta.commit_hash):
-            where = host_of(meta.location)
-            if where != host_of(self.endpoint):
-                raise web_page(where, name)
-            raise HubError("bad_answer", f"{where} didn't say how large {name} is", "try again later")
+        if not meta.etag and not meta.commit_hash:  # the hub always tells one of them
+            raise web_page(host_of(meta.location), name.rpartition("/")[2])
+        if meta.size is None:
+            raise HubError("bad_answer", f"{host_of(meta.location)} didn't say how large {name} is", "try again later")
         data, xet = meta.xet_file_data, None
         if data is not None and self._is_ours(data.refresh_route):
             xet = XetPlace(data.file_hash, data.refresh_route)

@@ -14,7 +14,7 @@ from flashmoe.hub.names import show
 
 LOGIN_PAGE = "https://huggingface.co"
 """Where an account lives, whichever mirror is asked: a mirror has no page to log in or to accept terms."""
-_NOT_YET_VALID, _EXPIRED, _WRONG_HOST = 9, 10, 62
+_NOT_YET_VALID, _EXPIRED, _WRONG_HOST = 9, 10, (62, 64)
 
 
 def explain(error: Exception, what: str, endpoint: str, *, has_token: bool, url: str = "") -> HubError:
@@ -200,7 +200,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: str) -> HubError:
             "network", f"The certificate of {host} {when}: this machine's clock says {today}",
             "set the clock if that is wrong; if it is right, the server's certificate is to blame",
         )  # fmt: skip
-    if code == _WRONG_HOST:
+    if code in _WRONG_HOST:
         return HubError(
             "network", f"The certificate that answers for {host} belongs to another host",
             "check HF_ENDPOINT; a network that wants you to log in first does that too",

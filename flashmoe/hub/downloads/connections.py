@@ -152,9 +152,9 @@ class Connections:
             except HubError as error:
                 if error.code == "expired":
                     self._addresses.refused(f, where)
-                elif error.code == "bad_answer" and where.xet is not None and self._xet is None:
+                if where.xet is not None and self._xet is None and (f.refused > 1 or error.code == "bad_answer"):
                     hint = "it is stored by xet: install hf_xet to fetch it that way"
-                    raise HubError("bad_answer", error.what, hint) from None
+                    raise HubError("bad_answer", error.gist, hint) from None
                 raise
             if kind == "whole" and not f.whole and (first > 0 or end < part.n_blocks):
                 with self._owner.cond:  # from its start, in one connection, as soon as the others have noticed
