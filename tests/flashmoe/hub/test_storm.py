@@ -115,9 +115,8 @@ def storm(tmp_path: Path, downloads: int, each: int, size: int, seed: int) -> No
             sent, total, n_faults = sent + place.hub.stats.body_bytes, total + place.total, n_faults + each
         for file in (*place.files, *(p for p in place.models.rglob("*") if p.is_file())):
             file.unlink(missing_ok=True)
-    print(
-        f"{downloads} downloads, {downloads * each} faults: {outcomes}; sent {sent / total:.4f} x of {total >> 20} MiB"
-    )
+    ratio = f"sent {sent / total:.4f} x of {total >> 20} MiB"
+    print(f"{downloads} downloads, {downloads * each} faults: {outcomes}; {ratio}")
     assert sent <= 1.05 * total + (n_faults * LOST_PER_FAULT if size < 40 * MIB else 0), ratio
 
 
