@@ -232,6 +232,7 @@ class FlashmoeApp(SparingApp, KeyOrder):
             n_ctx=auto_to_none(backend.ctx),
             n_threads=auto_to_none(backend.threads),
             n_gpu_layers=auto_to_none(backend.gpu_layers),
+            kv_type=backend.kv_type,
         )
 
     async def choose_model(self, *, downloads: bool = False) -> None:

@@ -23,6 +23,9 @@ EXPERT_WEIGHT = re.compile(r"^blk\.(\d+)\.ffn_(up|down|gate|gate_up)_(?:ch|)exps
 LEAST_TABLE_BYTES = 32 << 20
 """Smaller tables aren't worth reading by row."""
 _TABLES = ("token_embd.weight", "per_layer_token_embd.weight")
+_NOT_COMPUTED = {9, 15, 24, 25, 26, 27, 28}
+"""Types that ggml knows, but multiplies nothing with (Q8_1, Q8_K, whole numbers, F64): it would jump to nowhere. Tables
+of numbers (tid2eid) are looked up."""
 _BLOCK = re.compile(r"^blk\.(\d{1,4})\.")
 _UNMERGED = re.compile(r"^blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight$")
 
@@ -415,6 +418,9 @@ def _problems(arch: str, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         found.append(f"This version of llama.cpp doesn't know the architecture {clean_text(arch, 40)!a}.")
     elif arch in NOT_CHAT_MODELS:
         found.append(f"A model of the architecture {arch} doesn't generate text; you can't chat with it.")
+    odd = next((t for t in tensors if len(t.dims) > 1 and t.type in _NOT_COMPUTED and "tid2eid" not in t.name), None)
+    if odd is not None:
+        found.append(f"Its tensor {odd.name!a} has the type {odd.type_name}, which nothing here computes with.")
     if any(_UNMERGED.match(t.name) for t in tensors):
         found.append("Its experts are stored as separate tensors (a file from before April 2024); get a newer upload.")
     return tuple(found)

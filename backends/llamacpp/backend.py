@@ -62,5 +62,6 @@ class MmapBackend:
             expert_map=experts.snapshot,
             disk_probe=lambda: disk_bytes_per_second(gguf),
             check_files=files.check,
+            fingerprint=files.fingerprint,
         )
         return LlamaModel(weights, request, parts, base)

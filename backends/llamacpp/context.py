@@ -21,6 +21,8 @@ from backends.llamacpp.lazy_zeros import lazy_zeros
 from backends.llamacpp.loading import Weights
 from backends.planner.kv import allocated_cells
 
+_TYPES = {"f16": 1, "q8_0": 8}
+"""ggml's numbers of the types that keys and values may have."""
 _PARTIAL = 1
 """llama.cpp's LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY."""
 
@@ -139,6 +141,7 @@ class LlamaContext:
         embeddings: bool = False,
         own_caches: bool = False,
         op_offload: bool = True,
+        kv_type: str = "f16",
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """Allocates KV cache and compute buffers: `n_ctx` tokens shared by at most `n_seqs` sequences, batches of up to
@@ -166,6 +169,7 @@ class LlamaContext:
         params.n_threads = params.n_threads_batch = n_threads
         params.swa_full, params.no_perf, params.embeddings = swa_full, True, embeddings
         params.op_offload = op_offload
+        params.type_k = params.type_v = _TYPES[kv_type]
         params.abort_callback = C.cast(self.abort.callback, L.ggml_abort_callback)
         params.abort_callback_data = self.abort.data
         if hook is not None:

@@ -31,7 +31,7 @@ from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.parts import Parts
 from backends.llamacpp.scheduler import Scheduler
-from backends.llamacpp.state import restore_session, save_session
+from backends.llamacpp.state import model_identity, restore_session, save_session
 from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
 from backends.llamacpp.thinking import PlainParser, ThinkingParser, can_think, parser_for
 from backends.llamacpp.vocab import Vocab
@@ -78,6 +78,7 @@ class LlamaModel:
                 embeddings=request.embeddings,
                 own_caches=own_caches,
                 op_offload=parts.op_offload,
+                kv_type=request.kv_type,
                 check=parts.check_files,
             )
         except BaseException:
@@ -120,6 +121,7 @@ class LlamaModel:
                 lossy=weights.lossy,
             )
         )
+        self._identity = model_identity(self.info, parts.fingerprint)
         self._closed = False
         self._close_lock = threading.Lock()
 
@@ -269,11 +271,11 @@ class LlamaModel:
     def save_state(self, session: str, path: str) -> int:
         """Writes a session's tokens and KV cache to a file; returns its bytes, 0 where the session holds nothing."""
         sequence = self._scheduler.book.of_session(session)
-        return save_session(self.context, self.info, sequence, Path(path))
+        return save_session(self.context, self._identity, sequence, Path(path))
 
     def restore_state(self, session: str, path: str) -> int:
         """Restores a session; returns its tokens, 0 where the file doesn't fit this model or there is no room."""
-        return restore_session(self.context, self.info, self._scheduler.book, session, Path(path))
+        return restore_session(self.context, self._identity, self._scheduler.book, session, Path(path))
 
     def close(self) -> None:
         """Frees everything; a second call does nothing."""

@@ -47,5 +47,7 @@ class Parts:
     before_bench: Callable[[], None] = field(default=lambda: None)
     check_files: Callable[[], None] = field(default=lambda: None)
     """Raises `EngineError` ``io_error`` where the model's files are no longer what was loaded."""
+    fingerprint: str = ""
+    """What tells the model's files from others; a saved state belongs to it."""
     op_offload: bool = True
     """Whether a GPU may take products of host weights for long batches."""

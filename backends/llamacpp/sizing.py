@@ -9,7 +9,7 @@ from backends.gguf.types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import lazy_zeros
 from backends.llamacpp.loading import choose_gpu_layers
-from backends.planner.kv import CONTEXT_RESERVE_BYTES, allocated_cells, kv_bytes
+from backends.planner.kv import CONTEXT_RESERVE_BYTES, KV_TYPES, allocated_cells, kv_bytes, kv_type_obstacle
 from backends.system import procfs
 
 DEFAULT_CTX = 8192
@@ -26,7 +26,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
 
     Raises `EngineError` ``context_too_large`` where what was asked for can't be allocated, with the largest that can.
     """
-    cache = kv_bytes(gguf, MIN_CTX, n_seqs=request.n_seq_max)
+    cache = kv_bytes(gguf, MIN_CTX, n_seqs=request.n_seq_max, type_bytes=KV_TYPES[request.kv_type])
     per_token = max(1, cache.per_token)
     available = procfs.available_memory()
     fits = None
@@ -62,7 +62,7 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
 def allocated_kv_bytes(request: LoadRequest, gguf: GgufFile, info: ModelInfo) -> int:
     """Bytes of KV cache and recurrent state that llama.cpp allocates for a load with the decisions `info`."""
     cells = allocated_cells(info.n_ctx, info.n_seq_max, own_caches=request.own_caches)
-    return kv_bytes(gguf, cells, n_seqs=info.n_seq_max).total
+    return kv_bytes(gguf, cells, n_seqs=info.n_seq_max, type_bytes=KV_TYPES[request.kv_type]).total
 
 
 def check_request(request: LoadRequest, gguf: GgufFile) -> None:
@@ -73,6 +73,11 @@ def check_request(request: LoadRequest, gguf: GgufFile) -> None:
         raise EngineError("unknown_architecture", f"{name}: {gguf.problems[0]} {advice}")
     if gguf.problems:
         raise EngineError("unsupported", f"{name}: {gguf.problems[0]}")
+    obstacle = kv_type_obstacle(gguf, request.kv_type)
+    if obstacle is not None:
+        raise EngineError(
+            "bad_request", f"{name} can't have its KV cache in {request.kv_type}: {obstacle}", "take --kv-type f16."
+        )
     if not 1 <= request.n_seq_max <= MAX_SEQUENCES:
         raise EngineError(
             "bad_request", f"Between 1 and {MAX_SEQUENCES} sequences are possible, not {request.n_seq_max}."
@@ -125,5 +130,6 @@ def describe(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int) -> Mo
         file_bytes=gguf.file_bytes,
         expert_bytes=gguf.bytes.experts,
         dense_bytes=gguf.bytes.dense,
+        kv_type=request.kv_type,
         lossy=lossy_sentence(request, gguf),
     )

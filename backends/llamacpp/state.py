@@ -14,7 +14,7 @@ from backends.interface import EngineError, ModelInfo
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.sequences import KvBook, KvSequence
 
-FORMAT = 1
+FORMAT = 2
 
 
 class StateHeader(msgspec.Struct, kw_only=True):
@@ -28,9 +28,9 @@ class StateHeader(msgspec.Struct, kw_only=True):
     sha256: str
 
 
-def model_identity(info: ModelInfo) -> str:
-    """What must be equal for a state to fit: the file, its size, the architecture and the active experts."""
-    parts = [info.name, info.architecture, info.quant, info.file_bytes, info.n_layers, info.n_vocab, info.n_expert_used]
+def model_identity(info: ModelInfo, fingerprint: str) -> str:
+    """What must be equal for a state to fit: the files' content, the active experts and the cache's type."""
+    parts = [fingerprint, info.architecture, info.n_layers, info.n_vocab, info.n_expert_used, info.kv_type]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
@@ -43,7 +43,7 @@ def _header_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def save_session(context: LlamaContext, info: ModelInfo, sequence: KvSequence | None, path: Path) -> int:
+def save_session(context: LlamaContext, identity: str, sequence: KvSequence | None, path: Path) -> int:
     """Writes a sequence; returns bytes written, 0 where it is empty. Raises `EngineError` ``io_error``."""
     if sequence is None or not sequence.tokens:
         return 0
@@ -54,7 +54,7 @@ def save_session(context: LlamaContext, info: ModelInfo, sequence: KvSequence | 
             raise OSError("llama.cpp could not write it")
         header = StateHeader(
             format=FORMAT,
-            model=model_identity(info),
+            model=identity,
             n_tokens=len(sequence.tokens),
             size=part.stat().st_size,
             sha256=_digest(part),
@@ -70,13 +70,13 @@ def save_session(context: LlamaContext, info: ModelInfo, sequence: KvSequence | 
         ) from error
 
 
-def restore_session(context: LlamaContext, info: ModelInfo, book: KvBook, session: str, path: Path) -> int:
+def restore_session(context: LlamaContext, identity: str, book: KvBook, session: str, path: Path) -> int:
     """Puts a saved sequence back as `session`'s; returns its tokens, 0 where it doesn't fit."""
     try:
         header = msgspec.json.decode(_header_path(path).read_bytes(), type=StateHeader)
         fits = (
             header.format == FORMAT
-            and header.model == model_identity(info)
+            and header.model == identity
             and 0 < header.n_tokens < context.n_ctx
             and path.stat().st_size == header.size
             and _digest(path) == header.sha256

@@ -26,6 +26,10 @@ _DENSE_FIRST = {"cohere2moe", "laguna", "smallthinker"}
 _WINDOW = {"llama4": 8192}
 CONTEXT_RESERVE_BYTES = 256 << 20
 """Left for compute buffers and the engine's process when a context is sized to memory."""
+KV_TYPES: dict[str, float] = {"f16": 2.0, "q8_0": 34 / 32}
+"""Bytes of a number in the cache, by `LoadRequest.kv_type`."""
+_BLOCK = 32
+"""Numbers that q8_0 keeps together."""
 CELLS = 256
 """The context is padded to a multiple of this."""
 
@@ -79,6 +83,21 @@ def kv_bytes(
         attention, per_token = _deepseek4(gguf, cells, n_seqs, type_bytes)
     state = _state_bytes(gguf) * sum(recurrent) + _ngram_bytes(gguf)
     return KvBytes(int(attention), state * max(1, n_seqs), int(per_token))
+
+
+def kv_type_obstacle(gguf: GgufFile, kv_type: str) -> str | None:
+    """Why a cache of this type can't be had for a model, as the end of a sentence; None where it can."""
+    if kv_type == "f16":
+        return None
+    if gguf.architecture == "grok":
+        return "llama.cpp computes it without flash attention, which a quantized cache needs"
+    names = ("key_length", "value_length", "key_length_swa", "value_length_swa", "indexer.key_length")
+    given = {number(gguf, f"attention.{name}", 0) for name in names} - {0}
+    heads = max(gguf.per_layer("attention.head_count", 0), default=0)
+    if not number(gguf, "attention.key_length", 0) and heads:
+        given.add(gguf.n_embd // heads)
+    odd = sorted(n for n in given if n % _BLOCK)
+    return f"its heads are {odd[0]} numbers wide, and {kv_type} keeps {_BLOCK} together" if odd else None
 
 
 def number(gguf: GgufFile, name: str, default: int) -> int:

@@ -12,8 +12,9 @@ from typing import Literal
 from msgspec import Struct
 
 from backends.gguf.file import EXPERT_WEIGHT, GgufFile
+from backends.interface import KvType
 from backends.planner.compute import compute_bytes
-from backends.planner.kv import CELLS, kv_bytes
+from backends.planner.kv import CELLS, KV_TYPES, KvBytes, kv_bytes, kv_type_obstacle
 from backends.planner.machine import Machine
 from backends.planner.speed import MeasuredRun, Speed, measured_speed, streaming_speed
 
@@ -49,6 +50,7 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
     """The limit on what experts may hold (``--ram``)."""
     n_gpu_layers: int | None = None
     n_expert_used: int | None = None
+    kv_type: KvType = "f16"
     to_download: int = 0
     """Bytes of the model that aren't on this machine yet."""
     download_bytes_s: float | None = None
@@ -141,7 +143,7 @@ def plan(
     request = request or PlanRequest()
     used = request.n_expert_used if gguf.n_experts else None
     n_ctx = context_size(gguf, machine, request)
-    kv = kv_bytes(gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch)
+    kv = _kv(gguf, n_ctx, request)
     compute = compute_bytes(gguf, n_ctx, request.n_ubatch).touched
     n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute)
     streams = _streams(gguf, request)
@@ -178,6 +180,13 @@ def plan(
     )  # fmt: skip
 
 
+def _kv(gguf: GgufFile, n_ctx: int, request: PlanRequest) -> KvBytes:
+    return kv_bytes(
+        gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch,
+        type_bytes=KV_TYPES[request.kv_type],
+    )  # fmt: skip
+
+
 def _streams(gguf: GgufFile, request: PlanRequest) -> bool:
     return bool(gguf.expert_layers) and request.backend != "mmap"
 
@@ -204,7 +213,7 @@ def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> i
     while low < high:
         middle = (low + high + 1) // 2
         tokens = middle * CELLS
-        needed = kv_bytes(gguf, tokens, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch).total
+        needed = _kv(gguf, tokens, request).total
         needed += compute_bytes(gguf, tokens, request.n_ubatch).touched
         low, high = (middle, high) if needed <= room else (low, middle - 1)
     return low * CELLS
@@ -233,6 +242,9 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     if gguf.problems:
         return "unsupported", gguf.problems[0]
+    obstacle = kv_type_obstacle(gguf, request.kv_type)
+    if obstacle is not None:
+        return "unsupported", f"Its KV cache can't be {request.kv_type}: {obstacle}."
     if machine.disk_free is not None and request.to_download + DISK_RESERVE_BYTES * bool(request.to_download) > (
         machine.disk_free
     ):

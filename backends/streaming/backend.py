@@ -141,6 +141,7 @@ class StreamBackend:
             disk_probe=lambda: disk_bytes_per_second(gguf),
             info=info,
             check_files=files.check,
+            fingerprint=files.fingerprint,
             # a GPU that takes long prompts reads experts by the tensors' own layout, which slots don't have
             op_offload=store.name != "pool",
         )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadRequest, ModelInfo
-from backends.planner.kv import kv_bytes
+from backends.planner.kv import KV_TYPES, kv_bytes
 from backends.planner.plan import advised_budget, working_set
 from backends.system import procfs
 
@@ -37,7 +37,7 @@ def memory_for_experts(gguf: GgufFile, context: ModelInfo) -> int:
     A sixteenth stays free, and a quarter of a GiB at least: this process, the kernel's own, and what else runs.
     """
     available = procfs.available_memory() or 0
-    kv = kv_bytes(gguf, context.n_ctx, n_seqs=context.n_seq_max).total
+    kv = kv_bytes(gguf, context.n_ctx, n_seqs=context.n_seq_max, type_bytes=KV_TYPES[context.kv_type]).total
     widest = max(gguf.n_vocab, 8 * gguf.n_embd, 3 * context.n_expert_used * gguf.n_ff_exp)
     compute = 5 * context.n_ubatch * widest  # float32 and a quarter
     return max(0, available - gguf.bytes.kept - kv - compute - max(256 << 20, available // 16))

@@ -106,7 +106,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--experts {load.n_expert_used}: the model has {gguf.n_experts} experts in a layer.")
     request = PlanRequest(
         backend=load.backend, n_ctx=load.n_ctx, n_seqs=args.parallel, ram_bytes=load.ram_bytes,
-        n_gpu_layers=load.n_gpu_layers, n_expert_used=load.n_expert_used, to_download=to_download,
+        n_gpu_layers=load.n_gpu_layers, n_expert_used=load.n_expert_used, kv_type=load.kv_type,
+        to_download=to_download,
         download_bytes_s=LINE_BYTES_S if to_download else None,
     )  # fmt: skip
     progress = ProgressLine(enabled=not args.no_probe)

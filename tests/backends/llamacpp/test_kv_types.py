@@ -1,0 +1,116 @@
+"""The KV cache in q8_0: half the memory as planned, the same logits in both backends, and states of its own."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.gguf.file import read_gguf
+from backends.interface import BenchRequest, EngineError, GenerateRequest, LoadRequest, Sampling
+from backends.llamacpp.backend import MmapBackend
+from backends.llamacpp.model import LlamaModel
+from backends.planner.kv import KV_TYPES, kv_bytes
+from backends.planner.machine import Machine
+from backends.planner.plan import PlanRequest, plan
+from backends.streaming.backend import StreamBackend
+from tests.gguf_factory import make_gguf
+
+WIDE: dict[str, int] = {"n_embd": 128, "head_dim": 32, "n_layer": 4}
+ARCHITECTURES = ("qwen3moe", "gpt-oss", "deepseek2", "qwen35moe", "gemma4", "llama4", "granitehybrid", "qwen4exp")
+
+
+@pytest.fixture(autouse=True)
+def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
+        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
+
+
+def load(path: Path, backend: str = "mmap", **options: Any) -> LlamaModel:
+    maker = StreamBackend() if backend == "stream" else MmapBackend()
+    return maker.load(LoadRequest(path=str(path), **{"n_ctx": 256, "n_threads": 1, **options}), lambda _: True)
+
+
+def logits(path: Path, backend: str, **options: Any) -> str:
+    model = load(path, backend, **options)
+    try:
+        return model.bench(BenchRequest(prompt_tokens=24, tokens=8), lambda done, total: True).logits_sha256
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_both_backends_give_the_same_logits_and_others_than_f16(tmp_path: Path, arch: str) -> None:
+    path = make_gguf(tmp_path / "m.gguf", arch=arch, **WIDE)
+    expected = logits(path, "mmap", kv_type="q8_0")
+    assert expected != logits(path, "mmap")
+    for store in ("pool", "pagecache"):
+        assert logits(path, "stream", store=store, kv_type="q8_0") == expected
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "deepseek2", "qwen35moe"])
+def test_memory_is_as_planned(tmp_path: Path, arch: str) -> None:
+    path = make_gguf(tmp_path / "m.gguf", arch=arch, n_ctx_train=1 << 16, **WIDE)
+    gguf = read_gguf(path)
+    machine = Machine(ram_total=16 << 30, ram_available=12 << 30, cores=4, disk_free=1 << 40, disk_bytes_s=1e9)
+    planned, real = {}, {}
+    for kind, width in KV_TYPES.items():
+        planned[kind] = plan(gguf, machine, PlanRequest(n_ctx=16384, kv_type=kind)).place.kv_ram  # type: ignore[arg-type]
+        model = load(path, n_ctx=16384, kv_type=kind)
+        real[kind] = model.info.kv_bytes or 0
+        assert model.info.kv_type == kind
+        exact = kv_bytes(gguf, 16384, n_seqs=model.context.n_seqs, type_bytes=width).total
+        assert real[kind] == pytest.approx(exact, rel=0.01, abs=2 * 5300)
+        model.close()
+    saved = kv_bytes(gguf, 16384).attention * (1 - 34 / 64)
+    assert planned["f16"] - planned["q8_0"] == pytest.approx(saved, rel=0.001)
+    assert real["f16"] - real["q8_0"] == pytest.approx(saved, rel=0.01)
+
+
+def test_heads_that_do_not_fit_the_blocks_are_refused(tmp_path: Path) -> None:
+    path = make_gguf(tmp_path / "m.gguf")
+    for backend in ("mmap", "stream"):
+        with pytest.raises(EngineError, match="heads are 16 numbers wide, and q8_0 keeps 32 together; take --kv"):
+            load(path, backend, kv_type="q8_0")
+    machine = Machine(ram_total=16 << 30, ram_available=12 << 30, cores=4, disk_free=1 << 40, disk_bytes_s=1e9)
+    assert plan(read_gguf(path), machine, PlanRequest(kv_type="q8_0")).verdict == "unsupported"
+
+
+def chat(model: LlamaModel, n_tokens: int) -> None:
+    tokens = tuple(int(t) % 500 for t in range(7, 7 + n_tokens))
+    request = GenerateRequest(id="q", tokens=tokens, session="s", sampling=Sampling(temperature=0, max_tokens=2))
+    model.submit(request)
+    while model.busy():
+        model.step()
+
+
+def test_a_state_is_restored_only_where_model_type_and_context_agree(tmp_path: Path) -> None:
+    """40 random pairs of who saved and who restores: two files of one size and name, two types, two contexts."""
+    rng = random.Random(5)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    paths = [make_gguf(folder / "m.gguf", seed=i, **WIDE) for i, folder in enumerate(folders)]
+    kinds = list(itertools.product((0, 1), KV_TYPES, (256, 1024)))
+    models = {kind: load(paths[kind[0]], kv_type=kind[1], n_ctx=kind[2]) for kind in kinds}
+    restored = 0
+    for case in range(40):
+        source, target = rng.choice(kinds), rng.choice(kinds)
+        if case % 2:
+            target = (*source[:2], target[2])
+        n = rng.choice((40, 200, 600)) if source[2] > 256 else rng.choice((40, 200))
+        models[source].forget()
+        chat(models[source], n)
+        state = str(tmp_path / f"{case}.state")
+        assert models[source].save_state("s", state) > 0
+        models[target].forget()
+        got = models[target].restore_state("s", state)
+        fits = source[:2] == target[:2] and n + 2 < target[2]
+        assert (got > 0) == fits, (source, target, n, got)
+        restored += fits
+    assert 10 < restored < 35
+    for model in models.values():
+        model.close()
