@@ -1,7 +1,7 @@
 """What a GGUF model consists of: architecture, layers, experts, bytes by kind, its split set, its chat template.
 
 `read_gguf(path)` reads a local model; `from_headers` puts together what was fetched elsewhere (a repository's files by
-HTTP ranges, see `backends.gguf.header.FetchSource`). Nothing here loads weights.
+HTTP ranges, see `backends.gguf.cursor.FetchSource`). Nothing here loads weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from backends.gguf.header import MAX_TENSORS, ArrayInfo, FileSource, Header, Value, read_header
+from backends.gguf.cursor import FileSource
+from backends.gguf.header import MAX_TENSORS, ArrayInfo, Header, Value, read_header
 from backends.gguf.names import clean_text, part_names, quant_label
 from backends.gguf.types import ARCHITECTURES, FILE_TYPES, MAX_EXPERTS, MAX_LAYERS, NOT_CHAT_MODELS, TENSOR_TYPES
 from backends.interface import EngineError

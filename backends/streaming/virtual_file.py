@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.gguf.header import FileSource, Header, RawTensor, read_header
+from backends.gguf.cursor import FileSource
+from backends.gguf.header import Header, RawTensor, read_header
 from backends.interface import EngineError
 from backends.system import libc
 

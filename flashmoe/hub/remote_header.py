@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from backends.gguf.cursor import MAX_HEADER_BYTES, BytesSource, IncompleteHeader
 from backends.gguf.file import GgufFile, from_headers
-from backends.gguf.header import MAX_HEADER_BYTES, MAX_TENSORS, BytesSource, Header, IncompleteHeader, Start
+from backends.gguf.header import MAX_TENSORS, Header, Start
 from backends.gguf.header import read_header as parse_header
 from backends.gguf.header import read_start as parse_start
 from flashmoe.hub.answers import judge

@@ -7,8 +7,9 @@ from pathlib import Path
 import gguf
 import pytest
 
+from backends.gguf.cursor import BytesSource, FetchSource, FileSource, IncompleteHeader
 from backends.gguf.file import from_headers, read_gguf
-from backends.gguf.header import BytesSource, FetchSource, FileSource, IncompleteHeader, read_header
+from backends.gguf.header import read_header
 from backends.gguf.names import part_names, quant_label
 from backends.gguf.types import TENSOR_TYPES, tensor_bytes
 from backends.interface import EngineError

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.gguf.cursor import BytesSource
 from backends.gguf.file import read_gguf
-from backends.gguf.header import BytesSource, read_header
+from backends.gguf.header import read_header
 from backends.interface import EngineError
 from tests.gguf_factory import make_gguf
 from tests.places import ROOT
