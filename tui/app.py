@@ -23,7 +23,8 @@ from textual.worker import WorkerFailed
 from backends.interface import LoadRequest
 from flashmoe import failures, paths
 from flashmoe.config.load import load_config
-from flashmoe.config.schema import LoadedConfig, auto_to_none
+from flashmoe.config.loading import load_request
+from flashmoe.config.schema import LoadedConfig
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui import themes
@@ -223,17 +224,7 @@ class FlashmoeApp(SparingApp, KeyOrder):
         defaults = self.options.defaults
         if defaults is not None:
             return msgspec.structs.replace(defaults, path=path)
-        backend = self.config.backend
-        ram = auto_to_none(backend.ram)
-        return LoadRequest(
-            path=path,
-            backend=backend.backend,
-            ram_bytes=int(ram * (1 << 30)) if ram is not None else None,
-            n_ctx=auto_to_none(backend.ctx),
-            n_threads=auto_to_none(backend.threads),
-            n_gpu_layers=auto_to_none(backend.gpu_layers),
-            kv_type=backend.kv_type,
-        )
+        return load_request(path, self.config.backend)
 
     async def choose_model(self, *, downloads: bool = False) -> None:
         """Lets the user choose a model and loads it; `downloads` puts the cursor on what is being downloaded."""
@@ -396,11 +387,11 @@ def _title_and_detail(description: str) -> tuple[str, str]:
     return description, ""
 
 
-def run_app(options: AppOptions) -> int:
+def run_app(options: AppOptions, loaded: LoadedConfig) -> int:
     """Runs the app in this terminal; returns the exit code."""
     from tui.terminal.driver import AppDriver
 
-    app = FlashmoeApp(options, driver_class=AppDriver)
+    app = FlashmoeApp(options, loaded, driver_class=AppDriver)
     try:
         app.run()
     finally:

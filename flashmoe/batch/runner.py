@@ -19,7 +19,6 @@ from flashmoe.batch.lines import Item
 from flashmoe.batch.order import admission_order
 from flashmoe.batch.output import Output
 from flashmoe.batch.width import START_STREAMING, WidthSearch
-from flashmoe.hub.inuse import hold_until_exit
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.openai.responses import Shape, finish_reason, usage_of
 from flashmoe.retry import PASSING, Backoff
@@ -136,7 +135,6 @@ class Batch:
         """Runs until everything is done or `stop`. Raises `EngineError` where the model can't be loaded."""
         try:
             if self._queue:
-                hold_until_exit(self._load.path)  # `rm` refuses to delete it
                 await self._start_engine()
                 assert self.info is not None
                 if self.info.budget_bytes is not None and self.info.budget_bytes < self.info.expert_bytes:

@@ -16,15 +16,14 @@ from flashmoe.cli.common import (
     EXIT_OK,
     ProgressLine,
     UsageError,
-    duration,
     engine,
     load_model,
-    load_settings,
     note,
     positive_int,
     print_json_line,
-    size,
+    settings_of,
 )
+from flashmoe.figures import duration, size
 from flashmoe.text_safety import SafeStream
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def sampling_of(args: argparse.Namespace, model: str) -> Sampling:
     from flashmoe.presets import load_presets
 
     presets = load_presets()
-    name = args.preset or load_settings().chat.preset
+    name = args.preset or settings_of(args).config.chat.preset
     if name != "auto" and name not in presets.presets:
         problem = presets.unknown(name, "--preset" if args.preset else "chat.preset")
         raise UsageError(problem.sentence)

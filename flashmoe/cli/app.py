@@ -7,7 +7,7 @@ import gc
 import sys
 from pathlib import Path
 
-from flashmoe.cli.common import UsageError, add_load_flags, load_request, positive_int
+from flashmoe.cli.common import UsageError, add_load_flags, load_request, positive_int, settings_of
 from flashmoe.cli.models import resolve_model
 
 
@@ -46,14 +46,15 @@ def main(args: argparse.Namespace) -> int:
 
 def open_app(args: argparse.Namespace) -> int:
     """Opens the app on ``args.model``; needs a terminal on both sides."""
-    path = resolve_model(args.model) if args.model else None
+    path = resolve_model(args.model, args) if args.model else None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the app needs a terminal", "in a pipe, use flashmoe-tui run MODEL PROMPT.")
     if args.chat is not None:
         _check_chat(args.chat)
     gc.disable()  # nothing is garbage before the first paint; the app switches it on
     # Without MODEL the load flags still count, for whatever is loaded in the app.
-    request = load_request(args, path or "", quiet=True)
+    loaded = settings_of(args, quiet=True)
+    request = load_request(args, path or "")
     from tui.app import AppOptions, run_app
 
     options = AppOptions(
@@ -65,7 +66,7 @@ def open_app(args: argparse.Namespace) -> int:
         theme=args.theme,
         chat=args.chat,
     )
-    return run_app(options)
+    return run_app(options, loaded)
 
 
 def _check_chat(chat_id: int) -> None:

@@ -16,7 +16,6 @@ from flashmoe.cli.common import (
     UsageError,
     add_json_flag,
     add_load_flags,
-    duration,
     error,
     load_request,
     log_file,
@@ -24,9 +23,9 @@ from flashmoe.cli.common import (
     positive_int,
     print_json,
     run_async,
-    size,
 )
 from flashmoe.cli.models import resolve_model
+from flashmoe.figures import duration, size
 
 if TYPE_CHECKING:
     from flashmoe.batch.runner import Progress, Summary
@@ -160,7 +159,7 @@ def main(args: argparse.Namespace) -> int:
         error(f"{source}, line {problem.line}: {problem.message}")
     if args.output.exists() and args.output.samefile(args.input):
         raise UsageError("the output would overwrite the input: name another file after -o")
-    path = resolve_model(args.model)
+    path = resolve_model(args.model, args)
     width: int | None = args.parallel
     room = choose(path, items, args.seq_ctx, width or MAX_PARALLEL, fixed=width is not None)
     if room.crowded:

@@ -18,11 +18,10 @@ from flashmoe.cli.common import (
     out,
     positive_int,
     print_json,
-    rate,
     run_async,
-    size,
 )
 from flashmoe.cli.models import resolve_model
+from flashmoe.figures import UNKNOWN, duration, rate, size
 
 if TYPE_CHECKING:
     from backends.interface import BenchRequest, BenchResult, LoadRequest, ModelInfo
@@ -54,7 +53,7 @@ what the figures mean (the name in --json):
   memory       the most that the process held (peak_rss_bytes), and what its experts may hold (budget_bytes)
   logits       SHA-256 over the float32 logits of every step (logits_sha256): equal for two backends on one model,
                seed and number of sequences
-What a backend can't know is "unknown", in --json null. The speed and the disk's rate are remembered for plan.
+What a backend can't know is "-", in --json null. The speed and the disk's rate are remembered for plan.
 
 examples:
   flashmoe-tui bench model.gguf --backend stream --ram 4 --json
@@ -122,7 +121,7 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.batch.sizing import own_caches_fit
     from flashmoe.plans.measurements import record_bench
 
-    path = resolve_model(args.model)
+    path = resolve_model(args.model, args)
     request = BenchRequest(
         prompt_tokens=args.prompt_tokens, tokens=args.tokens, seed=args.seed, parallel=args.parallel, skew=args.skew
     )
@@ -157,10 +156,6 @@ async def _run(load: LoadRequest, request: BenchRequest) -> tuple[ModelInfo, Ben
     return info, result
 
 
-def _ms(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{seconds * 1000:.1f} ms"
-
-
 def _print(info: ModelInfo, r: BenchResult) -> None:
     store = f", {r.store}" if r.store else ""
     out(f"{r.model} ({info.quant}) · {r.backend}{store} · {r.n_threads or '?'} threads")
@@ -172,16 +167,16 @@ def _print(info: ModelInfo, r: BenchResult) -> None:
     labelled("decode    ", f"{r.decode_tok_s:.2f} tok/s ({r.tokens} steps)")
     labelled(
         "per token ",
-        f"{_ms(r.compute_s_per_token)} compute, {_ms(r.stall_s_per_token)} waiting for reads, "
+        f"{duration(r.compute_s_per_token)} compute, {duration(r.stall_s_per_token)} waiting for reads, "
         f"{size(r.read_bytes_per_token)} read",
     )
-    faults = "unknown" if r.major_faults is None else f"{r.major_faults}"
-    labelled("hit rate  ", f"{'unknown' if r.hit_rate is None else f'{r.hit_rate:.1%}'}, {faults} major faults")
+    faults = UNKNOWN if r.major_faults is None else f"{r.major_faults}"
+    labelled("hit rate  ", f"{UNKNOWN if r.hit_rate is None else f'{r.hit_rate:.1%}'}, {faults} major faults")
     if r.bound_tok_s is not None and r.bound_share is not None:
         speed = rate(r.disk_bytes_s)
         labelled("bound     ", f"{r.bound_tok_s:.2f} tok/s without overlap at {speed}: {r.bound_share:.0%} of it")
     else:
-        labelled("bound     ", "unknown")
+        labelled("bound     ", UNKNOWN)
     held = size(r.budget_bytes) if r.budget_bytes else "any"
     labelled("memory    ", f"{size(r.peak_rss_bytes)} at most; experts may hold {held}")
     labelled("logits    ", r.logits_sha256)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backends.errors import ReportedError
+from flashmoe import figures
 from flashmoe.cli.json_output import print_json as print_json
 from flashmoe.cli.json_output import print_json_line as print_json_line
 from flashmoe.text_safety import visible, visible_line
@@ -29,7 +30,7 @@ from flashmoe.text_safety import visible, visible_line
 if TYPE_CHECKING:
     from backends.engine.client import EngineClient
     from backends.interface import LoadProgress, LoadRequest, ModelInfo
-    from flashmoe.config.schema import Config
+    from flashmoe.config.schema import LoadedConfig
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -37,9 +38,6 @@ EXIT_USAGE = 2
 EXIT_RETRY = 3
 """Worth trying again: the network, a lock."""
 EXIT_INTERRUPTED = 130
-
-GIB = 1 << 30
-MIB = 1 << 20
 
 T = TypeVar("T")
 
@@ -98,39 +96,6 @@ def note(text: str) -> None:
 def error(text: str) -> None:
     """Writes an error line to stderr."""
     note(f"flashmoe-tui: {text}")
-
-
-def size(n: float | None) -> str:
-    """Bytes for people: ``1.5 GiB``, ``12 MiB``; ``unknown`` for None."""
-    if n is None:
-        return "unknown"
-    for unit, scale in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10)):
-        if abs(n) >= scale:
-            value = n / scale
-            return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
-    return f"{int(n)} B"
-
-
-def rate(n: float | None) -> str:
-    """Bytes per second for people, in the decimal units that disks are sold in."""
-    if n is None:
-        return "unknown"
-    return f"{n / 1e9:.2f} GB/s" if n >= 1e9 else f"{n / 1e6:.1f} MB/s"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people: ``8 s``, ``2 min 05 s``, ``3 h 20 min``; ``unknown`` for None."""
-    if seconds is None or seconds != seconds or seconds == float("inf"):
-        return "unknown"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class ProgressLine:
@@ -199,7 +164,7 @@ def gib(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size in GiB, such as 6 or 2.5")
-    value = float(match[1]) * (MIB if match[2][:1].lower() == "m" else GIB)
+    value = float(match[1]) * (figures.MIB if match[2][:1].lower() == "m" else figures.GIB)
     if not 1 <= value < 1 << 50:
         raise argparse.ArgumentTypeError(f"{text!r} is larger than any machine's memory")
     return int(value)
@@ -254,55 +219,34 @@ def add_json_flag(parser: argparse.ArgumentParser, help: str = "print one JSON o
     parser.add_argument("--json", action="store_true", help=help)
 
 
-_named: set[str] = set()
+def settings_of(args: argparse.Namespace, *, quiet: bool = False) -> LoadedConfig:
+    """The user's configuration, read once for a command; what is wrong in it is named on stderr and stays at its
+    default. `quiet` says nothing: the app says it itself."""
+    loaded: LoadedConfig | None = getattr(args, "settings", None)
+    if loaded is None:
+        from flashmoe.config.load import load_config
 
-
-def load_settings(*, quiet: bool = False) -> Config:
-    """The user's configuration; what is wrong in it is named on stderr (once) and stays at its default."""
-    from flashmoe.config.load import load_config
-
-    loaded = load_config()
-    for problem in loaded.problems if not quiet else ():
-        if problem.sentence not in _named:
-            _named.add(problem.sentence)
+        loaded = args.settings = load_config()
+    if not quiet and not getattr(args, "settings_told", False):
+        args.settings_told = True
+        for problem in loaded.problems:
             error(problem.sentence)
-    return loaded.config
+    return loaded
 
 
-def load_request(args: argparse.Namespace, path: str | Path, *, quiet: bool = False, **more: Any) -> LoadRequest:
-    """The request that the load flags and the configuration ask for; `more` are further `LoadRequest` fields.
+_FLAGS = {
+    "backend": "backend", "ram": "ram_bytes", "gpu_layers": "n_gpu_layers",
+    "threads": "n_threads", "ctx": "n_ctx", "experts": "n_expert_used", "kv_type": "kv_type",
+}  # fmt: skip
+"""The load flags and the fields of `LoadRequest` that they set."""
 
-    `quiet` says nothing about what is wrong in the configuration: the app says it itself.
-    """
-    from backends.interface import LoadRequest
-    from flashmoe.config.schema import auto_to_none
 
-    settings = load_settings(quiet=quiet).backend
-    ram_gib = auto_to_none(settings.ram)
-    fields: dict[str, Any] = {
-        "backend": settings.backend,
-        "ram_bytes": None if ram_gib is None else int(ram_gib * GIB),
-        "n_gpu_layers": auto_to_none(settings.gpu_layers),
-        "n_threads": auto_to_none(settings.threads),
-        "n_ctx": auto_to_none(settings.ctx),
-        "n_expert_used": None,
-        "kv_type": settings.kv_type,
-    }
-    flags = {
-        "backend": "backend", "ram": "ram_bytes", "gpu_layers": "n_gpu_layers",
-        "threads": "n_threads", "ctx": "n_ctx", "experts": "n_expert_used",
-        "kv_type": "kv_type",
-    }  # fmt: skip
-    for flag, name in flags.items():
-        value = getattr(args, flag, UNSET)
-        if value is not UNSET:
-            fields[name] = value
-    fields.update(more)
-    # 0 threads or 0 tokens of context mean "you choose" elsewhere; here auto says that.
-    for name in ("n_threads", "n_ctx"):
-        if fields[name] == 0:
-            fields[name] = None
-    return LoadRequest(path=str(path), **fields)
+def load_request(args: argparse.Namespace, path: str | Path, **more: Any) -> LoadRequest:
+    """The request that the load flags and the configuration ask for; `more` are further `LoadRequest` fields."""
+    from flashmoe.config.loading import load_request as configured
+
+    flags = {name: value for flag, name in _FLAGS.items() if (value := getattr(args, flag, UNSET)) is not UNSET}
+    return configured(path, settings_of(args).config.backend, **(flags | more))
 
 
 # ---- models and the engine ---------------------------------------------------------------------------------------
@@ -344,14 +288,11 @@ async def load_model(client: EngineClient, request: LoadRequest, progress: Progr
     """Loads a model with its progress on stderr; says what is lossy."""
 
     def show(p: LoadProgress) -> None:
-        done = f" {size(p.done_bytes)}" if p.done_bytes else ""
+        done = f" {figures.size(p.done_bytes)}" if p.done_bytes else ""
         if p.total_bytes:
-            done = f" {size(p.done_bytes)} of {size(p.total_bytes)}"
+            done = f" {figures.size(p.done_bytes)} of {figures.size(p.total_bytes)}"
         progress.update(f"{p.stage}{done}")
 
-    from flashmoe.hub.inuse import hold_until_exit
-
-    hold_until_exit(request.path)  # `rm` refuses to delete it
     try:
         info = await client.load(request, show)
     finally:

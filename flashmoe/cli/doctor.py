@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from flashmoe.cli.columns import labelled
-from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, ProgressLine, add_json_flag, out, print_json, rate, size
+from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, ProgressLine, add_json_flag, out, print_json
+from flashmoe.figures import rate, size
 
 if TYPE_CHECKING:
     from flashmoe.doctor import Report
@@ -117,7 +118,12 @@ def _memory(r: Report) -> list[tuple[str, str]]:
     memory = r.memory
     limit = f", limited to {size(memory['limit_bytes'])} by a cgroup" if memory.get("limit_bytes") else ""
     swap = f", swap {size(memory['swap_bytes'])}" if memory["swap_bytes"] else ", no swap"
-    return [("memory", f"{size(memory['total_bytes'])}, {size(memory['available_bytes'])} available{limit}{swap}")]
+    return [
+        (
+            "memory",
+            f"{size(memory['total_bytes'])}, {size(memory['available_bytes'])} available{limit}{swap}",
+        )
+    ]
 
 
 def _gpus(r: Report) -> list[tuple[str, str]]:

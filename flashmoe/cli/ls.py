@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, print_json, size
+from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, print_json
+from flashmoe.figures import size
 from flashmoe.hub.names import readable
 
 if TYPE_CHECKING:

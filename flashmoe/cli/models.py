@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from pathlib import Path
 
 from flashmoe import paths
-from flashmoe.cli.common import UsageError
+from flashmoe.cli.common import UsageError, settings_of
 
 DEMO = "demo"
 URL_SCHEMES = ("http://", "https://")
@@ -22,12 +23,12 @@ def demo_model() -> Path:
     return path
 
 
-def resolve_model(name: str) -> Path | str:
+def resolve_model(name: str, args: argparse.Namespace) -> Path | str:
     """What to load for MODEL. Raises `UsageError` with one sentence and the closest names."""
     if name == DEMO and not Path(name).exists():
         return demo_model()
     if name.startswith(URL_SCHEMES):
-        return _of_the_hub(name) or name
+        return _of_the_hub(name, args) or name
     path = Path(name).expanduser()
     try:
         if path.is_file():
@@ -47,7 +48,7 @@ def resolve_model(name: str) -> Path | str:
 
         if name.partition(":")[0] in registry.names():  # an address that only a third party's backend understands
             return name
-    found = _in_library(name)
+    found = _in_library(name, args)
     if found is not None:
         return found
     if path.suffix.lower() == ".gguf" or "/" in name:
@@ -55,14 +56,14 @@ def resolve_model(name: str) -> Path | str:
     raise UsageError(f"There is no model, file or command called {name!r}{_hint(name)}.")
 
 
-def _of_the_hub(url: str) -> Path | None:
+def _of_the_hub(url: str, args: argparse.Namespace) -> Path | None:
     """The downloaded model that an address on the hub means; None for any other server's address."""
     from flashmoe.hub.address import looks_like_reference
     from flashmoe.hub.client import configured_endpoint
 
     if not looks_like_reference(url, endpoint=configured_endpoint()):
         return None
-    found = _in_library(url)
+    found = _in_library(url, args)
     if found is None:
         raise UsageError(f"{url} isn't downloaded", f"`flashmoe-tui pull {url}` fetches it")
     return found
@@ -79,12 +80,12 @@ def _only_model_in(folder: Path) -> Path:
     raise UsageError(f"{folder} is a folder with {len(firsts)} models", f"name one of them: {shown}.")
 
 
-def _in_library(name: str) -> Path | None:
+def _in_library(name: str, args: argparse.Namespace) -> Path | None:
     from flashmoe.hub.errors import HubError
-    from flashmoe.hub.library import Library
+    from flashmoe.hub.library import Library, default_sources
 
     try:
-        entry = Library().find(name)
+        entry = Library(default_sources(settings_of(args, quiet=True).config)).find(name)
     except HubError as error:
         if error.code == "not_found" and not error.close:
             return None

@@ -14,16 +14,15 @@ from flashmoe.cli.common import (
     UsageError,
     add_json_flag,
     add_load_flags,
-    duration,
     load_request,
     note,
     out,
     positive_int,
     print_json,
-    rate,
-    size,
+    settings_of,
 )  # fmt: skip
 from flashmoe.cli.models import resolve_model
+from flashmoe.figures import duration, rate, size
 
 if TYPE_CHECKING:
     from backends.gguf.file import GgufFile
@@ -100,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.plans import measurements
     from flashmoe.plans.planning import plan_header
 
-    gguf, folder, to_download = _model(args.model)
+    gguf, folder, to_download = _model(args.model, args)
     load = load_request(args, gguf.path)
     if load.n_expert_used is not None and not 1 <= load.n_expert_used <= max(1, gguf.n_experts):
         raise UsageError(f"--experts {load.n_expert_used}: the model has {gguf.n_experts} experts in a layer.")
@@ -124,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
     return EXIT_OK if result.verdict in ("fits", "streams") else EXIT_FAILED
 
 
-def _model(name: str) -> tuple[GgufFile, Path | None, int]:
+def _model(name: str, args: argparse.Namespace) -> tuple[GgufFile, Path | None, int]:
     """(header, folder of a local model, bytes to download of a remote one)."""
     from backends.gguf.file import read_gguf
     from flashmoe.hub.address import looks_like_reference
@@ -132,25 +131,24 @@ def _model(name: str) -> tuple[GgufFile, Path | None, int]:
 
     on_hub = looks_like_reference(name, endpoint=configured_endpoint())
     try:
-        path = resolve_model(name)
+        path = resolve_model(name, args)
     except UsageError:
         if not on_hub:
             raise
-        return _remote(name)
+        return _remote(name, args)
     if str(path).startswith(("http://", "https://")):
         raise UsageError(f"{name} is a server", "its memory can't be planned from here.")
     return read_gguf(path), Path(path).absolute().parent, 0
 
 
-def _remote(name: str) -> tuple[GgufFile, None, int]:
+def _remote(name: str, args: argparse.Namespace) -> tuple[GgufFile, None, int]:
     from flashmoe.cli.search import say_wait
     from flashmoe.hub.client import HubClient
-    from flashmoe.hub.library import models_root
     from flashmoe.hub.lookup import look_up, read_reference
     from flashmoe.hub.remote_header import read_remote
 
     client = HubClient()
-    found = look_up(client, read_reference(name), models=models_root(), waiting=say_wait)
+    found = look_up(client, read_reference(name), models=settings_of(args).config.models_folder(), waiting=say_wait)
     repo, quant = found.repo, found.quant
     if found.why:
         note(f"Taking {found.why}")

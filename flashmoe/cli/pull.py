@@ -12,20 +12,17 @@ from flashmoe.cli.common import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_RETRY,
-    MIB,
     ProgressLine,
     UsageError,
     add_json_flag,
-    duration,
     error,
     note,
     out,
     positive_int,
     print_json_line,
-    rate,
-    size,
 )  # fmt: skip
 from flashmoe.cli.search import say_wait
+from flashmoe.figures import MIB, duration, rate, size
 from flashmoe.text_safety import visible
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _print_stats(recording: Any, *, as_json: bool) -> None:
-    from flashmoe.monitor import units
+    from flashmoe import figures
     from flashmoe.monitor.analysis import stats
 
     found = stats(recording)
@@ -83,26 +83,29 @@ def _print_stats(recording: Any, *, as_json: bool) -> None:
         print_json(found)
         return
     rows: list[tuple[str, str]] = [
-        ("recorded", f"{units.clock(found.duration_s)}, {found.samples} samples"),
+        ("recorded", f"{figures.clock(found.duration_s)}, {found.samples} samples"),
         ("models", ", ".join(found.models) or "none"),
         (
             "prompt",
-            f"{found.prefill_tokens} tokens in {found.prefill_s:.1f} s, {units.speed(found.prefill_tok_s)} tok/s",
+            f"{found.prefill_tokens} tokens in {found.prefill_s:.1f} s, {figures.speed(found.prefill_tok_s)} tok/s",
         ),
-        ("answers", f"{found.decode_tokens} tokens in {found.decode_s:.1f} s, {units.speed(found.decode_tok_s)} tok/s"),
-        ("waited for reads", units.duration(found.stall_s)),
-        ("router hook", units.duration(found.hook_s)),
-        ("hit rate", units.percent(found.hit_rate).strip()),
-        ("experts read", f"{units.size(found.expert_read_bytes)}, {units.size(found.bytes_per_token)} a token"),
-        ("process read", units.size(found.process_read_bytes)),
-        ("major faults", str(found.major_faults) if found.major_faults is not None else "–"),
-        ("peak of engine", units.size(found.peak_engine_bytes)),
-        ("peak of RAM", units.size(found.peak_ram_used)),
-        ("peak of VRAM", units.size(found.peak_vram_used)),
-        ("peak of reads", units.rate(found.peak_read_bytes_s)),
+        (
+            "answers",
+            f"{found.decode_tokens} tokens in {found.decode_s:.1f} s, {figures.speed(found.decode_tok_s)} tok/s",
+        ),
+        ("waited for reads", figures.duration(found.stall_s)),
+        ("router hook", figures.duration(found.hook_s)),
+        ("hit rate", figures.percent(found.hit_rate).strip()),
+        ("experts read", f"{figures.size(found.expert_read_bytes)}, {figures.size(found.bytes_per_token)} a token"),
+        ("process read", figures.size(found.process_read_bytes)),
+        ("major faults", str(found.major_faults) if found.major_faults is not None else figures.UNKNOWN),
+        ("peak of engine", figures.size(found.peak_engine_bytes)),
+        ("peak of RAM", figures.size(found.peak_ram_used)),
+        ("peak of VRAM", figures.size(found.peak_vram_used)),
+        ("peak of reads", figures.rate(found.peak_read_bytes_s)),
     ]
     for name, seconds in sorted(found.verdicts.items(), key=lambda item: -item[1]):
-        rows.append((name, units.duration(seconds)))
+        rows.append((name, figures.duration(seconds)))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         out(f"{name:<{width}}  {value}")

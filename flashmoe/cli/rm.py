@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, UsageError, add_json_flag, note, print_json, size
+from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, UsageError, add_json_flag, note, print_json
+from flashmoe.figures import size
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     from backends.interface import ChatMessage, GenerateRequest
     from flashmoe.cli.answer import answer, sampling_of
 
-    path = resolve_model(args.model)
+    path = resolve_model(args.model, args)
     sampling_of(args, "")  # a bad flag must not cost a load first
     prompt = _prompt(args)
     if args.raw:

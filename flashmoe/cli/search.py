@@ -6,7 +6,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, positive_int, print_json, size
+from flashmoe.cli.common import EXIT_OK, add_json_flag, note, out, positive_int, print_json
+from flashmoe.figures import size
 
 if TYPE_CHECKING:
     from backends.errors import ReportedError

@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.host} can be reached from other machines: set {KEY_VARIABLE} to a key of your choice")
     if args.parallel > 250:
         raise UsageError("--parallel: at most 250 requests are decoded together")
-    path = resolve_model(args.model)
+    path = resolve_model(args.model, args)
     request = load_request(args, path, n_seq_max=args.parallel)
     return asyncio.run(_serve(args, request, key))
 

@@ -108,7 +108,7 @@ async def _record(path: Path, recorder: Recorder) -> int:
 
 
 async def _print(path: Path, recorder: Recorder | None, *, once: bool, as_json: bool) -> int:
-    from flashmoe.monitor import units
+    from flashmoe import figures
     from flashmoe.monitor.feed import MonitorFeed
     from flashmoe.monitor.sample import Sample
     from flashmoe.monitor.watching import Watcher
@@ -130,10 +130,10 @@ async def _print(path: Path, recorder: Recorder | None, *, once: bool, as_json: 
             print_json_line({"model": feed.model, "frame": frame, "verdict": feed.verdict})
         elif frame is not None:
             name = feed.model.name if feed.model is not None else "no model"
-            out(f"{name} · {frame.phase} · {units.speed(frame.tok_s)} tok/s · {feed.verdict.line}")
+            out(f"{name} · {frame.phase} · {figures.speed(frame.tok_s)} tok/s · {feed.verdict.line}")
             out(
-                f"RAM {units.size(frame.ram_used)} of {units.size(frame.ram_total)} · "
-                f"engine {units.size(frame.engine_own)} · reads {units.rate(frame.read_s)}"
+                f"RAM {figures.size(frame.ram_used)} of {figures.size(frame.ram_total)} · "
+                f"engine {figures.size(frame.engine_own)} · reads {figures.rate(frame.read_s)}"
             )
         return EXIT_OK
     if watcher.problem:

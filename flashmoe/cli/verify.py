@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, ProgressLine, add_json_flag, note, out, print_json_line, size
+from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, ProgressLine, add_json_flag, note, out, print_json_line
+from flashmoe.figures import size
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

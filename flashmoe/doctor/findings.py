@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from flashmoe import paths
+from flashmoe import figures, paths
 
-GIB = 1 << 30
 SLOW_DISK = 300e6
 """Bytes a second below which streaming from a disk is no pleasure."""
 
@@ -91,10 +90,10 @@ def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
     if limit is not None and limit < total:
         yield Finding(
             "warning",
-            f"A cgroup limits memory to {limit / GIB:.1f} of {total / GIB:.1f} GiB: models see that much, "
+            f"A cgroup limits memory to {figures.size(limit)} of {figures.size(total)}: models see that much, "
             "page cache included.",
         )
-    if (limit or total) < 4 * GIB:
+    if (limit or total) < 4 * figures.GIB:
         yield Finding("warning", "There is less than 4 GiB of memory: only small models will run well.")
     cpu = facts["cpu"]
     if cpu["quota"] and cpu["threads"] and cpu["quota"] < cpu["threads"]:
@@ -114,13 +113,13 @@ def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
     if bandwidth is not None and bandwidth < SLOW_DISK and not disk["rotational"]:
         yield Finding(
             "warning",
-            f"The disk below {where} gives {bandwidth / 1e6:.0f} MB/s: a model larger than memory will be slow; "
+            f"The disk below {where} gives {figures.rate(bandwidth)}: a model larger than memory will be slow; "
             "FLASHMOE_MODELS names a folder on a faster one.",
         )
-    if disk["free_bytes"] is not None and disk["free_bytes"] < 20 * GIB:
+    if disk["free_bytes"] is not None and disk["free_bytes"] < 20 * figures.GIB:
         yield Finding(
             "warning",
-            f"{disk['free_bytes'] / GIB:.1f} GiB are free in {where}; models worth streaming take 10 to 200 GiB.",
+            f"{figures.size(disk['free_bytes'])} are free in {where}; models worth streaming take 10 to 200 GiB.",
         )
     if disk["file_system"] in ("tmpfs", "ramfs"):
         yield Finding("warning", f"Models ({where}) are on a file system in memory: they use RAM and vanish on reboot.")

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from flashmoe import figures
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.names import show
 
@@ -221,7 +222,7 @@ def read_json(response: Any, what: str, *, limit: int) -> Any:
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > limit:
-            raise HubError("bad_answer", f"{host} sent more than {limit >> 20} MiB as {what}")
+            raise HubError("bad_answer", f"{host} sent more than {figures.size(limit)} as {what}")
     if kind == "text/html" or bytes(body[:64]).lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise web_page(host, what)
     try:

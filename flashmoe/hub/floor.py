@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from flashmoe import figures
 from flashmoe.hub.errors import HubError
 
 FLOOR_BYTES_S = 8192.0
@@ -32,9 +33,7 @@ class Floor:
         rate = self._bytes / self._waited
         self._waited, self._bytes = 0.0, 0
         if rate < self.bytes_s:
-            raise HubError(
-                "slow", f"The server sent less than {self.bytes_s / 1000:.0f} kB/s for {self.window_s:.0f} s"
-            )
+            raise HubError("slow", f"The server sent less than {figures.rate(self.bytes_s)} for {self.window_s:.0f} s")
         return True
 
     def resume(self) -> None:

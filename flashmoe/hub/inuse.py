@@ -42,14 +42,6 @@ class InUse:
         self.release()
 
 
-_HELD: dict[str, InUse] = {}
-
-
-def hold_until_exit(path: Path | str) -> None:
-    """Marks a model as loaded for the rest of this process: for commands that load one and end."""
-    _HELD.setdefault(str(path), InUse(path))
-
-
 def holder(path: Path | str) -> int | None:
     """The process that has `path` loaded (0 where its number can't be told), None where nobody has."""
     try:

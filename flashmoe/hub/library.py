@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -25,6 +26,9 @@ from flashmoe.hub.lookup import read_reference
 from flashmoe.hub.names import group_files, readable, show
 from flashmoe.hub.roles import is_chat_model
 from flashmoe.hub.scan import Entry, Source, Walk, entries_of, entry_of, seen_before
+
+if TYPE_CHECKING:
+    from flashmoe.config.schema import Config
 
 SOURCE_NAMES: dict[str, str] = {
     "library": "models folder",
@@ -174,13 +178,16 @@ def _of_hash(digest: str, size: int | None) -> Expected | None:
     return Expected("git", digest, size) if _GIT.fullmatch(digest) else None
 
 
-def default_sources() -> list[Source]:
-    """The models folder, the folders of the configuration, Hugging Face's cache, LM Studio's folders."""
-    from flashmoe.config.load import load_config
+def default_sources(config: Config | None = None) -> list[Source]:
+    """The models folder, the folders of the configuration, Hugging Face's cache, LM Studio's folders.
 
-    config = load_config().config.models
-    sources = [Source("library", models_root())]
-    sources += [Source("folder", Path(folder).expanduser()) for folder in config.extra_folders]
+    `config` where it was read already."""
+    if config is None:
+        from flashmoe.config.load import load_config
+
+        config = load_config().config
+    sources = [Source("library", config.models_folder())]
+    sources += [Source("folder", Path(folder).expanduser()) for folder in config.models.extra_folders]
     sources.append(Source("hf-cache", hf_cache_dir()))
     home = paths.user_home()
     sources += [Source("lm-studio", home / p) for p in (".lmstudio/models", ".cache/lm-studio/models")]

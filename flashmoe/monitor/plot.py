@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.analysis import frames
 from flashmoe.monitor.frame import Frame
 from flashmoe.monitor.recording import Recording, RecordingError
@@ -37,10 +37,10 @@ class _Panel:
         if self.unit == "share":
             return f"{value * 100:.0f} %"
         if self.unit == "bytes":
-            return units.size(value, self.top)
+            return figures.size(value, self.top)
         if self.unit == "bytes/s":
-            return units.rate(value, self.top)
-        return units.number(value)
+            return figures.rate(value, self.top)
+        return figures.number(value)
 
 
 def _nice(value: float, unit: str) -> float:
@@ -97,7 +97,7 @@ def svg(recording: Recording) -> str:
         f'viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="100%" height="100%" fill="{_PAPER}"/>',
         _text(_LEFT, 28, ", ".join(models) or "no model", _INK, size=17, weight="bold"),
-        _text(_LEFT, 46, f"{units.clock(recording.duration)} recorded, {len(recording.samples)} samples", _PALE),
+        _text(_LEFT, 46, f"{figures.clock(recording.duration)} recorded, {len(recording.samples)} samples", _PALE),
     ]
     for index, panel in enumerate(panels):
         out += _draw(panel, times, duration, _TOP + index * (_PANEL + _GAP) + 16)
@@ -105,7 +105,7 @@ def svg(recording: Recording) -> str:
     for tick in range(5):
         seconds = duration * tick / 4
         anchor = "start" if tick == 0 else "end" if tick == 4 else "middle"
-        out.append(_text(_x(seconds, duration), bottom, units.clock(seconds), _PALE, anchor=anchor))
+        out.append(_text(_x(seconds, duration), bottom, figures.clock(seconds), _PALE, anchor=anchor))
     return "\n".join([*out, "</svg>\n"])
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from backends.interface import ModelInfo
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.prediction import predict_total_s
 
@@ -104,7 +104,7 @@ def _taken_back(frame: Frame, work: Work, info: ModelInfo) -> Verdict | None:
     if info.store == "pagecache" and held:
         keeps = int(_KEPT * held)
         change = keeps - frame.budget if frame.budget else None
-        gain = f"{units.speed(work.tok_s)} → {units.speed(_speed(work, without))} tok/s or more"
+        gain = f"{figures.speed(work.tok_s)} → {figures.speed(_speed(work, without))} tok/s or more"
         if change is None or change < 0:
             advice = f"--ram {keeps / _GIB:.2f}, which stays in memory"
             if without * _WORTH_SAYING < work.total_s:
@@ -128,11 +128,13 @@ def _hook(frame: Frame, work: Work, info: ModelInfo, hook: float) -> Verdict:
     advice, predicted, change = _memory_advice(frame, work, info) if not fits else ("", None, None)
     if fits:
         predicted = _speed(work, work.compute_s or 0.0)
-        advice = f"all experts fit into RAM, --backend mmap: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s"
+        advice = (
+            f"all experts fit into RAM, --backend mmap: {figures.speed(work.tok_s)} → {figures.speed(predicted)} tok/s"
+        )
     return Verdict(
         kind="hook",
         headline="bound by the router hook",
-        detail=f"{units.percent(hook / work.total_s).strip()} of each token",
+        detail=f"{figures.percent(hook / work.total_s).strip()} of each token",
         advice=advice,
         share=(work.total_s - hook) / work.total_s,
         tok_s=work.tok_s,
@@ -146,7 +148,7 @@ def _speed(work: Work, total_s: float) -> float | None:
 
 
 def _change(what: str, work: Work, total_s: float) -> str:
-    return f"{what}: {units.speed(work.tok_s)} → {units.speed(_speed(work, total_s))} tok/s"
+    return f"{what}: {figures.speed(work.tok_s)} → {figures.speed(_speed(work, total_s))} tok/s"
 
 
 def _bound_share(work: Work, ceiling: float | None) -> float | None:
@@ -166,8 +168,8 @@ def _memory_pressure(frame: Frame, work: Work, info: ModelInfo) -> Verdict | Non
         return Verdict(
             kind="memory",
             headline="bound by memory pressure",
-            detail=f"{units.size(swapped)} of the engine is swapped out",
-            advice=f"lower --ram by {units.size(_step_over(swapped))}",
+            detail=f"{figures.size(swapped)} of the engine is swapped out",
+            advice=f"lower --ram by {figures.size(_step_over(swapped))}",
             tok_s=work.tok_s,
             change_bytes=-_step_over(swapped),
         )
@@ -179,8 +181,8 @@ def _memory_pressure(frame: Frame, work: Work, info: ModelInfo) -> Verdict | Non
         return Verdict(
             kind="memory",
             headline="bound by memory pressure",
-            detail=f"tasks wait for memory {units.percent(stalled).strip()} of the time",
-            advice=f"lower --ram by {units.size(give)}",
+            detail=f"tasks wait for memory {figures.percent(stalled).strip()} of the time",
+            advice=f"lower --ram by {figures.size(give)}",
             tok_s=work.tok_s,
             change_bytes=-give,
         )
@@ -194,7 +196,7 @@ def _filling(frame: Frame, work: Work) -> bool:
 
 
 def _still_filling(frame: Frame) -> str:
-    return f"the budget is still filling: {units.size(frame.resident)} of {units.size(frame.budget)}"
+    return f"the budget is still filling: {figures.size(frame.resident)} of {figures.size(frame.budget)}"
 
 
 def _step_over(amount: float) -> int:
@@ -205,7 +207,7 @@ def _unmetered(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None)
     """A backend that doesn't know its stalls (mmap): faults and the block layer tell."""
     read, faults = work.bytes_per_token or 0.0, (work.major_faults or 0) / work.tokens
     if read > _MIB and (faults > 4 or (frame.io_stall or 0.0) > 0.2):
-        detail = f"{units.size(read)} and {faults:.0f} faults a token"
+        detail = f"{figures.size(read)} and {faults:.0f} faults a token"
         share = work.read_bytes / ceiling / work.total_s if ceiling and work.read_bytes else None
         advice, predicted = "", None
         if ceiling and share is not None and share < 0.8:
@@ -214,7 +216,7 @@ def _unmetered(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None)
             # At least: faults read around what they need, and streaming reads only the experts.
             predicted = _speed(work, max(work.read_bytes or 0, 1) / ceiling + least)
             if predicted and work.tok_s and predicted > work.tok_s * _WORTH_SAYING:
-                advice = f"--backend stream: {units.speed(work.tok_s)} → {units.speed(predicted)} tok/s or more"
+                advice = f"--backend stream: {figures.speed(work.tok_s)} → {figures.speed(predicted)} tok/s or more"
             else:
                 predicted = None
         return Verdict(
@@ -243,7 +245,7 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
     name = "GPU" if on_gpu else "CPU"
     compute = work.compute_s if work.compute_s is not None else work.total_s
     share = compute / work.total_s if work.stall_s is not None else None
-    detail = f"computing {units.percent(share).strip()} of each token" if share is not None else ""
+    detail = f"computing {figures.percent(share).strip()} of each token" if share is not None else ""
     headline, advice, predicted, change = f"bound by the {name}", "", None, None
     waits = work.total_s - compute
     threads, cpus = info.n_threads, frame.cpus
@@ -257,7 +259,7 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
     elif not on_gpu and threads and cpus and threads < cpus and (frame.cpu_stall or 0.0) < _CPUS_TAKEN:
         fewer = waits + compute * threads / cpus
         predicted = _speed(work, fewer)
-        advice = f"--threads {cpus}: up to {units.speed(predicted)} tok/s"
+        advice = f"--threads {cpus}: up to {figures.speed(predicted)} tok/s"
     elif work.misses and _filling(frame, work):
         advice = _still_filling(frame)
     elif work.misses:
@@ -282,9 +284,9 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
     stall = work.stall_s or 0.0
     share = _bound_share(work, ceiling)
     per_token = work.bytes_per_token
-    detail = f"{units.size(per_token)} a token missed" if per_token is not None else ""
+    detail = f"{figures.size(per_token)} a token missed" if per_token is not None else ""
     if share is not None:
-        detail = f"{units.percent(share).strip()} of the bound, {detail}"
+        detail = f"{figures.percent(share).strip()} of the bound, {detail}"
     got = (work.read_bytes or 0) / stall if stall > 0 else 0.0
     others = frame.others_s or 0.0
     if ceiling and others > 0.3 * ceiling and got < 0.7 * ceiling:
@@ -293,7 +295,7 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
         return Verdict(
             kind="ssd",
             headline="bound by the SSD, which is shared",
-            detail=f"others read {units.rate(others)}",
+            detail=f"others read {figures.rate(others)}",
             advice=_change("without them", work, quiet),
             share=share,
             tok_s=work.tok_s,
@@ -351,7 +353,7 @@ def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, floa
         return "", None, None
     step, speed = next(o for o in chosen_from if o[1] - work.tok_s >= 0.7 * (best - work.tok_s))
     what = "more budget" if possible else "more RAM"
-    words = f"{units.size(step)} {what}: {units.speed(work.tok_s)} → {units.speed(speed)} tok/s"
+    words = f"{figures.size(step)} {what}: {figures.speed(work.tok_s)} → {figures.speed(speed)} tok/s"
     return words, speed, step
 
 
@@ -362,7 +364,7 @@ def _prompt_begun(frame: Frame, ceiling: float | None) -> Verdict:
     return Verdict(
         kind="prefill",
         headline="reading the prompt, bound by the SSD" if reading else "reading the prompt",
-        detail=f"its first batch reads {units.rate(read)}" if read > _MIB else "its first batch",
+        detail=f"its first batch reads {figures.rate(read)}" if read > _MIB else "its first batch",
         share=min(1.0, read / ceiling) if reading and ceiling else None,
     )
 
@@ -371,11 +373,11 @@ def _prefill(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -
     """The prompt: a ubatch touches most experts of each layer, so reads come once a ubatch, not once a token."""
     stall = work.stall_s
     if stall is None or stall < 0.5 * work.total_s:
-        detail = f"computing {units.percent(1 - (stall or 0.0) / work.total_s).strip()} of the time"
+        detail = f"computing {figures.percent(1 - (stall or 0.0) / work.total_s).strip()} of the time"
         return Verdict(
             kind="prefill",
             headline="reading the prompt, bound by the " + ("GPU" if (work.gpu_busy or 0) > 0.6 else "CPU"),
-            detail=detail if stall is not None else f"{units.speed(work.tok_s)} tok/s",
+            detail=detail if stall is not None else f"{figures.speed(work.tok_s)} tok/s",
             share=1 - stall / work.total_s if stall is not None else None,
             tok_s=work.tok_s,
         )
@@ -384,7 +386,7 @@ def _prefill(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -
     return Verdict(
         kind="prefill",
         headline="reading the prompt, bound by the SSD",
-        detail=f"{units.percent(share).strip()} of the bound" if share is not None else "",
+        detail=f"{figures.percent(share).strip()} of the bound" if share is not None else "",
         advice=_change(f"batches of {2 * info.n_ubatch}", work, work.total_s - stall / 2),
         share=share,
         tok_s=work.tok_s,

@@ -15,7 +15,7 @@ from backends.gguf.file import GgufFile
 from backends.planner.machine import Machine as Machine
 from backends.planner.plan import Plan as Plan
 from backends.planner.plan import PlanRequest
-from flashmoe import paths
+from flashmoe import figures, paths
 from flashmoe.failures import keep, told
 from flashmoe.hub.catalogue import CatalogueModel, CatalogueQuant
 from flashmoe.hub.facts import FactsCache, ModelFacts
@@ -243,10 +243,7 @@ def hub_rows(hits: Iterable[HubHit], known: set[str], *, more: bool = False) -> 
 def _popularity(hit: HubHit) -> str:
     if hit.gated:
         return "gated"
-    n = hit.downloads
-    if n is None:
-        return ""
-    return f"{n / 1e6:.1f}M downloads" if n >= 1e6 else f"{n / 1e3:.0f}k downloads" if n >= 1000 else f"{n} downloads"
+    return f"{figures.count(hit.downloads)} downloads" if hit.downloads is not None else ""
 
 
 def quant_fit(size: int, here: Machine) -> str:

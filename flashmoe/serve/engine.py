@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import EngineError, Event, Finished, GenerateRequest, LoadRequest, ModelInfo, Telemetry
-from flashmoe.hub.inuse import hold_until_exit
 from flashmoe.monitor.engine import MonitoredEngine
 
 MAX_WAITING = 256
@@ -66,7 +65,6 @@ class Engine:
 
     async def start(self) -> ModelInfo:
         """Loads the model; raises `EngineError`."""
-        hold_until_exit(self.request.path)  # `rm` refuses to delete it
         self._info = await self.client.load(self.request)
         await self.client.watch(1.0)
         return self._info

@@ -290,7 +290,7 @@ async def test_settings_are_checked_and_kept() -> None:
         await pilot.press("ctrl+s")
         await screen_is(pilot, "ChatScreen")
         await until(pilot, lambda: flow.conversation.settings.system_prompt == "be brief")
-        assert flow.sampling().temperature == 0.25
+        assert flow.given.sampling().temperature == 0.25
         await settle(pilot)
     with History() as other:
         kept = other.chat(chat_id).settings
@@ -300,7 +300,7 @@ async def test_settings_are_checked_and_kept() -> None:
 
 async def test_a_long_chat_mounts_only_what_is_near(home: Path) -> None:
     paths.ensure_dir(paths.data_dir())
-    with History() as history, history._transaction():
+    with History() as history, history.transaction():
         chat = history.create_chat(title="Long")
         for number in range(300):
             history.add_message(chat.id, "assistant" if number % 2 else "user", f"Message {number}. " + "word " * 150)

@@ -30,17 +30,18 @@ from backends.interface import (
     LoadRequest,
     ModelInfo,
     PrefillProgress,
-    Telemetry,
 )
 from tui.engine import messages
 from tui.engine.answer import Answer, Taken
 
 if TYPE_CHECKING:
-    from backends.engine.client import EngineClient
-    from flashmoe.hub.inuse import InUse
+    from flashmoe.monitor.engine import MonitoredEngine
+    from flashmoe.monitor.sample import Sample
 
 FRAME_S = 1 / 8
 CALM_FRAME_S = 1 / 6
+SAMPLE_S, CALM_SAMPLE_S = 0.5, 1.0
+"""Seconds between two looks at the machine."""
 ENGINE_NICE = 1
 
 EngineState = Literal["none", "loading", "ready", "dead"]
@@ -60,32 +61,33 @@ class EngineController:
         self._post = post
         self._log_path = log_path
         self._env = env
-        self._client: EngineClient | None = None
+        self._engine: MonitoredEngine | None = None
         self._load_task: asyncio.Task[ModelInfo] | None = None
         self._answers: dict[str, Answer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._intervals = (0.5, 0.0)
         self._closed = False
+        self._calm = calm
         self.frame_s = CALM_FRAME_S if calm else FRAME_S
-        self._in_use: InUse | None = None
         self.request: LoadRequest | None = None
         """What was loaded last (or is being loaded): a dead engine loads it again for the next question."""
-        self.loads = 0
-        """How many loads there were: a new one knows nothing of earlier chats."""
-        self.telemetry: Telemetry | None = None
-        self.expert_map: ExpertMap | None = None
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> ModelInfo | None:
         """The loaded model."""
-        return self._client.model if self._client is not None and self._client.alive else None
+        return self._engine.model if self._engine is not None and self._engine.alive else None
+
+    @property
+    def loads(self) -> int:
+        """How many loads there were: a new one knows nothing of earlier chats."""
+        return self._engine.loads if self._engine is not None else 0
 
     @property
     def pid(self) -> int | None:
         """The child's process id while it lives."""
-        return self._client.pid if self._client is not None and self._client.alive else None
+        return self._engine.pid if self._engine is not None and self._engine.alive else None
 
     @property
     def state(self) -> EngineState:
@@ -116,81 +118,77 @@ class EngineController:
         if self._load_task is not None and not self._load_task.done():
             await self.cancel_load()
             await asyncio.wait({self._load_task})
-        from flashmoe.hub.inuse import InUse
-
         previous = self.request
         self.request = request
-        in_use = InUse(request.path)  # from now on `rm` and the model screen refuse to delete it
         self._load_task = asyncio.create_task(self._start_and_load(request))
         self._post(messages.LoadStarted(request))
         try:
             info = await self._load_task
         except EngineError as error:
-            in_use.release()
             if error.code != "engine_died":
                 self.request = previous if self.model is not None else None
             self._post(messages.LoadFailed(error.code, error.message, request))
             raise
         except asyncio.CancelledError:
-            in_use.release()
             self.request = None
             raise
-        if self._in_use is not None:
-            self._in_use.release()
-        self._in_use = in_use
-        self.loads += 1
-        self.telemetry = self.expert_map = None
         self._post(messages.ModelLoaded(info, request))
         with contextlib.suppress(EngineError):
-            await self._client_or_new().watch(*self._intervals)
+            await self.engine.watch(*self._intervals)
         return info
 
     async def _start_and_load(self, request: LoadRequest) -> ModelInfo:
-        client = self._client_or_new()
-        await client.start()
+        engine = self.engine
+        await engine.start()
         # Computing takes every core; the few milliseconds of a keypress go first. Threads inherit it.
-        if client.pid is not None:
-            _be_nice(client.pid)
-        return await client.load(request, self._progress)
+        if engine.pid is not None:
+            _be_nice(engine.pid)
+        return await engine.load(request, self._progress)
 
     def _progress(self, progress: LoadProgress) -> None:
         self._post(messages.LoadProgressed(progress))
 
     async def cancel_load(self) -> None:
         """Cancels a running load; `LoadFailed` with the code ``cancelled`` follows."""
-        if self._client is not None:
+        if self._engine is not None:
             with contextlib.suppress(EngineError):
-                await self._client.cancel_load()
+                await self._engine.cancel_load()
 
     async def watch(self, interval_s: float, map_interval_s: float) -> None:
         """How often telemetry and expert maps come, in seconds; 0 stops either."""
         if (interval_s, map_interval_s) == self._intervals:
             return
         self._intervals = (interval_s, map_interval_s)
-        if self.model is not None and self._client is not None:
+        if self.model is not None and self._engine is not None:
             with contextlib.suppress(EngineError):
-                await self._client.watch(interval_s, map_interval_s)
+                await self._engine.watch(interval_s, map_interval_s)
 
-    def _client_or_new(self) -> EngineClient:
-        if self._client is None:
-            from backends.engine.client import EngineClient
+    @property
+    def engine(self) -> MonitoredEngine:
+        """The engine's owner, made when it is first needed: what it imports takes longer than the first paint."""
+        if self._engine is None:
+            from flashmoe.monitor.engine import MonitoredEngine
 
-            self._client = EngineClient(log_path=self._log_path, on_event=self._on_event, env=self._env)
-        return self._client
+            self._engine = MonitoredEngine(
+                log_path=self._log_path,
+                on_event=self._on_event,
+                on_sample=self._on_sample,
+                env=self._env,
+                sample_s=CALM_SAMPLE_S if self._calm else SAMPLE_S,
+                monitored=False,
+            )
+        return self._engine
+
+    def _on_sample(self, sample: Sample) -> None:
+        self._post(messages.SampleTaken(sample))
 
     def _on_event(self, event: object) -> None:
         name = type(event).__name__  # Died is the client's own struct; the names are the protocol's tags
-        if isinstance(event, Telemetry):
-            self.telemetry = event
-            self._post(messages.TelemetryArrived(event))
-        elif isinstance(event, ExpertMap):
-            self.expert_map = event
+        if isinstance(event, ExpertMap):
             self._post(messages.ExpertMapArrived(event))
         elif name == "Notice":
             self._post(messages.EngineNotice(str(getattr(event, "level", "info")), str(getattr(event, "message", ""))))
         elif name == "Died" and not self._closed:
-            if self._in_use is not None:
-                self._in_use.release()
             sentence = getattr(event, "message", "The engine stopped.")
             self._post(messages.EngineDied(str(sentence)))
 
@@ -207,7 +205,7 @@ class EngineController:
         try:
             await self.ensure_loaded()
             answer.started = time.monotonic()
-            async for event in self._client_or_new().generate(request):
+            async for event in self.engine.generate(request):
                 if isinstance(event, Delta):
                     answer.add(event)
                 elif isinstance(event, PrefillProgress):
@@ -261,7 +259,7 @@ class EngineController:
         """
         await self.ensure_loaded()
         pieces: list[str] = []
-        async for event in self._client_or_new().generate(request):
+        async for event in self.engine.generate(request):
             if isinstance(event, Delta) and event.kind == "answer":
                 pieces.append(event.text)
             follow(event)
@@ -301,16 +299,16 @@ class EngineController:
             return
         if self.state == "loading":
             await self.cancel_load()
-        elif self._client is not None:
+        elif self._engine is not None:
             with contextlib.suppress(EngineError):
-                await self._client.cancel(answer_id)
+                await self._engine.cancel(answer_id)
 
     async def count_tokens(self, request: GenerateRequest) -> int | None:
         """Tokens of a prompt, None where no model is ready to count. Far above the context it is an estimate."""
-        if self.model is None or self._client is None:
+        if self.model is None or self._engine is None:
             return None
         try:
-            return await self._client.count_tokens(request)
+            return await self._engine.count_tokens(request)
         except EngineError as error:
             if error.code != "prompt_too_long":
                 return None
@@ -323,7 +321,7 @@ class EngineController:
         try:
             for start in chosen:
                 part = ChatMessage("user", text[start : start + piece])
-                counted += await self._client.count_tokens(GenerateRequest(id=request.id, messages=(part,)))
+                counted += await self._engine.count_tokens(GenerateRequest(id=request.id, messages=(part,)))
         except EngineError:
             return None
         return max(self.model.n_ctx + 1, counted * len(starts) // len(chosen))
@@ -332,19 +330,19 @@ class EngineController:
 
     async def save_state(self, session: str, path: Path) -> int:
         """Writes a session's computed context to a file; its bytes, 0 where that is not possible."""
-        if self.model is None or self._client is None or self.busy:
+        if self.model is None or self._engine is None or self.busy:
             return 0
         try:
-            return await self._client.save_state(session, str(path))
+            return await self._engine.save_state(session, str(path))
         except EngineError:
             return 0
 
     async def restore_state(self, session: str, path: Path) -> int:
         """Restores a session's computed context; the tokens restored, 0 where the file doesn't fit."""
-        if self.model is None or self._client is None:
+        if self.model is None or self._engine is None:
             return 0
         try:
-            return await self._client.restore_state(session, str(path))
+            return await self._engine.restore_state(session, str(path))
         except EngineError:
             return 0
 
@@ -353,9 +351,9 @@ class EngineController:
     async def close(self) -> None:
         """Stops the child. No message is posted any more."""
         self._closed = True
-        if self._client is not None:
+        if self._engine is not None:
             with contextlib.suppress(EngineError, OSError):
-                await self._client.stop()
+                await self._engine.stop()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

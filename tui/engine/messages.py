@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from backends.interface import ExpertMap, LoadProgress, LoadRequest, ModelInfo, Telemetry
+from backends.interface import ExpertMap, LoadProgress, LoadRequest, ModelInfo
 
 if TYPE_CHECKING:
     from flashmoe.hub.downloads.views import JobView
@@ -83,14 +83,6 @@ class EngineNotice(EngineMessage):
         super().__init__()
         self.level = level
         self.sentence = sentence
-
-
-class TelemetryArrived(MonitorMessage):
-    """The engine's counters now."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        super().__init__()
-        self.telemetry = telemetry
 
 
 class ExpertMapArrived(MonitorMessage):

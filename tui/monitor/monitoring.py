@@ -9,7 +9,7 @@ from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widget import Widget
 
-from backends.interface import ExpertMap, ModelInfo, Telemetry
+from backends.interface import ExpertMap, ModelInfo
 from tui.engine import messages
 from tui.engine.controller import EngineController
 from tui.monitor.redraws import Redraws
@@ -26,11 +26,6 @@ MAP_INTERVAL_S = 2.0
 
 class Owner(Protocol):
     """What the monitor needs of the app."""
-
-    @property
-    def calm(self) -> bool:
-        """Whether repaints are to be few."""
-        ...
 
     @property
     def controller(self) -> EngineController:
@@ -59,10 +54,9 @@ class Monitoring:
         self._screen: Screen[Any] | None = None
         """The screen that has them, and takes the samples."""
         self._live: LiveMonitor | None = None
+        """The engine's monitor, once it runs."""
         self._info: ModelInfo | None = None
-        self._pid: int | None = None
         self._panes: list[Any] = []
-        self._maps_wanted = False
         self._probed = ""  # the model whose disk was measured last
         self.experts_open = False
         self.feed: MonitorFeed | None = None
@@ -82,25 +76,17 @@ class Monitoring:
         await self.layout_changed()
         if not measure:
             return
-        from flashmoe.monitor.live import LiveMonitor
-
-        self._live = LiveMonitor(self._arrived, interval_s=1.0 if self._owner.calm else 0.5)
-        self._live.engine_started(self._pid)
-        self._info = self._live.model_loaded(self._info)
+        engine = self._owner.controller.engine
+        await engine.start_monitor()
+        self._live = engine.monitor
+        self._info = self._live.model
         self.feed.set_model(self._info)
-        await self._live.start()
         if record is not None:
             self.record(record)
 
-    def _arrived(self, sample: Sample) -> None:
-        if self._screen is not None:
-            self._screen.post_message(messages.SampleTaken(sample))
-
     async def take(self, news: messages.MonitorMessage) -> None:
-        """Counters, a map or a look at the machine, on the screen's own message queue."""
+        """A map or a look at the machine, on the screen's own message queue."""
         match news:
-            case messages.TelemetryArrived():
-                self._telemetry(news.telemetry)
             case messages.ExpertMapArrived():
                 self._expert_map(news.expert_map)
             case messages.SampleTaken():
@@ -133,8 +119,6 @@ class Monitoring:
             self._probed = info.path
             if self._screen is not None:
                 self._screen.run_worker(self._probe_disk())
-        if self._live is not None and self._live.maps_wanted and not self._maps_wanted:
-            await self.layout_changed()
 
     def _hidden(self) -> bool:
         """Whether another screen covers the panes; dialogs let them be seen."""
@@ -149,12 +133,9 @@ class Monitoring:
             if pane.is_attached and pane.display:
                 pane.update_view()
 
-    def model_loaded(self, info: ModelInfo, pid: int | None) -> None:
+    def model_loaded(self, info: ModelInfo) -> None:
         """Another model is loaded."""
-        self._info, self._pid = info, pid
-        if self._live is not None:
-            self._live.engine_started(pid)
-            self._info = self._live.model_loaded(info)
+        self._info = info if self._live is None else self._live.model or info  # with what is known of its disk
         if self.feed is not None:
             self.feed.set_model(self._info)
 
@@ -171,23 +152,14 @@ class Monitoring:
 
     def engine_gone(self) -> None:
         """The engine's process is gone."""
-        self._info = self._pid = None
+        self._info = None
         if self.feed is not None:
             self.feed.set_model(None)
-        if self._live is not None:
-            self._live.engine_started(None)
-
-    def _telemetry(self, telemetry: Telemetry) -> None:
-        """The engine's newest counters."""
-        if self._live is not None:
-            self._live.telemetry(telemetry)
 
     def _expert_map(self, expert_map: ExpertMap) -> None:
         """The newest expert map; it is drawn with the next sample."""
         if self.feed is not None:
             self.feed.push_map(expert_map)
-        if self._live is not None:
-            self._live.expert_map(expert_map)
 
     def cycle_span(self) -> str | None:
         """The curves cover the next stretch of time; returns its name."""
@@ -198,13 +170,12 @@ class Monitoring:
         return name
 
     async def layout_changed(self) -> None:
-        """Asks the engine for expert maps only while one can be seen, is recorded, or is watched from elsewhere."""
-        wanted = self.experts_open or (self._live is not None and self._live.maps_wanted)
-        wanted = wanted or (self._column is not None and bool(self._column.display))
-        self._maps_wanted = wanted
+        """Asks the engine for expert maps only while one can be seen; what is recorded or watched from elsewhere the
+        engine's owner adds by itself."""
+        wanted = self.experts_open or (self._column is not None and bool(self._column.display))
         await self._owner.controller.watch(0.5, MAP_INTERVAL_S if wanted else 0.0)
 
     async def stop(self) -> None:
         """Stops the thread, ends a recording, closes the socket."""
         if self._live is not None:
-            await self._live.stop()
+            await self._owner.controller.engine.stop_monitor()

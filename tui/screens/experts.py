@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.screen import Screen
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.expert_stats import Cells, ExpertArrays
 from flashmoe.monitor.feed import MonitorFeed
 from tui import keymap as keys
@@ -128,7 +128,7 @@ class ExpertMapView(Lines):
             return fit(left, width)
         order = "most used first" if self.by_use else "by number"
         resident = arrays.resident_share()
-        held = f" · {units.percent(resident).strip()} in RAM" if resident is not None else ""
+        held = f" · {figures.percent(resident).strip()} in RAM" if resident is not None else ""
         shape = f"{arrays.rows} × {arrays.columns}"
         for words in (f"{shape}, {order}{held} · {cells.scale}", f"{shape}{held} · {cells.scale}", cells.scale):
             if left.cell_length + len(words) + 2 <= width or words == cells.scale:
@@ -168,7 +168,7 @@ class ExpertMapView(Lines):
             ago = (arrays.token or 0) - last
             facts.append("never used" if not last else "just now" if not ago else f"{ago:,} tokens ago")
         if arrays.expert_bytes[row]:
-            facts.append(units.size(arrays.expert_bytes[row]))
+            facts.append(figures.size(arrays.expert_bytes[row]))
         said = "  # is hot and yet on SSD: read again and again" if width >= 92 else "  # hot, yet on SSD"
         return [
             fit(line(where, " ", " · ".join(facts)), width),
@@ -190,7 +190,7 @@ class ExpertMapView(Lines):
         decode = self.feed.frame.decode if self.feed.frame is not None else None
         rate = arrays.hit_rate(row) if row is not None else decode.hit_rate if decode is not None else None
         if rate is not None:
-            parts.append(f"hit {units.percent(rate).strip()}")
+            parts.append(f"hit {figures.percent(rate).strip()}")
         reuse = None
         if row is not None and arrays.next_token_reuse is not None:
             value = float(arrays.next_token_reuse[row])
@@ -198,7 +198,7 @@ class ExpertMapView(Lines):
         elif row is None and self.feed.frame is not None:
             reuse = self.feed.frame.next_token_reuse
         if reuse is not None:
-            again = units.percent(reuse).strip()
+            again = figures.percent(reuse).strip()
             parts.append(f"{again} used again by the next token" if width >= 100 else f"reuse {again}")
         return " · ".join(parts) if parts else "this backend doesn't see which experts are used"
 

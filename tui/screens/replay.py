@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from textual.content import Content
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.recording import Recording
 from flashmoe.monitor.replay import Player
 from tui import keymap as keys
@@ -35,8 +35,8 @@ class ReplayBar(Lines):
         state = "end" if player.ended else "paused" if player.paused else "playing"
         sign = "▶" if state == "playing" else "■"
         speed = f"{player.speed:g}×"
-        left = f"{sign} {state:<7} {speed:>5}  {units.clock(player.position):>7} "
-        right = f" {units.clock(player.duration)}"
+        left = f"{sign} {state:<7} {speed:>5}  {figures.clock(player.position):>7} "
+        right = f" {figures.clock(player.duration)}"
         room = max(4, width - len(left) - len(right))
         done = round(room * (player.position / player.duration if player.duration else 1.0))
         return [line((left, "bold"), ("━" * done, "$primary"), ("─" * (room - done), MUTED), (right, MUTED))]

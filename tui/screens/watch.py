@@ -9,9 +9,8 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 
-from flashmoe import paths
+from flashmoe import figures, paths
 from flashmoe.config.load import load_config
-from flashmoe.monitor import units
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.text_safety import visible_line
 from tui import keymap as keys
@@ -51,7 +50,7 @@ class WatchTitle(Lines):
         if self.feed.note:
             parts.append((f"   {self.feed.note}", MUTED))
         known = model is not None and frame is not None and frame.tok_s is not None
-        speed = f"{units.speed(frame.tok_s)} tok/s" if known and frame is not None else ""
+        speed = f"{figures.speed(frame.tok_s)} tok/s" if known and frame is not None else ""
         return [spread(line(*parts), line((speed, "bold")), width)]
 
 

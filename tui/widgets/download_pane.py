@@ -25,14 +25,6 @@ _STATE_STYLE = {
 MAX_PARTS_SHOWN = 12
 
 
-def _roughly(seconds: float) -> str:
-    """A time left, no finer than it can be known."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _bar_width(width: int) -> int:
     return 20 if width >= 90 else 10
 
@@ -173,9 +165,8 @@ class DownloadPane(Widget, can_focus=True):
         if view.state == "verifying":
             return Content.styled("checking sha256", "$foreground-muted")
         if view.state in ACTIVE and view.bytes_s:
-            megabytes = view.bytes_s / 1e6
-            speed = f"{megabytes:.1f} MB/s" if megabytes < 100 else f"{megabytes:.0f} MB/s"
-            left = f"{_roughly(view.eta_s)} left" if view.eta_s is not None else ""
+            speed = figures.rate(view.bytes_s)
+            left = f"{figures.roughly(view.eta_s)} left" if view.eta_s is not None else ""
             text = f"{sizes}  {speed}  {left}" if width >= 90 else f"{speed}  {left}"
             return Content.styled(text, "$foreground-muted")
         words = {"failed": "failed", "paused": "paused", "queued": "waits its turn", "cancelled": "deleted"}

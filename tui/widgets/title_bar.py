@@ -39,14 +39,14 @@ class TitleBar(Widget):
 
     def show_rate(self, tok_s: float | None) -> None:
         """Tokens a second now; None: nothing runs."""
-        if figures.rate(tok_s) != figures.rate(self._tok_s):
+        if figures.speed(tok_s) != figures.speed(self._tok_s):
             self._tok_s = tok_s
             self.refresh()
 
     def render(self) -> Content:
         """Lays the parts out from the left, the rate at the right."""
         width = self.size.width
-        right = Content.styled(f"{figures.rate(self._tok_s)} tok/s", "bold") if self._tok_s is not None else Content()
+        right = Content.styled(f"{figures.speed(self._tok_s)} tok/s", "bold") if self._tok_s is not None else Content()
         brand = Content.styled("flashmoe", "bold $primary")
         model = self._model
         if model is None:

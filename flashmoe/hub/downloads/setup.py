@@ -7,7 +7,6 @@ from flashmoe.config.schema import Config
 from flashmoe.hub.client import HubClient
 from flashmoe.hub.downloads.manager import DownloadManager
 from flashmoe.hub.downloads.state import Options
-from flashmoe.hub.library import models_root
 
 RETRY_FAILED_S = 60.0
 
@@ -24,8 +23,9 @@ def open_manager(
 
     `stays_open`: an app, in which a download that gave up tries again by itself.
     """
-    downloads = (config or load_config().config).downloads
+    config = config or load_config().config
+    downloads = config.downloads
     limit = limit_bytes_s if limit_bytes_s is not None else downloads.limit * (1 << 20) or None
     retry = RETRY_FAILED_S if stays_open else None
     options = Options(connections=connections or downloads.parallel, retry_failed_s=retry)
-    return DownloadManager(models_root(), client, options, limit_bytes_s=limit)
+    return DownloadManager(config.models_folder(), client, options, limit_bytes_s=limit)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backends.interface import ChatMessage, Finished, GenerateRequest, LoadRequest, ModelInfo, Sampling
+from backends.interface import ChatMessage, EngineError, Finished, GenerateRequest, LoadRequest, ModelInfo, Sampling
 from flashmoe import paths
+from flashmoe.hub.inuse import holder
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.monitor.expert_stats import ExpertArrays
 from flashmoe.monitor.feed import MonitorFeed
@@ -126,9 +130,7 @@ async def test_a_killed_engine_is_seen_and_comes_back(tmp_path: Path) -> None:
         watching = asyncio.create_task(follow())
         first = client.pid
         assert first is not None
-        import os
-
-        os.kill(first, 9)
+        os.kill(first, signal.SIGKILL)
         for _ in range(200):
             await asyncio.sleep(0.05)
             if there.frame is not None and there.model is None and client.pid is None:
@@ -145,3 +147,36 @@ async def test_a_killed_engine_is_seen_and_comes_back(tmp_path: Path) -> None:
     finally:
         await client.stop()
     await asyncio.wait_for(watching, 10)
+
+
+@guide
+async def test_what_is_loaded_is_held_until_it_is_gone_and_can_be_loaded_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
+    for path in (first, second):
+        await asyncio.to_thread(shutil.copy, paths.guide_model(), path)
+    client = MonitoredEngine(log_path=tmp_path / "engine.log", monitored=False)
+    try:
+        with pytest.raises(EngineError):  # nothing was loaded that could be loaded again
+            await client.restart()
+        await client.load(LoadRequest(path=str(first), backend="mmap", n_ctx=256))
+        assert holder(first) == os.getpid()
+        await client.load(LoadRequest(path=str(second), backend="mmap", n_ctx=256))
+        assert holder(first) is None
+        assert holder(second) == os.getpid()
+        with pytest.raises(EngineError):
+            await client.load(LoadRequest(path=str(tmp_path / "none.gguf"), backend="mmap", n_ctx=256))
+        assert (holder(second) is None) == (client.model is None)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGKILL)
+        for _ in range(600):
+            if not client.alive:
+                break
+            await asyncio.sleep(0.05)
+        assert holder(second) is None
+        info = await client.restart()
+        assert info.path == str(second)
+        assert (holder(second), client.loads) == (os.getpid(), 3)
+        await client.unload()
+        assert holder(second) is None
+    finally:
+        await client.stop()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from backends.interface import Telemetry
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Deriver, Frame
 from flashmoe.monitor.history import History
@@ -162,15 +162,15 @@ def test_history_covers_hours_at_bounded_cost(span: float | None) -> None:
 
 
 def test_units_follow_the_scale() -> None:
-    assert units.size(9.4 * 2**30, 24 * 2**30) == "9.4 GiB"
-    assert units.size(0.01 * 2**30, 24 * 2**30) == "0.0 GiB"
-    assert units.rate(1.2e9, 1.4e9) == "1.20 GB/s"
-    assert units.rate(3e6, 1.4e9) == "0.00 GB/s"
-    assert units.speed(0.314) == "0.31"
-    assert units.speed(4.84) == "4.8"
-    assert units.speed(212.4) == "212"
-    assert units.size(None) == units.rate(None) == units.speed(None) == "–"
-    assert len(units.percent(0.04)) == len(units.percent(1.0)) == len(units.percent(None))
+    assert figures.size(9.4 * 2**30, 24 * 2**30) == "9.4 GiB"
+    assert figures.size(0.01 * 2**30, 24 * 2**30) == "0.0 GiB"
+    assert figures.rate(1.2e9, 1.4e9) == "1.20 GB/s"
+    assert figures.rate(3e6, 1.4e9) == "0.00 GB/s"
+    assert figures.speed(0.314) == "0.31"
+    assert figures.speed(4.84) == "4.8"
+    assert figures.speed(212.4) == "212"
+    assert figures.size(None) == figures.rate(None) == figures.speed(None) == "-"
+    assert len(figures.percent(0.04)) == len(figures.percent(1.0)) == len(figures.percent(None))
 
 
 def test_a_disk_that_gives_more_than_its_probe() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 
-from flashmoe import paths
+from flashmoe import figures, paths
 from tui.chat.conversation import Turn
 from tui.screens.chat.parts import ChatParts
 from tui.terminal import facts
@@ -52,8 +52,9 @@ class Copying:
             return
         sequence = facts.osc52(text)
         if sequence is None:
+            large = figures.size(len(text.encode("utf-8", "replace")))
             parts.say(
-                f"The {what} is too large for the terminal's clipboard ({len(text) // 1000:,} kB); "
+                f"The {what} is too large for the terminal's clipboard ({large}); "
                 f"{parts.key('chat.save')} saves it to a file.",
                 "warning",
             )

@@ -77,7 +77,7 @@ class EngineNews:
             said.append("It is a dense model: it has no experts, so nothing streams.")
         parts.say(" ".join(said), "warning" if info.lossy else "info")
         self._welcome()
-        parts.host.monitoring.model_loaded(info, parts.host.controller.pid)
+        parts.host.monitoring.model_loaded(info)
         if not parts.flow.busy:  # else the answer that is waiting for this load does it first
             parts.start(parts.flow.bring_context())
 

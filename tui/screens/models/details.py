@@ -126,8 +126,7 @@ LINE_BYTES_S = 100e6 / 8
 
 def download(size: int) -> Content:
     """How much comes, and how long that takes on a line that many people have."""
-    minutes = size / LINE_BYTES_S / 60
-    about = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{max(1, minutes):.0f} min"
+    about = figures.roughly(max(60.0, size / LINE_BYTES_S))
     return field("download", f"{figures.size(size)}, {about} at 100 Mbit/s")
 
 
@@ -159,8 +158,8 @@ def headline(plan: Plan | None) -> list[Content | str | None]:
     speed = plan.speed
     if speed is None:
         return [verdict]
-    about = f"{'' if speed.source == 'measured' else '~'}{figures.rate(speed.expected)} tok/s"
-    spread = f"  {figures.rate(speed.low)} to {figures.rate(speed.high)}, bound by {speed.bound}"
+    about = f"{'' if speed.source == 'measured' else '~'}{figures.speed(speed.expected)} tok/s"
+    spread = f"  {figures.speed(speed.low)} to {figures.speed(speed.high)}, bound by {speed.bound}"
     return [verdict, Content.assemble((about, "bold"), (spread, "$foreground-muted"))]
 
 

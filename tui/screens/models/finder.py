@@ -11,7 +11,7 @@ from backends.interface import EngineError
 from flashmoe import figures
 from flashmoe.hub.client import configured_endpoint
 from flashmoe.hub.errors import HubError
-from flashmoe.hub.library import Library
+from flashmoe.hub.library import Library, default_sources
 from flashmoe.hub.listing import HubHit, HubQuant, HubRepo
 from flashmoe.plans.model_list import (
     Row,
@@ -82,7 +82,7 @@ class ModelFinder:
         def look() -> tuple[list[Row], list[Row], list[str], dict[str, Plan]]:
             from flashmoe.hub.catalogue import load_catalogue
 
-            self.library = Library()
+            self.library = Library(default_sources(self._view.host.config))
             catalogue = load_catalogue()
             self._catalogue_repos = {repo for model in catalogue.models for repo in model.repos}
             estimates = {

@@ -53,4 +53,4 @@ def row_line(row: Row, width: int, *, loaded: bool = False, busy: str = "") -> C
 def _speed(row: Row) -> str:
     if row.tok_s is None:
         return " " * 11
-    return f"{'' if row.measured else '~'}{figures.rate(row.tok_s)} tok/s".rjust(11)
+    return f"{'' if row.measured else '~'}{figures.speed(row.tok_s)} tok/s".rjust(11)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from textual.content import Content
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.prediction import curve_at, hit_curve
 from tui.widgets.monitor.lines import COMPUTE, MUTED, TITLE, line, spread
@@ -53,10 +53,10 @@ def budget_curve(feed: MonitorFeed, width: int, rows: int, *, titled: bool = Tru
         text = "".join(_BLOCKS[n] for n in np.clip(eighths - 8 * (row - 1), 0, 8).tolist())
         inside, beyond = text[: at + 1], text[at + 1 :]
         lines.append(line((f"{label:>{_LABEL - 1}} ", MUTED), (inside, COMPUTE), (beyond, MUTED)))
-    now = f"now {units.size(held, total)}, hit {units.percent(measured).strip()}"
+    now = f"now {figures.size(held, total)}, hit {figures.percent(measured).strip()}"
     left = max(0, min(columns - len(now) - 2, at - 1))
     mark = line(" " * _LABEL, ("─" * at, MUTED), ("▲", "bold $primary"), ("─" * (columns - at - 1), MUTED))
-    whole = units.size(total)
+    whole = figures.size(total)
     if left + len(now) + len(whole) + 2 > columns:
         whole = ""
         left = min(left, columns - len(now))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from textual.content import Content
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.expert_stats import ExpertArrays
 from tui.widgets.monitor.lines import COMPUTE, MUTED, READ, RULE, line, meter
 
@@ -31,7 +31,7 @@ class LayerRates:
         # (title, columns with the blank before them, values, how a value is drawn; None: a bar)
         wanted: list[tuple[str, int, Any, Callable[[float | None], str] | None]] = []
         if hit is not None:
-            wanted.append(("hit", 6, hit, units.percent))
+            wanted.append(("hit", 6, hit, figures.percent))
         if held is not None:
             wanted.append(("in RAM", _BAR + 1, held, None))
         if hit is not None:
@@ -40,7 +40,7 @@ class LayerRates:
             wanted.append(("50%", 5, half, _count))
             wanted.append(("90%", 5, most, _count))
         if reuse is not None:
-            wanted.append(("reuse", 6, reuse, units.percent))
+            wanted.append(("reuse", 6, reuse, figures.percent))
         left, self._columns = width - 2, []
         for title, room, values, text in wanted:  # in the order of their worth
             if room > left:
@@ -80,4 +80,4 @@ def _mean(values: Values) -> float | None:
 
 
 def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
+    return figures.UNKNOWN if value is None else f"{value:.0f}"

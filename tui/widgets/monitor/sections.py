@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.sample import Gpu
@@ -30,8 +30,8 @@ def _note(text: str, style: str = MUTED) -> Content:
 
 def _of(value: float | None, total: float) -> str:
     """``  9.4 / 24.0 GiB``: as wide at 1 as at the whole."""
-    whole = units.size(total)
-    amount = units.size(value, total, unit=False)
+    whole = figures.size(total)
+    amount = figures.size(value, total, unit=False)
     return f"{amount:>{len(whole.split()[0])}} / {whole}"
 
 
@@ -45,7 +45,7 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     name = "engine" if width >= 38 else "own"
     own = f"{name} {_own(frame.engine_own, total)} · " if frame.engine_own is not None else ""
     limit = "limit" if frame.ram_limited else ""
-    cache = f"{own}page cache {units.size(frame.ram_cache, total)}"
+    cache = f"{own}page cache {figures.size(frame.ram_cache, total)}"
     if _LABEL + len(cache) + (len(limit) + 1 if limit else 0) > width:
         cache = cache.replace("page cache", "cache")
     lines.append(spread(_note(cache), line((limit, MUTED)), width))
@@ -65,8 +65,8 @@ def memory(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
 
 def _own(value: float, total: int) -> str:
     """A figure that shares the unit of the total, unless it would read as next to nothing."""
-    unit, _ = units.binary_unit(total)
-    return units.size(value) if value < 0.095 * unit else units.size(value, total, unit=False)
+    unit, _ = figures.binary_unit(total)
+    return figures.size(value) if value < 0.095 * unit else figures.size(value, total, unit=False)
 
 
 def _experts_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None:
@@ -92,7 +92,7 @@ def _kv_line(feed: MonitorFeed, frame: Frame, width: int) -> Content | None:
     if model is None or not model.kv_bytes or not model.n_ctx:
         return None
     share = frame.ctx_used / model.n_ctx
-    text = f"KV {units.size(model.kv_bytes)}, {units.percent(share).strip()} used "
+    text = f"KV {figures.size(model.kv_bytes)}, {figures.percent(share).strip()} used "
     return line(" " * _LABEL, (text, MUTED), meter(share, max(0, width - _LABEL - len(text))))
 
 
@@ -124,16 +124,16 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
 
 
 def _gpu_note(gpu: Gpu) -> Content:
-    engine = f"engine {units.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
-    return _note(engine + (f" · {units.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""))
+    engine = f"engine {figures.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
+    return _note(engine + (f" · {figures.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""))
 
 
 def _pressure_line(frame: Frame) -> Content | None:
     parts = []
     if frame.memory_stall is not None and frame.memory_stall >= 0.005:
-        parts.append(f"waits for memory {units.percent(frame.memory_stall)}")
+        parts.append(f"waits for memory {figures.percent(frame.memory_stall)}")
     if frame.swap_used:
-        parts.append(f"swap {units.size(frame.swap_used)}")
+        parts.append(f"swap {figures.size(frame.swap_used)}")
     if not parts:
         return None
     bad = (frame.memory_stall or 0) > 0.1
@@ -148,25 +148,25 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     if frame.disk is None and frame.read_s is None:
         return [line(("no engine runs", MUTED))]
     scale, probed = feed.disk_scale()
-    whole = units.rate(scale)
-    amount = units.rate(frame.read_s, scale, unit=False)
+    whole = figures.rate(scale)
+    amount = figures.rate(frame.read_s, scale, unit=False)
     value = f"{amount:>{len(whole.split()[0])}} / {whole}"
     lines = [_curve(feed, "read", "read", scale, value, width, READ)]
     parts = []
     if frame.others_s is not None:
-        parts.append(f"others {units.rate(frame.others_s, max(frame.others_s, 1e6))}")
+        parts.append(f"others {figures.rate(frame.others_s, max(frame.others_s, 1e6))}")
     if frame.latency_s is not None:
-        parts.append(units.duration(frame.latency_s))
+        parts.append(figures.duration(frame.latency_s))
     right = "ceiling probed" if probed else "most seen" if frame.disk else ""
-    note = _note(" · ".join(parts) or ("others –" if frame.disk else "no disk under this model"))
+    note = _note(" · ".join(parts) or (f"others {figures.UNKNOWN}" if frame.disk else "no disk under this model"))
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
     if work is not None and work.hit_rate is not None:
-        lines.append(_curve(feed, "hit", "hit", 1.0, units.percent(work.hit_rate), width, COMPUTE))
+        lines.append(_curve(feed, "hit", "hit", 1.0, figures.percent(work.hit_rate), width, COMPUTE))
     if work is not None and work.bytes_per_token is not None:
         missed = "missed" if work.hit_rate is not None else "read from the SSD"
         read = work.bytes_per_token
-        lines.append(_note(f"{units.size(read)} a token {missed}" if read >= 1 else "the last tokens read nothing"))
+        lines.append(_note(f"{figures.size(read)} a token {missed}" if read >= 1 else "the last tokens read nothing"))
     elif work is None:
         lines.append(_note("no token yet"))
     return lines[:rows]
@@ -180,7 +180,7 @@ def token(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         return [line(("·" * width, MUTED)), line(("no token yet", MUTED))][:rows]
     lines = [anatomy_bar(work, width), anatomy_words(work)]
     top = _speed_top(feed)
-    lines.append(_curve(feed, "speed", "tok_s", top, f"{units.speed(work.tok_s)} tok/s", width, READ))
+    lines.append(_curve(feed, "speed", "tok_s", top, f"{figures.speed(work.tok_s)} tok/s", width, READ))
     return lines[:rows]
 
 
@@ -209,7 +209,7 @@ def anatomy_bar(work: Work, width: int) -> Content:
 def anatomy_words(work: Work) -> Content:
     """``█ read 61% ▒ compute 38% ░ hook  1%``: each figure two places wide, so that nothing moves."""
     if work.stall_s is None:
-        per_token = units.duration(work.total_s / work.tokens) if work.tokens else "–"
+        per_token = figures.duration(work.total_s / work.tokens) if work.tokens else figures.UNKNOWN
         return line((f"{per_token} a token; reads aren't timed here", MUTED))
     total = work.total_s
     hook = (work.hook_s or 0.0) / total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from flashmoe.monitor import units
+from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets.monitor.lines import COMPUTE, MUTED, READ, Lines, fit, line, spark
 from tui.widgets.monitor.sections import anatomy_bar
@@ -48,22 +48,24 @@ def _figures(feed: MonitorFeed, width: int) -> Content:
         drawn = spark(feed.curve(name, curve), top) + " " if curve else ""
         parts.append(line((label + " ", "bold"), (drawn, style), value))
 
-    whole = units.size(total)
-    used = units.size(frame.ram_used, total, unit=False).rjust(len(whole.split()[0]))
+    whole = figures.size(total)
+    used = figures.size(frame.ram_used, total, unit=False).rjust(len(whole.split()[0]))
     add("RAM", "ram", total, f"{used}/{whole if width >= 70 else whole.split()[0]}", COMPUTE)
     scale, _ = feed.disk_scale()
-    reads = units.rate(frame.read_s, scale, unit=False)
-    ceiling = units.rate(scale)
+    reads = figures.rate(frame.read_s, scale, unit=False)
+    ceiling = figures.rate(scale)
     add("SSD", "read", scale, f"{reads.rjust(len(ceiling.split()[0]))}/{ceiling}", READ)
     work = frame.decode
-    speed = line((f"{units.speed(frame.tok_s):>4} tok/s", "bold"))
+    speed = line((f"{figures.speed(frame.tok_s):>4} tok/s", "bold"))
     hit = (
-        line(("hit ", "bold"), units.percent(work.hit_rate)) if work is not None and work.hit_rate is not None else None
+        line(("hit ", "bold"), figures.percent(work.hit_rate))
+        if work is not None and work.hit_rate is not None
+        else None
     )
     vram = None
     if frame.gpus:
         gpu_used, gpu_total = sum(g.used for g in frame.gpus), sum(g.total for g in frame.gpus)
-        vram = line(("VRAM ", "bold"), f"{units.size(gpu_used, gpu_total, unit=False)}/{units.size(gpu_total)}")
+        vram = line(("VRAM ", "bold"), f"{figures.size(gpu_used, gpu_total, unit=False)}/{figures.size(gpu_total)}")
     result = parts[0]
     for part in (parts[1], hit, speed, vram):
         if part is not None and result.cell_length + part.cell_length + 2 <= width:
@@ -78,7 +80,7 @@ def _words(feed: MonitorFeed, width: int) -> Content:
     if frame is not None:
         work = frame.prefill if frame.phase == "prefill" and frame.prefill else frame.decode
         if work is not None and work.stall_s is not None and work.total_s:
-            share = units.percent(min(1.0, work.stall_s / work.total_s))
+            share = figures.percent(min(1.0, work.stall_s / work.total_s))
             left = line(anatomy_bar(work, 10), f" read {share.strip()} · ")
     words = line((said.headline, "bold $primary"))
     for part in (said.advice, said.detail):

@@ -231,7 +231,7 @@ class AnswerView(MessageView):
         if taken is not None and taken.completion_tokens is not None:
             parts.append(f"{taken.completion_tokens:,} tokens")
             if taken.tok_s is not None:
-                parts.append(f"{figures.rate(taken.tok_s)} tok/s")
+                parts.append(f"{figures.speed(taken.tok_s)} tok/s")
             if taken.hit_rate is not None:
                 parts.append(f"hit {taken.hit_rate:.0%}")
         line = Content.assemble(Content(" · ".join(parts)), branch_mark(turn))

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.geometry import Size
-from textual.layout import DockArrangeResult
 from textual.message import Message
 from textual.widgets import Static
 
@@ -20,8 +16,9 @@ from flashmoe.history.records import ContextCut
 from tui.chat.conversation import Turn
 from tui.keymap import Keymap, bindings
 from tui.widgets.transcript.cut_line import CutLine
-from tui.widgets.transcript.message_view import AnswerView, MessageView, QuestionView, view_of
+from tui.widgets.transcript.message_view import AnswerView, MessageView, view_of
 from tui.widgets.transcript.settled import Even
+from tui.widgets.transcript.tail import TailScroll
 
 TAIL_SCREENS = 2
 """What is mounted at the end of the chat, in heights of it, as far as that can be estimated."""
@@ -35,7 +32,7 @@ def _lines(turn: Turn, width: int) -> int:
     return 3 + len(turn.content) // width + turn.content.count("\n")
 
 
-class Transcript(VerticalScroll, Even):
+class Transcript(TailScroll, Even):
     """Follows the tail until the reader scrolls. Focus gives it a cursor that marks one message."""
 
     BINDINGS = bindings("transcript")
@@ -63,41 +60,6 @@ class Transcript(VerticalScroll, Even):
         self._lock = asyncio.Lock()
         self._extending = False
         self.marked: Turn | None = None
-
-    # Textual's anchor pins the end of the content to the bottom even where it is shorter than the screen. A short chat
-    # should begin at the top, so the anchor counts only once the content is taller.
-
-    def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
-        """Lays out, and notes whether the chat is taller than the screen."""
-        result = super().arrange(size, optimal)
-        self._taller = result.spatial_map.total_region.bottom > size.height
-        return result
-
-    # A chat that grows in a scroll of the same size: Textual would lay out the screen a second time, and send the
-    # whole chat to the terminal again with the next frame. Only where a scrollbar may come or go is there a reason.
-
-    def _size_updated(self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True) -> bool:
-        same = self.show_vertical_scrollbar and virtual_size.height > size.height and size == self._size
-        return super()._size_updated(size, virtual_size, container_size, layout and not same)
-
-    @property
-    def _anchored(self) -> bool:
-        return self._wants_anchor and self._taller
-
-    @_anchored.setter
-    def _anchored(self, value: bool) -> None:
-        self._wants_anchor = value
-
-    _wants_anchor = False
-    _taller = False
-
-    def compose(self) -> ComposeResult:
-        """Nothing yet."""
-        yield from ()
-
-    def on_mount(self) -> None:
-        """Follows the tail from the start."""
-        self.anchor()
 
     # ---- content --------------------------------------------------------------------------------------------------
 
@@ -255,17 +217,6 @@ class Transcript(VerticalScroll, Even):
 
     # ---- scrolling ------------------------------------------------------------------------------------------------
 
-    @property
-    def following(self) -> bool:
-        """Whether new text scrolls into view by itself."""
-        return not self._anchor_released or self.max_scroll_y == 0 or self.scroll_offset.y >= self.max_scroll_y
-
-    def follow(self) -> None:
-        """Goes to the end and follows it."""
-        self._anchor_released = False
-        self.anchor()
-        self.scroll_end(animate=False, immediate=False)
-
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Brings older messages in when the reader comes near the top, newer ones near the bottom."""
         super().watch_scroll_y(old_value, new_value)
@@ -289,7 +240,7 @@ class Transcript(VerticalScroll, Even):
                 with self.app.batch_update():
                     await self._mount_older()
                     for view in self.views[MOST:]:
-                        if not self._is_live(view):
+                        if not view.turn.writing:
                             await view.remove()
                             self._end -= 1
 
@@ -315,10 +266,6 @@ class Transcript(VerticalScroll, Even):
                     await self._place_cut()
         finally:
             self.call_after_refresh(self._extended)
-
-    @staticmethod
-    def _is_live(view: MessageView) -> bool:
-        return view.turn.writing
 
     def scroll_page(self, direction: int) -> None:
         """A page up or down, with two lines kept."""
@@ -402,11 +349,6 @@ class Transcript(VerticalScroll, Even):
             view = next((view for view in reversed(self.views) if isinstance(view, AnswerView)), None)
         if view is not None:
             await view.toggle_thinking()
-
-    def question_view(self, turn: Turn) -> QuestionView | None:
-        """The mounted widget of a question."""
-        view = self.view(turn)
-        return view if isinstance(view, QuestionView) else None
 
     async def reveal(self, message_id: int) -> None:
         """Scrolls to a message of the path and marks it."""

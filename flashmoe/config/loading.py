@@ -1,0 +1,28 @@
+"""From the configuration to what is loaded: the one place where the section `backend` becomes a `LoadRequest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backends.interface import LoadRequest
+from flashmoe.config.schema import BackendConfig, auto_to_none
+
+GIB = 1 << 30
+
+
+def load_request(path: str | Path, config: BackendConfig, **given: Any) -> LoadRequest:
+    """What to load: as configured, except for what is `given` (fields of `LoadRequest`; None there means auto)."""
+    ram_gib = auto_to_none(config.ram)
+    fields: dict[str, Any] = {
+        "backend": config.backend,
+        "ram_bytes": None if ram_gib is None else int(ram_gib * GIB),
+        "n_gpu_layers": auto_to_none(config.gpu_layers),
+        "n_threads": auto_to_none(config.threads),
+        "n_ctx": auto_to_none(config.ctx),
+        "kv_type": config.kv_type,
+    } | given
+    # 0 threads or 0 tokens of context mean "you choose" elsewhere; here auto says that.
+    for name in ("n_threads", "n_ctx"):
+        fields[name] = fields[name] or None
+    return LoadRequest(path=str(path), **fields)
