@@ -29,3 +29,22 @@ class ReportedError(Exception):
     def gist(self) -> str:
         """What happened, without the full stop: to be gone on with."""
         return self.what.rstrip(".")
+
+
+class EngineError(ReportedError):
+    """A failure of a backend or of the engine.
+
+    Codes: ``not_found``, ``not_a_file``, ``not_gguf``, ``truncated``, ``unknown_architecture``, ``bad_model``,
+    ``no_memory``, ``context_too_large``, ``prompt_too_long``, ``bad_request``, ``bad_template``, ``budget_too_small``,
+    ``unsupported``, ``io_error``, ``cancelled``, ``engine_died``, ``network``, ``unauthorized``, ``internal``.
+
+    ``prompt_too_long`` tells how many `tokens` the prompt has, where it was counted, and the `limit` of prompt and
+    answer together.
+    """
+
+    def __init__(
+        self, code: str, what: str, advice: str = "", *, tokens: int | None = None, limit: int | None = None
+    ) -> None:
+        super().__init__(code, what, advice)
+        self.tokens = tokens
+        self.limit = limit

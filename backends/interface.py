@@ -13,7 +13,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
-from backends.errors import ReportedError, sentence
+from backends.errors import EngineError as EngineError
+from backends.errors import sentence
+from backends.figures import BenchRequest as BenchRequest
+from backends.figures import BenchResult as BenchResult
+from backends.figures import ExpertMap as ExpertMap
+from backends.figures import Telemetry as Telemetry
 
 # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -50,6 +55,11 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     embeddings: bool = False
     kv_type: KvType = "f16"
     """How keys and values are kept: ``q8_0`` takes about half of the memory of ``f16``, and answers differ a little."""
+    kv_budget_bytes: int | None = None
+    """The most memory that states of prompts may take beside the KV cache, so that what was read once isn't read again.
+    None: a sixteenth of the machine's memory. 0: nothing of a prompt is kept once its answer has ended."""
+    kv_dir: str | None = None
+    """Where states of prompts are kept for the next process; None: nowhere."""
 
 
 class ChatMessage(Struct, frozen=True):
@@ -95,21 +105,11 @@ class GenerateRequest(Struct, kw_only=True, frozen=True):
     """Requests of one chat share a session: its KV cache is reused as far as the tokens agree."""
     enable_thinking: bool | None = None
     """Passed to templates that know a switch; None leaves the template's default."""
+    room: int = 1
+    """Tokens that the prompt must leave for the answer, or the request is refused."""
     continue_final: bool = False
     """The last message is an assistant's that was cut short: go on in it instead of opening a new one."""
     template_args: dict[str, str | int | float | bool] = field(default_factory=dict)
-
-
-class BenchRequest(Struct, kw_only=True, frozen=True):
-    """Teacher-forced random tokens: see the fields of `BenchResult`."""
-
-    prompt_tokens: int = 16
-    tokens: int = 32
-    seed: int = 1
-    parallel: int = 1
-    """Sequences decoded together; each gets its own random ids."""
-    skew: float = 0.0
-    """0 draws ids uniformly; above 0 by a Zipf law of this exponent."""
 
 
 # ---- events ----------------------------------------------------------------------------------------------------
@@ -150,7 +150,10 @@ class Usage(Struct, kw_only=True, frozen=True):
 
     prompt_tokens: int | None
     reused_tokens: int | None
+    """Of the prompt's tokens those that weren't computed, because they had been before."""
     completion_tokens: int | None
+    restored_tokens: int = 0
+    """Of the reused tokens those that weren't in the KV cache any more, but in the store of prompts."""
     thinking_tokens: int = 0
     prefill_s: float
     decode_s: float
@@ -175,11 +178,24 @@ class Failed(Struct, kw_only=True, frozen=True, tag=True):
     code: str
     what: str
     advice: str = ""
+    tokens: int | None = None
+    limit: int | None = None
 
     @classmethod
-    def of(cls, request_id: str, error: ReportedError) -> Failed:
+    def of(cls, request_id: str, error: EngineError) -> Failed:
         """The failure that an error means for a request."""
-        return cls(id=request_id, code=error.code, what=error.what, advice=error.advice)
+        return cls(
+            id=request_id,
+            code=error.code,
+            what=error.what,
+            advice=error.advice,
+            tokens=error.tokens,
+            limit=error.limit,
+        )
+
+    def error(self) -> EngineError:
+        """The error again."""
+        return EngineError(self.code, self.what, self.advice, tokens=self.tokens, limit=self.limit)
 
     @property
     def message(self) -> str:
@@ -237,113 +253,7 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     """A sentence where answers differ from the full model's (fewer experts); shown wherever the model is named."""
 
 
-class Telemetry(Struct, kw_only=True, frozen=True, tag=True):
-    """Counters since the model was loaded; take differences. None: this backend can't know."""
-
-    t: float
-    """time.monotonic() in the engine."""
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    prefill_s: float = 0.0
-    """Wall seconds inside llama_decode for batches with prompt tokens."""
-    decode_s: float = 0.0
-    stall_s: float | None = None
-    """Seconds that the compute waited for expert bytes (prefill and decode)."""
-    hook_s: float | None = None
-    """Seconds in the router hook that were not waiting."""
-    expert_hits: int | None = None
-    """Chosen experts (layer, expert) that were resident when the router chose them."""
-    expert_misses: int | None = None
-    read_bytes: int | None = None
-    """Expert bytes read from storage."""
-    evictions: int | None = None
-    resident_bytes: int | None = None
-    budget_bytes: int | None = None
-    ctx_used: int = 0
-    n_active: int = 0
-    """Sequences being prefilled or decoded."""
-    n_waiting: int = 0
-    reuse_bytes_hist: tuple[int, ...] | None = None
-    """Recent decode uses per bin of reuse distance (`backends.streaming.reuse_distance.ReuseMeter.histogram`)."""
-    next_token_reuse: float | None = None
-    """The share of a token's experts that the token before it used too."""
-    layer_pace: tuple[tuple[float, float], ...] | None = None
-    """(layers, seconds they took together) of recent decoding, by how many experts were read meanwhile, from 0
-    (`backends.streaming.layer_times.LayerTimes`). The last layer of each token is left out: its time holds the output
-    as well."""
-
-
-class ExpertMap(Struct, kw_only=True, frozen=True, tag=True):
-    """Per (layer, expert) state, row-major little-endian arrays of n_layers x n_experts."""
-
-    n_layers: int
-    n_experts: int
-    first_layer: int = 0
-    """Index of row 0 in the model: leading dense layers have no row."""
-    layers: tuple[int, ...] = ()
-    """The model's layer index of each row."""
-    expert_bytes: tuple[int, ...] = ()
-    """Bytes of one expert, per row."""
-    uses: bytes | None = None
-    """uint32: times chosen since load; None where the backend doesn't see the router."""
-    heat: bytes | None = None
-    """float32: uses that decay by half every 64 tokens."""
-    last_used: bytes | None = None
-    """uint32: the token number of the last use, 0 for never."""
-    residency: bytes | None = None
-    """uint8: resident share of the expert's bytes, 0 (on SSD) to 255 (all in RAM)."""
-    hits: bytes | None = None
-    """uint32 per row: chosen experts that were resident, since load."""
-    misses: bytes | None = None
-    """uint32 per row: chosen experts that were not."""
-    next_token_reuse: bytes | None = None
-    """float32 per row: the share of a token's experts that the token before it used too; NaN while unknown."""
-
-
-class BenchResult(Struct, kw_only=True, frozen=True, tag=True):
-    """The contract of ``bench --json``."""
-
-    backend: str
-    model: str
-    load_s: float
-    load_read_bytes: int | None
-    prefill_tok_s: float
-    decode_tok_s: float
-    compute_s_per_token: float | None
-    stall_s_per_token: float | None
-    hit_rate: float | None
-    read_bytes_per_token: float | None
-    disk_bytes_s: float | None
-    bound_tok_s: float | None
-    bound_share: float | None
-    peak_rss_bytes: int | None
-    budget_bytes: int | None
-    major_faults: int | None
-    logits_sha256: str
-    store: str | None = None
-    parallel: int = 1
-    prompt_tokens: int = 0
-    tokens: int = 0
-    seed: int = 0
-    evictions: int | None = None
-    hook_s_per_token: float | None = None
-    n_threads: int | None = None
-    lossy: str | None = None
-
-
 Event = LoadProgress | PrefillProgress | Delta | Finished | Failed | ModelInfo | Telemetry | ExpertMap | BenchResult
-
-
-# ---- errors ----------------------------------------------------------------------------------------------------
-
-
-class EngineError(ReportedError):
-    """A failure of a backend or of the engine.
-
-    Codes: ``not_found``, ``not_a_file``, ``not_gguf``, ``truncated``, ``unknown_architecture``, ``bad_model``,
-    ``no_memory``, ``context_too_large``, ``prompt_too_long``, ``bad_request``, ``bad_template``, ``budget_too_small``,
-    ``unsupported``, ``io_error``, ``cancelled``, ``engine_died``, ``network``, ``unauthorized``, ``internal``.
-    """
 
 
 # ---- what a backend implements -----------------------------------------------------------------------------------
@@ -367,6 +277,30 @@ class Backend(Protocol):
         ...
 
 
+class Prepared(Protocol):
+    """A request that was checked, rendered and tokenised, and waits for its place."""
+
+    request: GenerateRequest
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A model that can do what comes before an answer apart from the thread that drives it."""
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """Everything that needs no decoding: rendering, tokenising, building grammars, every check. Called from several
+        threads at once. Raises `EngineError` where the request can't ever run."""
+        ...
+
+    def submit_prepared(self, prepared: Prepared) -> None:
+        """Queues what `prepare` gave; it advances in `step`. Raises `EngineError` where its id is in use."""
+        ...
+
+    def drop(self, prepared: Prepared) -> None:
+        """Frees what `prepare` gave and that won't be submitted."""
+        ...
+
+
 @runtime_checkable
 class Model(Protocol):
     """A loaded model that answers requests. One thread drives it; only `cancel` may be called from another."""
@@ -374,7 +308,8 @@ class Model(Protocol):
     info: ModelInfo
 
     def count_tokens(self, request: GenerateRequest) -> int:
-        """Tokens of the request's prompt after the chat template; raises `EngineError`."""
+        """Tokens of the request's prompt after the chat template; raises `EngineError`. Of a model that `Prepares` it
+        is called from other threads, too."""
         ...
 
     def submit(self, request: GenerateRequest) -> None:

@@ -1,7 +1,8 @@
 """The engine's child process: one model, driven by commands on stdin, answering with events on what was stdout.
 
 Threads: the main thread loads, steps and frees; the reader takes commands off the pipe, and handles by itself those
-that must work while the main thread computes (cancel, watch, shutdown); the watcher sends telemetry; the outbox writes.
+that must work while the main thread computes (cancel, watch, shutdown); a few prepare requests (`preparing`); the
+watcher sends telemetry; the outbox writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import msgspec
 from backends import registry
 from backends.engine import protocol as p
 from backends.engine.outbox import Outbox
-from backends.interface import EngineError, Failed, Finished, LoadProgress, Model, Usage
+from backends.engine.preparing import Preparer, Ready, unforeseen
+from backends.interface import EngineError, Failed, Finished, LoadProgress, Model, Prepares, Usage
 
 MAX_COMMAND_BYTES = 64 << 20
 EXIT_INTERNAL = 70
@@ -38,7 +40,8 @@ class Child:
         """File descriptors: where commands come from and where events go."""
         self._in = os.fdopen(commands, "rb")
         self._out = Outbox(events)
-        self._queue: queue.SimpleQueue[p.Command | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[p.Command | Ready | None] = queue.SimpleQueue()
+        self._preparer = Preparer(self._out, self._queue.put, self._settled)
         self._model: Model | None = None
         self._model_lock = threading.Lock()
         self._active: set[str] = set()
@@ -86,7 +89,10 @@ class Child:
             else:
                 with self._cancel_lock:
                     self._pending.add(_id_of(command))
-                self._queue.put(command)
+                if isinstance(command, p.Load | p.Unload):
+                    self._preparer.take(None)  # what comes after it is for another model
+                if not (isinstance(command, p.Generate | p.CountTokens) and self._preparer.start(command)):
+                    self._queue.put(command)
         self._stopping.set()
         with self._cancel_lock:
             model, active = self._model, set(self._active)
@@ -170,15 +176,18 @@ class Child:
     def _forget(self, request_id: str) -> None:
         self._active.discard(request_id)
 
-    def _handle(self, command: p.Command) -> None:
+    def _handle(self, command: p.Command | Ready) -> None:
         match command:
+            case Ready():
+                self._submit(command.id, lambda: self._submit_ready(command), command.drop)
             case p.Generate(request=request):
-                self._submit(command)
+                if not self._preparer.start(command):  # it came while a model was being loaded
+                    self._submit(request.id, lambda: self._need().submit(request))
             case p.Load(id=request_id):
                 self._guard(request_id, lambda: self._load(command))
             case p.Unload(id=request_id):
                 self._guard(request_id, lambda: self._unload(request_id))
-            case p.CountTokens(id=request_id, request=request):
+            case p.CountTokens(id=request_id, request=request) if not self._preparer.start(command):
                 self._guard(request_id, lambda: self._counted(request_id, self._need().count_tokens(request)))
             case p.Bench(id=request_id):
                 self._guard(request_id, lambda: self._bench(command))
@@ -195,21 +204,21 @@ class Child:
             action()
         except EngineError as error:
             self._out.put(p.Failure.of(request_id, error))
-        except MemoryError:
-            self._out.put(p.Failure(request_id, "no_memory", "There is not enough memory for this."))
         except OSError as error:  # a file that went or became unreadable while it was being loaded
             traceback.print_exc()
             code = "not_found" if isinstance(error, FileNotFoundError) else "io_error"
             what = error.filename if isinstance(error.filename, str) else "A file of the model"
             self._out.put(p.Failure(request_id, code, f"{what} can't be read: {error.strerror or error}."))
         except Exception as error:
-            traceback.print_exc()
-            text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
-            self._out.put(p.Failure(request_id, "internal", text))
+            self._out.put(p.Failure.of(request_id, unforeseen(error)))
         finally:
-            with self._cancel_lock:
-                self._pending.discard(request_id)
-                self._cancelled.discard(request_id)
+            self._settled(request_id)
+
+    def _settled(self, request_id: str) -> None:
+        """A command was dealt with: a cancel that comes now is too late, or the model's affair."""
+        with self._cancel_lock:
+            self._pending.discard(request_id)
+            self._cancelled.discard(request_id)
 
     def _need(self) -> Model:
         if self._model is None:
@@ -232,6 +241,7 @@ class Child:
             raise EngineError("cancelled", "Loading was cancelled.")
         with self._model_lock, self._cancel_lock:
             self._model = model
+        self._preparer.take(model)
         self._out.put(p.Reply(command.id, model.info))
 
     def _free(self) -> None:
@@ -241,6 +251,7 @@ class Child:
             self._out.put(Failed(id=request_id, code="cancelled", what="The model was unloaded."))
             self._forget(request_id)
         if model is not None:
+            self._preparer.release()
             model.close()
 
     def _unload(self, request_id: str) -> None:
@@ -254,28 +265,33 @@ class Child:
 
         self._out.put(p.Reply(command.id, self._need().bench(command.request, progress)))
 
-    def _submit(self, command: p.Generate) -> None:
-        request = command.request
+    def _submit_ready(self, ready: Ready) -> None:
+        if ready.model is not self._model:
+            raise EngineError("cancelled", "The model was unloaded.")
+        assert isinstance(ready.model, Prepares)
+        ready.model.submit_prepared(ready.prepared)
+
+    def _submit(self, request_id: str, submit: Callable[[], None], drop: Callable[[], None] | None = None) -> None:
+        submitted = False
         try:
-            if not self._is_cancelled(request.id):
-                self._need().submit(request)
-                self._active.add(request.id)
-        except EngineError as error:
-            self._out.put(Failed.of(request.id, error))
-        except Exception as error:
-            traceback.print_exc()
-            text = f"The engine failed: {type(error).__name__}: {error}; the log has more."
-            self._out.put(Failed(id=request.id, code="internal", what=text))
-        else:
-            if request.id not in self._active:
+            if self._is_cancelled(request_id):
                 usage = Usage(prompt_tokens=0, reused_tokens=0, completion_tokens=0, prefill_s=0.0, decode_s=0.0)
-                self._out.put(Finished(id=request.id, reason="cancelled", usage=usage))
+                self._out.put(Finished(id=request_id, reason="cancelled", usage=usage))
+            else:
+                submit()
+                submitted = True
+                self._active.add(request_id)
+        except EngineError as error:
+            self._out.put(Failed.of(request_id, error))
+        except Exception as error:
+            self._out.put(Failed.of(request_id, unforeseen(error)))
+        if not submitted and drop is not None:
+            drop()
         with self._cancel_lock:
-            cancelled = request.id in self._cancelled
-            self._pending.discard(request.id)
-            self._cancelled.discard(request.id)
-        if cancelled and request.id in self._active:
-            self._need().cancel(request.id)  # it came while the request was being submitted
+            cancelled = request_id in self._cancelled
+        self._settled(request_id)
+        if cancelled and request_id in self._active:
+            self._need().cancel(request_id)  # it came while the request was being submitted
 
 
 def _id_of(command: p.Command) -> str:

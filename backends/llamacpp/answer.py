@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -33,26 +34,28 @@ class Answer:
         vocab: Vocab,
         parser: ThinkingParser,
         n_ctx: int,
-        stable: int = 0,
-        counters: dict[str, float] | None = None,
+        marks: Iterable[int] = (),
     ) -> None:
-        """`n_ctx`: tokens that prompt and answer may have together. `stable`: how much of the prompt later prompts of
-        the chat will begin with. Raises `EngineError` ``bad_request`` for bad sampler settings."""
+        """`n_ctx`: tokens that prompt and answer may have together. `marks`: how much of the prompt
+        later ones will begin with. Raises `EngineError` ``bad_request`` for bad sampler settings."""
         self.request = request
         self.id = request.id
         self.prompt = np.asarray(prompt, np.int32)
         self.n_ctx = n_ctx
-        self.stable = stable
-        self.stops = {stable}
-        """Lengths of the prompt at which a batch must end where the model's state is recurrent."""
+        self.marks = set(marks)
+        """Lengths of the prompt at which what was read is kept; a batch must end there where the model's state is
+        recurrent."""
         self.sampler = Sampler(vocab, request.sampling, prompt)
-        self.counters = counters or {}
+        self.counters: dict[str, float] = {}
+        """The backend's, as they were when it was queued."""
         self.sequence: KvSequence | None = None
         self.generated: list[int] = []
         self.cancelled = False
         self.sent_back = False
         """It had to give up its place once, because the KV cache was full."""
         self.reused = 0
+        self.restored = 0
+        """Of the reused tokens those that came from the store of prompts."""
         self.started = time.perf_counter()
         self.first_token = 0.0
         self.max_tokens = request.sampling.max_tokens
@@ -190,6 +193,7 @@ class Answer:
         usage = Usage(
             prompt_tokens=len(self.prompt),
             reused_tokens=self.reused,
+            restored_tokens=self.restored,
             completion_tokens=len(self.generated),
             thinking_tokens=self._thinking_tokens,
             prefill_s=first - self.started,

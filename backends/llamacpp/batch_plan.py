@@ -19,7 +19,7 @@ def mixed_plan(active: Sequence[Answer], n_batch: int, *, recurrent: bool) -> Pl
     for answer in sorted(active, key=lambda a: a.todo > 1):
         n = min(answer.todo, left)
         if recurrent:  # a state can be saved or shared only where a batch ended
-            n = min([n, *(stop - answer.done for stop in answer.stops if stop > answer.done)])
+            n = min([n, *(stop - answer.done for stop in answer.marks if stop > answer.done)])
         if n:
             plan.append((answer, n))
             left -= n

@@ -122,6 +122,25 @@ class DecodeResult:
     seconds: float = 0.0
 
 
+_SLICED_RECURRENT = frozenset(
+    {
+        "qwen3next", "qwen35", "qwen35moe", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "jamba",
+        "falcon-h1", "kimi-linear", "plamo2",
+    }
+)  # fmt: skip
+"""Hybrids whose state is that of a KV cache and then the recurrent one (llama.cpp's ``llama_memory_hybrid``)."""
+
+
+def can_slice(model: int, *, recurrent: bool) -> bool:
+    """Whether a part of a sequence's state can be read and put back by itself (`backends.llamacpp.slices`)."""
+    if not recurrent:
+        return True
+    value = C.create_string_buffer(64)
+    if native.lib().llama_model_meta_val_str(model, b"general.architecture", value, len(value)) < 0:
+        return False
+    return value.value.decode("utf-8", "replace") in _SLICED_RECURRENT
+
+
 class LlamaContext:
     """Owns a ``llama_context`` over `weights`. Not thread-safe, but for `abort`."""
 
@@ -143,9 +162,12 @@ class LlamaContext:
         op_offload: bool = True,
         kv_type: str = "f16",
         check: Callable[[], None] = lambda: None,
+        slices: bool = False,
     ) -> None:
         """Allocates KV cache and compute buffers: `n_ctx` tokens shared by at most `n_seqs` sequences, batches of up to
         `n_batch` tokens (one ubatch each). Raises `EngineError` ``no_memory`` where llama.cpp can't.
+
+        `slices` adds a sequence of the context's own, through which parts of others' states are read and written.
 
         `own_caches` gives each sequence a cache of its own, an equal part of `n_ctx`: attention then goes over the
         sequence's cells and not over everybody's. llama.cpp computes a batch in one ubatch then only where each of its
@@ -160,12 +182,14 @@ class LlamaContext:
         self.abort = abort or AbortFlag()
         self._check = check
         params = L.llama_context_default_params()
+        slices = slices and not own_caches and can_slice(weights.model, recurrent=self._is_recurrent(weights))
+        n_numbers = n_seqs + slices
         # llama.cpp clamps the batch before it pads the context, and a batch below the number of sequences aborts it
         params.n_ctx = allocated_cells(n_ctx, n_seqs, own_caches=own_caches)
         params.n_ubatch = n_batch
         # it sizes its outputs by n_batch and wants one for each sequence
-        params.n_batch = max(n_batch, n_seqs)
-        params.n_seq_max, params.kv_unified = n_seqs, not own_caches
+        params.n_batch = max(n_batch, n_numbers)
+        params.n_seq_max, params.kv_unified = n_numbers, not own_caches
         params.n_threads = params.n_threads_batch = n_threads
         params.swa_full, params.no_perf, params.embeddings = swa_full, True, embeddings
         params.op_offload = op_offload
@@ -195,12 +219,19 @@ class LlamaContext:
         self.n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(weights.model)))
         self.kv_bytes = native.logged_mib(tail, "(?:KV|RS)")
         self.compute_bytes = native.logged_mib(tail, "compute")
-        self.recurrent = bool(L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model))
+        self.recurrent = self._is_recurrent(weights)
         """Part of the state is recurrent: a sequence can only grow or be dropped."""
         self.n_swa = int(L.llama_model_n_swa(weights.model))
         """Width of the sliding window, 0 without one. Also a cache of full size gives cells that a sequence's window
         has left behind to other tokens, so how far a sequence can be cut back depends on `first_position`."""
+        self.partial = not own_caches and (self.recurrent or self.n_swa > 0)
+        """Part of a sequence's state can't be cut back, only put back as it was: see `get_partial_state`."""
+        self.spare = n_seqs if slices else None
+        """A sequence number that `backends.llamacpp.slices` uses, None where slices are off or impossible."""
         self._batch = L.llama_batch_init(self.n_batch, 0, 1)
+
+    def _is_recurrent(self, weights: Weights) -> bool:
+        return bool(self._lib.llama_model_is_recurrent(weights.model) or self._lib.llama_model_is_hybrid(weights.model))
 
     @property
     def pointer(self) -> int:
@@ -271,12 +302,21 @@ class LlamaContext:
         then)."""
         return bool(self._lib.llama_memory_seq_rm(self._memory, seq_id, start, -1))
 
-    def copy(self, source: int, target: int, end: int) -> bool:
+    def copy(self, source: int, target: int, end: int, state: bytes | None = None) -> bool:
         """Lets `target` (empty) have the positions [0, end) of `source`; no data moves in a cache that they share.
-        False: it couldn't be copied, and `target` is empty."""
+        `state`: of `get_partial_state` after `end` positions, where the source has gone beyond them. False: it couldn't
+        be copied, and `target` is empty."""
         if not self.own_caches:
-            self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
-            return True
+            if not self.recurrent:
+                self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+                if state is None or self.set_partial_state(target, state):
+                    return True
+            else:  # some recurrent caches copy whole sequences alone
+                self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+                if state is None or (self.set_partial_state(target, state) and self.remove(target, end)):
+                    return True
+            self.remove(target, 0)
+            return False
         # seq_cp would copy all cells that the cache has, and touch them; a state has those in use alone
         state = self._get_state(source, 0)
         if state is not None and self._set_state(target, state, 0) and self.remove(target, end):
@@ -307,6 +347,11 @@ class LlamaContext:
         done = self._lib.llama_state_seq_load_file(self._ctx, path.encode(), seq_id, array, self.n_ctx, C.byref(count))
         return list(array[: count.value]) if done else None
 
+    def copy_range(self, source: int, target: int, start: int, end: int) -> None:
+        """Lets `target` have the positions [start, end) of `source`, too, and its recurrent state as it is now. Only in
+        a cache that all share."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, start, end)
+
     def get_partial_state(self, seq_id: int) -> bytes | None:
         """The recurrent (or sliding-window) part of a sequence's state, which can't be rolled back otherwise."""
         state = self._get_state(seq_id, _PARTIAL)
@@ -315,6 +360,15 @@ class LlamaContext:
     def set_partial_state(self, seq_id: int, state: bytes) -> bool:
         """Puts a state of `get_partial_state` back."""
         return self._set_state(seq_id, (C.c_uint8 * len(state)).from_buffer_copy(state), _PARTIAL)
+
+    def get_whole_state(self, seq_id: int) -> memoryview | None:
+        """Everything that is held of a sequence, in llama.cpp's own form."""
+        state = self._get_state(seq_id, 0)
+        return None if state is None else memoryview(state).cast("B")
+
+    def set_whole_state(self, seq_id: int, state: bytearray) -> bool:
+        """Puts a state of `get_whole_state` in the place of what the sequence has."""
+        return self._set_state(seq_id, (C.c_uint8 * len(state)).from_buffer(state), 0)
 
     def _get_state(self, seq_id: int, flags: int) -> Any:
         size = int(self._lib.llama_state_seq_get_size_ext(self._ctx, seq_id, flags))

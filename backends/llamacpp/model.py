@@ -27,20 +27,21 @@ from backends.interface import (
 from backends.llamacpp import native
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
-from backends.llamacpp.context import LlamaContext
+from backends.llamacpp.context import LlamaContext, can_slice
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.parts import Parts
+from backends.llamacpp.prompt_store import kept_memory, open_store
+from backends.llamacpp.prompts import PromptMaker
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import model_identity, restore_session, save_session
 from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
-from backends.llamacpp.thinking import PlainParser, ThinkingParser, can_think, parser_for
+from backends.llamacpp.thinking import can_think
 from backends.llamacpp.vocab import Vocab
 from backends.planner.kv import padded
 from backends.system import procfs
 
-IDLE_SEQUENCES = 4
-"""Sequences kept for idle chats beside those that may be active."""
-MAX_CHARACTERS_PER_TOKEN = 64
+IDLE_SEQUENCES = 16
+"""Sequences kept for idle conversations beside those that may be active."""
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
 
@@ -61,11 +62,13 @@ class LlamaModel:
         try:
             L = native.lib()
             self._vocab = Vocab(weights.model)
-            recurrent = L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model)
+            recurrent = bool(L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model))
             own_caches = request.own_caches and not recurrent
-            # a recurrent state takes tens of MiB, whatever it holds
-            idle = 0 if own_caches else 1 if recurrent else IDLE_SEQUENCES
-            n_seqs = min(MAX_SEQUENCES, base.n_seq_max + idle)
+            kept_bytes = 0 if own_caches else kept_memory(request)
+            slices = kept_bytes > 0 and can_slice(weights.model, recurrent=recurrent)
+            # a recurrent state takes tens of MiB, whatever it holds: idle ones are in the store
+            idle = 0 if not kept_bytes else int(not slices) if recurrent else IDLE_SEQUENCES
+            n_seqs = min(MAX_SEQUENCES - slices, base.n_seq_max + idle)
             started, vram_before = time.perf_counter(), gpu_free_bytes()
             self.context = LlamaContext(
                 weights,
@@ -80,6 +83,7 @@ class LlamaModel:
                 op_offload=parts.op_offload,
                 kv_type=request.kv_type,
                 check=parts.check_files,
+                slices=slices,
             )
         except BaseException:
             weights.close()
@@ -98,7 +102,19 @@ class LlamaModel:
             renderer=self._renderer,
         )
         self._renderer.warm_up()
-        self._scheduler = Scheduler(self.context, self._counted, base.n_seq_max)
+        identity = model_identity(base, parts.fingerprint)
+        self._store = open_store(self.context, request, identity, kept_bytes) if slices else None
+        self._scheduler = Scheduler(
+            self.context, self._counted, base.n_seq_max, store=self._store, kept_bytes=kept_bytes
+        )
+        limit = min(self.context.seq_ctx, base.n_ctx_train or self.context.seq_ctx)
+        self._prompts = PromptMaker(
+            self._template,
+            self._vocab,
+            seq_ctx=self.context.seq_ctx,
+            limit=limit,
+            marks=kept_bytes > 0 and (self.context.partial or slices),
+        )
         self.info = parts.info(
             msgspec.structs.replace(
                 base,
@@ -129,78 +145,38 @@ class LlamaModel:
     def n_threads(self) -> int:
         return self.context.n_threads
 
-    # -- prompts -------------------------------------------------------------------------------------------------------
-
-    def _prompt(self, request: GenerateRequest) -> tuple[list[int], ThinkingParser, int]:
-        """The prompt's tokens, a parser for what follows, and how many tokens later prompts of the chat will share."""
-        given = [x for x in (request.messages, request.prompt, request.tokens) if x is not None]
-        if len(given) != 1:
-            raise EngineError("bad_request", "A request needs messages, a prompt or tokens: exactly one of them.")
-        if request.tokens is not None:
-            wrong = next((t for t in request.tokens if not 0 <= t < self._vocab.size), None)
-            if wrong is not None:
-                raise EngineError(
-                    "bad_request", f"Token {wrong} is not in the vocabulary of {self._vocab.size} tokens."
-                )
-            return list(request.tokens), PlainParser(), self._stable(request, "", list(request.tokens))
-        self._check_size(request)
-        if request.prompt is not None:
-            tokens = self._vocab.prompt_tokens(request.prompt)
-            return tokens, PlainParser(), self._stable(request, "", tokens)
-        text = self._template.prompt(request)
-        tokens = self._vocab.prompt_tokens(text)
-        return tokens, parser_for(self._template.source, text), self._stable(request, text, tokens)
-
-    def _check_size(self, request: GenerateRequest) -> None:
-        """Refuses text that can't fit whatever it holds, before tokenising it takes seconds (or llama.cpp's stack)."""
-        size = len(request.prompt or "") + sum(len(m.content) + len(m.thinking) for m in request.messages or ())
-        if size > MAX_CHARACTERS_PER_TOKEN * self.context.seq_ctx:
-            raise EngineError(
-                "prompt_too_long",
-                f"The prompt has {size} characters, far more than {self.context.seq_ctx} tokens of context can hold",
-                "shorten it or load the model with a larger context.",
-            )
-
-    def _stable(self, request: GenerateRequest, text: str, tokens: list[int]) -> int:
-        """Recurrent models can't go back to any point, so the state is saved where the next prompt will part from this
-        one: after the messages, before what opens the answer (which may hold a thinking tag that history drops); at the
-        last token but one where there is no such place."""
-        if not self.context.recurrent or request.session is None:
-            return 0
-        head = self._template.stable_text(request)
-        if not head or not text.startswith(head) or head == text:
-            return len(tokens) - 1
-        stable = self._vocab.prompt_tokens(head)
-        n = next((i for i, (a, b) in enumerate(zip(stable, tokens, strict=False)) if a != b), len(stable))
-        return n if 0 < n < len(tokens) else 0
-
-    def count_tokens(self, request: GenerateRequest) -> int:
-        """Tokens of the request's prompt after the chat template; raises `EngineError`."""
-        return len(self._prompt(request)[0])
-
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Queues a request. Raises `EngineError` ``bad_request``, ``bad_template``, ``prompt_too_long``, and
-        ``io_error`` where the model's files were changed."""
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """Tokens of the request's prompt after the chat template; raises `EngineError`. Thread-safe."""
+        return len(self._prompts.make(request).tokens)
+
+    def prepare(self, request: GenerateRequest) -> Answer:
+        """Renders, tokenises and checks a request. Thread-safe. Raises `EngineError` ``bad_request``, ``bad_template``,
+        ``prompt_too_long``, and ``io_error`` where the model's files were changed."""
         self._parts.check_files()
-        tokens, parser, stable = self._prompt(request)
-        limit = self.context.seq_ctx
-        if self.info.n_ctx_train:
-            limit = min(limit, self.info.n_ctx_train)
-        if not tokens:
-            raise EngineError("bad_request", "The prompt is empty.")
-        if len(tokens) >= limit:
-            raise EngineError(
-                "prompt_too_long",
-                f"The prompt has {len(tokens)} tokens, but the context holds {limit}",
-                "shorten it, start a new chat, or load the model with a larger context.",
-            )
-        self._scheduler.submit(
-            Answer(
-                request, tokens, vocab=self._vocab, parser=parser, n_ctx=limit, stable=stable, counters=self._counted()
-            )
+        prompt = self._prompts.fitting(request)
+        return Answer(
+            request,
+            prompt.tokens,
+            vocab=self._vocab,
+            parser=prompt.parser,
+            n_ctx=self._prompts.limit,
+            marks=prompt.marks,
         )
+
+    def submit_prepared(self, answer: Answer) -> None:
+        """Queues what `prepare` gave. Raises `EngineError` ``bad_request`` where its id is in use."""
+        answer.counters = self._counted()
+        self._scheduler.submit(answer)
+
+    def drop(self, answer: Answer) -> None:
+        """Frees what `prepare` gave and that isn't wanted any more."""
+        answer.sampler.free()
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Prepares and queues a request. Raises `EngineError` as `prepare` does."""
+        self.submit_prepared(self.prepare(request))
 
     def cancel(self, request_id: str) -> None:
         """Stops a request within one layer; thread-safe."""
@@ -230,6 +206,8 @@ class LlamaModel:
             t=time.monotonic(),
             prefill_tokens=s.prefill_tokens,
             decode_tokens=s.decode_tokens,
+            reused_tokens=s.reused_tokens,
+            restored_tokens=s.restored_tokens,
             prefill_s=s.prefill_s,
             decode_s=s.decode_s,
             stall_s=c.stall_s,
@@ -263,8 +241,10 @@ class LlamaModel:
             self._scheduler.close()
 
     def forget(self) -> None:
-        """Drops every session's KV cache, and every request."""
+        """Drops every session's KV cache, every prompt that is kept in memory alone, and every request."""
         self._scheduler.close()
+        if self._store is not None:
+            self._store.forget()
 
     # -- states on disk ------------------------------------------------------------------------------------------------
 
@@ -284,6 +264,8 @@ class LlamaModel:
                 return
             self._closed = True
         self._renderer.close()
+        if self._store is not None:
+            self._store.close()
         self._scheduler.close()
         self.context.close()
         self._weights.close()

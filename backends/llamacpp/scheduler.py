@@ -10,36 +10,42 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from backends.interface import EngineError, Event, Failed
 from backends.llamacpp.answer import Answer, Reason
 from backends.llamacpp.batch_plan import even_plan, mixed_plan
 from backends.llamacpp.context import Batch, DecodeResult, LlamaContext
-from backends.llamacpp.sequences import KvBook, KvSequence, common_prefix
+from backends.llamacpp.keeping import Keeper
+from backends.llamacpp.placing import Placer
+from backends.llamacpp.prompt_store import PromptStore
+from backends.llamacpp.sequences import KvBook, common_prefix
 
-SHARE_FROM = 16
-"""A prefix of another sequence is copied when it is at least so much longer than what the session itself has."""
 WAIT_FOR_PREFIX = 64
 """A prompt waits for a running prefill that will have so many more tokens of it."""
-GROWTH = 32
-"""An answer that had to give up its place comes back when each running one can grow by so many tokens: less, and it
-would be computed again to be sent away again."""
 
 
 class Scheduler:
     """Runs answers over one context. `cancel` is thread-safe, everything else belongs to one thread."""
 
-    def __init__(self, context: LlamaContext, counters: Callable[[], dict[str, float]], max_active: int) -> None:
-        """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them."""
+    def __init__(
+        self,
+        context: LlamaContext,
+        counters: Callable[[], dict[str, float]],
+        max_active: int,
+        *,
+        store: PromptStore | None = None,
+        kept_bytes: int = 0,
+    ) -> None:
+        """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them. `store`, `kept_bytes`:
+        see `Keeper`; with 0 bytes nothing is kept of a prompt whose answer has ended."""
         self.context = context
-        self.book = KvBook(context)
+        self.book = KvBook(context, keeps_idle=kept_bytes > 0)
+        self.keeper = Keeper(context, self.book, store, kept_bytes)
+        self._placer = Placer(context, self.book, self.keeper)
         self.max_active = max_active
         self.waiting: deque[Answer] = deque()
         self.active: list[Answer] = []
-        self.prefill_tokens = self.decode_tokens = 0
+        self.prefill_tokens = self.decode_tokens = self.reused_tokens = self.restored_tokens = 0
         self.prefill_s = self.decode_s = 0.0
         self._counters = counters
         self._lock = threading.Lock()
@@ -120,13 +126,15 @@ class Scheduler:
                 return
             if self._worth_waiting(answer):
                 continue
-            sequence = self._place(answer)
+            sequence = self._placer.place(answer, self.active)
             if sequence is None:
                 return
             self.waiting.remove(answer)
             answer.sequence = sequence
             if not answer.generated:
                 answer.reused = len(sequence.tokens)
+                self.reused_tokens += answer.reused - answer.restored
+                self.restored_tokens += answer.restored
             self.active.append(answer)
             events += answer.progress()
 
@@ -136,66 +144,9 @@ class Scheduler:
             if other.prefilling:
                 ahead = min(common_prefix(other.prompt, answer.prompt), len(answer.prompt) - 1)
                 if ahead - other.done >= WAIT_FOR_PREFIX:
-                    other.stops.add(ahead)
+                    other.marks.add(ahead)
                     return True
         return False
-
-    def _place(self, answer: Answer) -> KvSequence | None:
-        """A sequence for an answer, with as much of its prompt as the KV cache has already; None: there is no room
-        yet."""
-        tokens, book = answer.tokens, self.book
-        own = book.of_session(answer.request.session)
-        usable = len(tokens) - 1  # one token at least must be decoded to have logits
-        agreed = min(common_prefix(_array(own), tokens), usable) if own is not None else 0
-        other, shared = book.longest_match(tokens)
-        shared = min(shared, usable)
-        take_other = other is not None and other is not own and shared >= agreed + SHARE_FROM
-        source = other if take_other else own
-        needed = len(tokens) - (shared if take_other else agreed) + answer.reserve + self._promised(answer)
-        if not book.make_room(needed, keep=source):
-            if source is not None and not source.active:
-                return self._place_without(answer, source)
-            if self.active:
-                return None  # an active answer will end and make room
-        if take_other and other is not None:
-            return self._branch(answer, other, shared)
-        if own is not None:
-            own.active = True
-            book.truncate(own, agreed)
-            return own
-        return book.open(answer.request.session)
-
-    def _promised(self, answer: Answer) -> int:
-        """Cells that are free now but that running answers will fill: with the rest of their prompts, and, where
-        `answer` was sent back before, with what they grow until it has grown itself."""
-        rest = sum(other.todo for other in self.active if other.prefilling)
-        if not answer.sent_back:
-            return rest
-        return rest + len(self.active) * (GROWTH + answer.length // self.context.n_batch)
-
-    def _place_without(self, answer: Answer, source: KvSequence) -> KvSequence | None:
-        """There is no room beside the idle sequence that shares the prefix: the answer takes it over."""
-        agreed = min(common_prefix(_array(source), answer.tokens), answer.length - 1)
-        needed = answer.length - agreed + answer.reserve + self._promised(answer)
-        if self.active and self.book.room + len(source.tokens) - agreed < needed:
-            return None
-        source.active, source.session = True, answer.request.session
-        self.book.truncate(source, agreed)
-        return source
-
-    def _branch(self, answer: Answer, source: KvSequence, shared: int) -> KvSequence | None:
-        if not source.active and source.session is None and not self.context.recurrent:
-            source.active, source.session = True, answer.request.session  # nobody comes back for it: take it over
-            self.book.truncate(source, shared)
-            return source
-        held, source.active = source.active, True  # it must not be evicted to make place for its own branch
-        try:
-            target = self.book.open(answer.request.session)
-        finally:
-            source.active = held
-        if target is not None:
-            self.book.share(source, target, shared)
-        return target
 
     # -- the batch -----------------------------------------------------------------------------------------------------
 
@@ -252,11 +203,10 @@ class Scheduler:
         at = 0
         for answer, n, index in parts:
             assert answer.sequence is not None
+            before = answer.done
             self.book.append(answer.sequence, batch.tokens[at : at + n])
             at += n
-            if self.context.recurrent and answer.stable and answer.done == answer.stable:
-                state = self.context.get_partial_state(answer.sequence.seq_id)
-                answer.sequence.checkpoint = None if state is None else (answer.stable, state)
+            self.keeper.after_batch(answer, before)
             events += answer.progress()
             if index < 0:
                 continue
@@ -304,8 +254,7 @@ class Scheduler:
             self.waiting.remove(answer)
         sequence, answer.sequence = answer.sequence, None
         if sequence is not None:
-            if sequence.session is None and not self.context.recurrent:
-                self.book.truncate(sequence, min(len(sequence.tokens), len(answer.prompt)))
+            sequence.prompt = min(max(answer.marks, default=len(answer.prompt)), len(sequence.tokens))
             self.book.park(sequence)
 
     def close(self) -> None:
@@ -318,7 +267,3 @@ class Scheduler:
             self._known.clear()
             self._cancelled.clear()
         self.book.reset()
-
-
-def _array(sequence: KvSequence) -> Any:
-    return np.asarray(sequence.tokens, np.int32)

@@ -10,13 +10,13 @@ import json
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 from backends.interface import ChatMessage, EngineError, GenerateRequest
 from backends.llamacpp.thinking import TAGS
+from backends.system.python import start_python
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
@@ -50,10 +50,10 @@ class Renderer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
+            start = start_python("backends.llamacpp.template_env")
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "backends.llamacpp.template_env"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                start.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env=start.env, cwd=start.folder,
             )  # fmt: skip
             for pipe in (self._process.stdin, self._process.stdout):
                 assert pipe is not None
@@ -162,6 +162,20 @@ class ChatTemplate:
         except EngineError:
             return None
 
+    def preamble_key(self, request: GenerateRequest) -> tuple[object, ...] | None:
+        """What the beginning of a prompt depends on before the first message of a user; None: there is nothing."""
+        system = _instructions(request)
+        if not system:
+            return None
+        return (*((m.role, m.content) for m in system), request.enable_thinking, tuple(request.template_args.items()))
+
+    def preamble_text(self, request: GenerateRequest) -> str | None:
+        """A prompt that begins as this one as far as the instructions go: with another question."""
+        try:
+            return self._render(request, (*_instructions(request), ChatMessage("user", _CUT)), opens=False)
+        except EngineError:
+            return None
+
     def _reopen_thinking(self, request: GenerateRequest, messages: tuple[ChatMessage, ...]) -> str:
         text = self._render(request, messages[:-1], opens=True)
         if "<|channel|>" in self.source and "<|message|>" in self.source:
@@ -184,6 +198,12 @@ class ChatTemplate:
             variables["enable_thinking"] = request.enable_thinking
             variables["thinking"] = request.enable_thinking  # DeepSeek's and Granite's name for it
         return self._renderer.render(self.source, variables)
+
+
+def _instructions(request: GenerateRequest) -> tuple[ChatMessage, ...]:
+    messages = request.messages or ()
+    n = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+    return messages[:n]
 
 
 def _plain(message: ChatMessage) -> dict[str, str]:

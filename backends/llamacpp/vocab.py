@@ -33,7 +33,7 @@ class Vocab:
         self.eos_text = self._text(self.eos)
         self._pieces: dict[int, bytes] = {}
         self._eog: dict[int, bool] = {}
-        self._buffer = C.create_string_buffer(1024)
+        self._texts: dict[int, bytes] = {}
         self.markers = {t for t in map(self._marker, sorted(MARKERS)) if t is not None}
 
     def _text(self, token: int) -> str:
@@ -74,8 +74,16 @@ class Vocab:
             piece = self._pieces[token] = self._piece(token)
         return piece
 
-    def _piece(self, token: int) -> bytes:
-        buffer, special = self._buffer, token in self.markers
+    def text(self, token: int) -> bytes:
+        """The bytes that a token stands for in a rendered prompt, control tokens by their names."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self._piece(token, special=True)
+        return text
+
+    def _piece(self, token: int, *, special: bool | None = None) -> bytes:
+        buffer = C.create_string_buffer(256)  # of this call alone: other threads ask, too
+        special = token in self.markers if special is None else special
         n = int(self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special))
         if n < 0:
             buffer = C.create_string_buffer(-n)

@@ -243,7 +243,7 @@ def test_an_abort_in_the_middle_of_a_prefill_leaves_a_consistent_cache(arch: str
         timer.start()
         events = drain(model)
         timer.join()
-        done = max(e.done for e in events if isinstance(e, PrefillProgress))
+        done = max((e.done for e in events if isinstance(e, PrefillProgress)), default=0)
         stopped_inside += end_of(events, "1").reason == "cancelled" and done < len(prompt)
         again, _ = answer(model, GenerateRequest(id="2", tokens=prompt, sampling=GREEDY, session="s"))
         assert again == expected
@@ -403,6 +403,7 @@ def test_a_hybrid_goes_back_to_its_checkpoint(hybrid: LlamaModel) -> None:
     # history drops the answer's last words, so that the new prompt parts from the cache inside the answer
     second = chat("2", "hello " * 30, first[: len(first) // 2], "go on", session="s")
     warm, end = answer(hybrid, second)
+    hybrid.forget()
     fresh, fresh_end = answer(hybrid, chat("3", "hello " * 30, first[: len(first) // 2], "go on"))
     assert end.usage.reused_tokens
     assert fresh_end.usage.reused_tokens == 0

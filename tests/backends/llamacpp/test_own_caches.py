@@ -103,11 +103,11 @@ def test_a_sequence_that_cant_be_moved_is_computed_again(tmp_path: Path, monkeyp
     model = load(make_gguf(tmp_path / "m.gguf"), 4)
     copy, moves = model.context.copy, []
 
-    def failing(source: int, target: int, end: int) -> bool:
+    def failing(source: int, target: int, end: int, state: bytes | None = None) -> bool:
         moves.append(target)
         if len(moves) % 2:
             return False
-        return copy(source, target, end)
+        return copy(source, target, end, state)
 
     monkeypatch.setattr(model.context, "copy", failing)
     requests = make_requests(random.Random(3), 20)

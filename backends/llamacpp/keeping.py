@@ -1,0 +1,97 @@
+"""What of a prompt is kept while it is read, so that the next one that begins alike goes on from there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.llamacpp.answer import Answer
+from backends.llamacpp.context import LlamaContext
+from backends.llamacpp.prompt_store import Node, PromptStore
+from backends.llamacpp.sequences import KvBook, KvSequence
+from backends.llamacpp.slices import put_slices, read_slice, window_before
+
+CHECKPOINT_EVERY = 4096
+"""Tokens of a long prompt between two states to go back to, where the model needs such: each may have 200 MiB."""
+STORE_EVERY = 1024
+"""Tokens of a long prompt that go to the store together."""
+MIN_PART = 32
+"""Fewer tokens aren't worth a part of their own in the store."""
+
+
+class Keeper:
+    """Takes checkpoints and fills the store, at the marks of each prompt and every so many tokens between them."""
+
+    def __init__(self, context: LlamaContext, book: KvBook, store: PromptStore | None, checkpoint_bytes: int) -> None:
+        """`store`: None keeps nothing beyond the sequences that are in the cache."""
+        self._context = context
+        self._book = book
+        self.store = store
+        self._most = checkpoint_bytes
+        self._every = CHECKPOINT_EVERY if context.partial else STORE_EVERY
+
+    def after_batch(self, answer: Answer, before: int) -> None:
+        """Part of a prompt was computed: the sequence had `before` tokens and has more now."""
+        sequence, done = answer.sequence, min(answer.done, len(answer.prompt))
+        if sequence is None or self._most <= 0 or before >= len(answer.prompt) or self._context.own_caches:
+            return
+        for mark in sorted(m for m in answer.marks if before < m <= done):
+            self._keep(sequence, mark)
+        if self._context.partial:
+            last = sequence.checkpoints.before(done)
+            since = done - (last.length if last is not None else 0)
+        else:
+            since = done - sequence.stored if self.store is not None else 0
+        if since >= self._every and done == len(sequence.tokens):
+            self._keep(sequence, done)
+
+    def _keep(self, sequence: KvSequence, at: int) -> None:
+        state = self._checkpoint(sequence, at) if self._context.partial else None
+        if self.store is None:
+            return
+        tokens = np.asarray(sequence.tokens[:at], np.int32)
+        known = self.store.last_within(tokens)
+        sequence.stored = known.end
+        if at - known.end < MIN_PART:
+            return
+        part = read_slice(self._context, sequence.seq_id, known.end, at, state)
+        if part is not None:
+            self.store.add(known, tokens[known.end :], part)
+            sequence.stored = at
+
+    def _checkpoint(self, sequence: KvSequence, at: int) -> bytes | None:
+        known = sequence.checkpoints.before(at)
+        if known is not None and known.length == at:
+            return known.state
+        if at == len(sequence.tokens):
+            state = self._context.get_partial_state(sequence.seq_id)
+        elif self._context.recurrent:
+            return None
+        else:
+            state = window_before(self._context, sequence.seq_id, at)
+        if state is not None:
+            sequence.checkpoints.add(at, state)
+            self._book.thin_checkpoints(self._most)
+        return state
+
+    def restore(self, node: Node, length: int, session: str | None) -> KvSequence | None:
+        """A new sequence with the first `length` tokens of what the store has up to a node; None where the store has
+        them no more, or the cache no room."""
+        assert self.store is not None
+        slices = self.store.slices(node)
+        if slices is None or not self._book.make_room(node.end):
+            return None
+        sequence = self._book.open(session)
+        if sequence is None:
+            return None
+        if put_slices(self._context, sequence.seq_id, slices) != node.end:
+            self._book.release(sequence)
+            return None
+        for each in node.chain():
+            self._book.append(sequence, (int(t) for t in each.tokens))
+        for part in slices:
+            if part.last is not None:
+                sequence.checkpoints.add(part.end, part.last)
+        self._book.thin_checkpoints(self._most)
+        sequence.stored = node.end
+        self._book.truncate(sequence, length)
+        return sequence
