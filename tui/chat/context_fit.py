@@ -22,7 +22,7 @@ ESTIMATE = 1.3
 
 
 class ContextFitter:
-    """Counts the prompt's tokens before it is sent and asks what goes where they are too many."""
+    """Asks what goes of a prompt that the engine refused because it doesn't fit."""
 
     def __init__(self, view: FlowView, controller: EngineController, given: Given) -> None:
         self._view = view
@@ -32,54 +32,62 @@ class ContextFitter:
         self._running: asyncio.Task[str] | None = None
         self._shown_at = 0.0
 
-    async def fit(self, going_on: Turn | None) -> GenerateRequest | None:
-        """The request, once its prompt leaves room for an answer; None where the user chose not to ask.
+    def request(self, going_on: Turn | None) -> GenerateRequest:
+        """The request for an answer to the end of the path. Its prompt must leave room for one, or the engine refuses
+        it."""
+        given, model = self._given, self._controller.model
+        self._stopped = False
+        return GenerateRequest(
+            id=uuid.uuid4().hex,
+            messages=given.conversation.messages(going_on, system_prompt=given.system_prompt()),
+            sampling=given.sampling(),
+            session=given.conversation.uid,
+            enable_thinking=given.thinking(),
+            continue_final=going_on is not None,
+            room=max(8, min(256, model.n_ctx // 8)) if model is not None and model.n_ctx else 1,
+        )
+
+    async def make_room(self, refused: GenerateRequest, count: int | None, going_on: Turn | None) -> bool:
+        """Asks what goes of a prompt that was refused for its `count` tokens (None: too many to be counted); False
+        where the user chose not to ask.
 
         Raises `EngineError` where the larger context that was chosen can't be had, ``cancelled`` where a summary was.
         """
-        given, conversation = self._given, self._given.conversation
-        self._stopped = False
-        for _ in range(6):
-            request = _request(given, going_on)
-            model = self._controller.model
-            count = await self._controller.count_tokens(request)
-            if model is None or count is None:
-                return request
-            room = max(8, min(256, model.n_ctx // 8))
-            if count + room <= model.n_ctx:
-                given.ctx_used = count
-                return request
-            oldest = conversation.oldest(model.n_ctx // 2, count)
-            kept = len(conversation.turns) - len(conversation.dropped)
-            larger = min(model.n_ctx_train, max(model.n_ctx * 2, count + 2 * room))
-            alone = conversation.question_tokens(count)
-            grow = larger if larger > max(model.n_ctx, alone) else 0
-            if alone <= model.n_ctx * ESTIMATE:
-                alone = 0
-            else:  # neither leaving out nor a summary of what came before would help
-                oldest = []
-            kv_bytes = model.kv_bytes * (grow - model.n_ctx) // model.n_ctx if grow and model.kv_bytes else None
-            full = FullContext(count, model.n_ctx, len(oldest), kept, grow, kv_bytes, alone)
-            choice = await self._view.choose_context(full)
-            if choice == "cancel":
-                edit = self._view.key("chat.edit")
-                self._view.say(
-                    f"Not asked: {count:,} tokens don't fit into the context of {model.n_ctx:,}; "
-                    f"{edit} edits the question."
-                )
-                return None
-            if choice == "grow":
-                old = self._controller.request or LoadRequest(path=model.path)
-                await given.keep_context()
-                await self._controller.reload(n_ctx=grow, like=old)
-                await given.remember_context(grow, old.path)
-                await given.bring_context()
-                continue
-            summary = await self._summarise(oldest) if choice == "summarise" else ""
-            if self._stopped:
-                return None
-            await given.leave_out(oldest, summary, going_on)
-        return None
+        given, conversation, model = self._given, self._given.conversation, self._controller.model
+        if count is None:
+            count = await self._controller.estimate_tokens(refused)
+        if model is None or count is None:
+            raise EngineError("prompt_too_long", "The question doesn't fit into the context", "start a new chat.")
+        oldest = conversation.oldest(model.n_ctx // 2, count)
+        kept = len(conversation.turns) - len(conversation.dropped)
+        larger = min(model.n_ctx_train, max(model.n_ctx * 2, count + 2 * refused.room))
+        alone = conversation.question_tokens(count)
+        grow = larger if larger > max(model.n_ctx, alone) else 0
+        if alone <= model.n_ctx * ESTIMATE:
+            alone = 0
+        else:  # neither leaving out nor a summary of what came before would help
+            oldest = []
+        kv_bytes = model.kv_bytes * (grow - model.n_ctx) // model.n_ctx if grow and model.kv_bytes else None
+        full = FullContext(count, model.n_ctx, len(oldest), kept, grow, kv_bytes, alone)
+        choice = await self._view.choose_context(full)
+        if choice == "cancel":
+            edit = self._view.key("chat.edit")
+            self._view.say(
+                f"Not asked: {count:,} tokens don't fit into the context of {model.n_ctx:,}; {edit} edits the question."
+            )
+            return False
+        if choice == "grow":
+            old = self._controller.request or LoadRequest(path=model.path)
+            await given.keep_context()
+            await self._controller.reload(n_ctx=grow, like=old)
+            await given.remember_context(grow, old.path)
+            await given.bring_context()
+            return True
+        summary = await self._summarise(oldest) if choice == "summarise" else ""
+        if self._stopped:
+            return False
+        await given.leave_out(oldest, summary, going_on)
+        return True
 
     async def stop(self) -> None:
         """Ends what is under way; a summary that is being written is stopped."""
@@ -134,14 +142,3 @@ class ContextFitter:
             return ""
         finally:
             self._running = None
-
-
-def _request(given: Given, going_on: Turn | None) -> GenerateRequest:
-    return GenerateRequest(
-        id=uuid.uuid4().hex,
-        messages=given.conversation.messages(going_on, system_prompt=given.system_prompt()),
-        sampling=given.sampling(),
-        session=given.conversation.uid,
-        enable_thinking=given.thinking(),
-        continue_final=going_on is not None,
-    )

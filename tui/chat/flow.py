@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from backends.interface import EngineError, GenerateRequest
+from backends.interface import EngineError
 from flashmoe.config.schema import Config
 from flashmoe.history.records import Attachment, HistoryError
 from tui.chat.context_fit import ContextFitter
@@ -19,6 +19,9 @@ from tui.chat.view import FlowView
 from tui.chat.writing import Writing
 from tui.engine.answer import Answer, Taken
 from tui.engine.controller import EngineController
+
+_TRIES = 6
+"""So often one question is made to fit."""
 
 
 class ChatFlow:
@@ -33,6 +36,8 @@ class ChatFlow:
         self._writing: Writing | None = None
         self._preparing = False
         self._cancelled = False
+        self._beginning: str | None = None
+        """The request that the engine was asked and has neither taken nor refused yet."""
         """Whether the user stopped what is being prepared."""
         self._idle = asyncio.Event()
         self._idle.set()
@@ -224,9 +229,9 @@ class ChatFlow:
             await self._controller.ensure_loaded()
             await self.given.use_chosen_context()
             await self.bring_context()
-            request = None if self._cancelled else await self._fitter.fit(going_on)
-            if request is not None and not self._cancelled:
-                await self._start(request, going_on)
+            answer = None if self._cancelled else await self._begin(going_on)
+            if answer is not None:
+                await self._start(answer, going_on)
             elif self._cancelled:
                 self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
         except EngineError as error:
@@ -239,7 +244,28 @@ class ChatFlow:
         if self._cancelled and self.answer_id is not None:  # stopped while it began
             await self._controller.stop(self.answer_id)
 
-    async def _start(self, request: GenerateRequest, going_on: Turn | None) -> None:
+    async def _begin(self, going_on: Turn | None) -> Answer | None:
+        """The answer that the engine has begun; None where the prompt doesn't fit and the user chose not to ask. Raises
+        `EngineError`."""
+        for _ in range(_TRIES):
+            request = self._fitter.request(going_on)
+            try:
+                self._beginning = request.id
+                answer = await self._controller.begin(request)
+            except EngineError as error:
+                if error.code != "prompt_too_long" or error.limit is None:
+                    raise
+                if self._cancelled or not await self._fitter.make_room(request, error.tokens, going_on):
+                    return None
+            else:
+                if answer.prefill is not None:
+                    self.given.ctx_used = answer.prefill.total
+                return answer
+            finally:
+                self._beginning = None
+        return None
+
+    async def _start(self, begun: Answer, going_on: Turn | None) -> None:
         history = await self._view.history()
         conversation = self.conversation
         assert conversation.id is not None
@@ -257,8 +283,8 @@ class ChatFlow:
             turn = Turn.of(await history.in_thread(history.message, writer.message_id))
             conversation.turns.append(turn)
             await self._view.add_turn(turn)
-        self._writing = Writing(request.id, turn, writer)
-        self._controller.ask(request)
+        self._writing = Writing(begun.id, turn, writer)
+        self._controller.show(begun)
 
     async def _not_asked(self, error: EngineError) -> None:
         if error.code == "cancelled":
@@ -312,6 +338,8 @@ class ChatFlow:
         if self._preparing:
             self._cancelled = True
             await self._fitter.stop()
+            if self._beginning is not None:
+                await self._controller.stop(self._beginning)
             await self._controller.cancel_load()
             return True
         return False

@@ -12,8 +12,12 @@ from backends.interface import Delta, EngineError, Finished, PrefillProgress
 class Answer:
     """One answer under way: what has come and was not yet taken, and how it ended."""
 
-    def __init__(self, answer_id: str) -> None:
+    def __init__(self, answer_id: str, *, held: bool = False) -> None:
         self.id = answer_id
+        self.held = held
+        """Nobody is told of it yet."""
+        self.begun = asyncio.Event()
+        """The engine has taken it, or it has ended."""
         self.parts: list[tuple[str, str]] = []
         """(kind, text) not yet taken, neighbours of one kind joined."""
         self.n_tokens = 0

@@ -194,12 +194,26 @@ class EngineController:
 
     # ---- answers --------------------------------------------------------------------------------------------------
 
-    def ask(self, request: GenerateRequest) -> Answer:
-        """Starts an answer; `AnswerNews` follows. Loads the last model again first where the engine is dead."""
-        answer = Answer(request.id)
+    async def begin(self, request: GenerateRequest) -> Answer:
+        """Starts an answer and returns once the engine has taken the request; `AnswerNews` comes from `show` on. Loads
+        the last model again first where the engine is dead. Raises `EngineError` where the request was refused,
+        ``cancelled`` where it was stopped before it began."""
+        answer = Answer(request.id, held=True)
         self._answers[request.id] = answer
         answer.task = self._spawn(self._answer(answer, request))
-        return answer
+        await answer.begun.wait()
+        stopped = answer.finished is not None and answer.finished.reason == "cancelled" and not answer.parts
+        if answer.error is None and not stopped:
+            return answer
+        del self._answers[request.id]
+        if answer.error is not None:
+            raise answer.error
+        raise EngineError("cancelled", "The answer was stopped before it began.")
+
+    def show(self, answer: Answer) -> None:
+        """The news of an answer that `begin` began may come now."""
+        answer.held = False
+        self._announce(answer)
 
     async def _answer(self, answer: Answer, request: GenerateRequest) -> None:
         try:
@@ -213,12 +227,14 @@ class EngineController:
                 elif isinstance(event, Finished):
                     answer.finished = event
                     self._remember_speed(answer, event)
+                answer.begun.set()
                 self._announce(answer)
         except EngineError as error:
             answer.error = error
         finally:
             if not answer.ended:
                 answer.error = EngineError("engine_died", "The engine ended the answer without saying why.")
+            answer.begun.set()
             self._announce(answer)
 
     def _remember_speed(self, answer: Answer, finished: Finished) -> None:
@@ -266,7 +282,7 @@ class EngineController:
         return "".join(pieces).strip()
 
     def _announce(self, answer: Answer) -> None:
-        if answer.announced:
+        if answer.announced or answer.held:
             return
         answer.announced = True
         wait = answer.last_taken + self.frame_s - time.monotonic()
@@ -310,8 +326,12 @@ class EngineController:
         try:
             return await self._engine.count_tokens(request)
         except EngineError as error:
-            if error.code != "prompt_too_long":
-                return None
+            return None if error.code != "prompt_too_long" else await self.estimate_tokens(request)
+
+    async def estimate_tokens(self, request: GenerateRequest) -> int | None:
+        """About how many tokens a prompt has that is far above the context; None where nothing can be counted."""
+        if self.model is None or self._client is None:
+            return None
         # The engine doesn't tokenise what can't fit by far: count pieces, evenly spread, and scale up.
         text = "\n".join(message.content for message in request.messages or ())
         piece = max(256, self.model.n_ctx)
