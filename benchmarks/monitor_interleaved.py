@@ -32,7 +32,8 @@ from monitor_cost import PaneApp
 from monitored import relay
 from textual.pilot import Pilot
 
-from backends.engine.client import EngineClient, let_threads_sleep
+from backends.engine.client import EngineClient
+from backends.engine.launch import let_threads_sleep
 from backends.interface import Finished, GenerateRequest, LoadRequest, Sampling
 from flashmoe.monitor.collector import Sampler
 from flashmoe.monitor.feed import MonitorFeed

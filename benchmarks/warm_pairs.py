@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from backends.engine.client import let_threads_sleep
+from backends.engine.launch import let_threads_sleep
 from backends.interface import LoadProgress, LoadRequest
 from backends.llamacpp.backend import MmapBackend
 from backends.llamacpp.context import Batch

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -28,7 +31,14 @@ class Running:
 
 @contextmanager
 def serving(
-    model: Path, log: Path, *, key: str | None = None, parallel: int = 4, n_ctx: int = 2048
+    model: Path,
+    log: Path,
+    *,
+    key: str | None = None,
+    parallel: int = 4,
+    n_ctx: int = 2048,
+    stuck_s: float | None = None,
+    **load: Any,
 ) -> Iterator[Running]:
     """Starts the server and yields it when it answers."""
     listener = bind("127.0.0.1", 0)
@@ -38,7 +48,8 @@ def serving(
 
     async def main() -> None:
         try:
-            engine = Engine(LoadRequest(path=str(model), backend="mmap", n_seq_max=parallel, n_ctx=n_ctx), log)
+            request = LoadRequest(path=str(model), backend="mmap", n_seq_max=parallel, n_ctx=n_ctx, **load)
+            engine = Engine(request, log, stuck_s=stuck_s)
             await engine.start()
             app = create_app(engine, api_key=key, allowed_hosts=["*"] if key else ["127.0.0.1", "localhost"])
             server = uvicorn.Server(config(app, graceful_s=1))
@@ -57,6 +68,13 @@ def serving(
     assert started.wait(60)
     if "error" in box:
         raise RuntimeError("the server did not start") from box["error"]  # type: ignore[misc]
+    end = time.monotonic() + 60
+    while time.monotonic() < end:  # uvicorn listens a moment later
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            break
+        except OSError:
+            time.sleep(0.02)
     try:
         yield Running(f"http://127.0.0.1:{port}", box["engine"], box["loop"])  # type: ignore[arg-type]
     finally:

@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import msgspec
 from backends.engine import death
 from backends.engine import protocol as p
 from backends.engine.inbox import Inbox
+from backends.engine.launch import absolute, let_threads_sleep
 from backends.interface import (
     BenchRequest,
     BenchResult,
@@ -42,32 +41,20 @@ from backends.interface import (
     Telemetry,
 )
 from backends.system.cgroups import oom_kills
+from backends.system.python import start_python
 
-_ROOT = str(Path(__file__).resolve().parent.parent.parent)
-"""Where the package `backends` is found."""
-SPIN_COUNT = "1000"
-"""Turns that a thread of llama.cpp's waits for the others before it sleeps. GNU's OpenMP spins for milliseconds, and
-that hundreds of times a token: a thread that lost its core to another program then keeps all others spinning, and one
-busy program costs a model of 3 GB 98 % of its speed on 16 cores (benchmarks/results/busy.md). Users' own settings of
-OMP_WAIT_POLICY or GOMP_SPINCOUNT stand."""
 MAX_EVENT_BYTES = 64 << 20
 MAX_LOG_BYTES = 4 << 20
 _HELLO_TIMEOUT_S = 60.0
 _CANCEL_LOAD_S = 1.0
+_KILL_S = 30.0
+"""The kernel takes its time to free what a large model has mapped."""
 
 
 class Died(msgspec.Struct, frozen=True):
     """The child died by itself. Given to `on_event` after every pending call has failed with the same sentence."""
 
     message: str
-
-
-def let_threads_sleep(env: MutableMapping[str, str]) -> None:
-    """Sets how the engine's threads wait, where `env` doesn't say; before llama.cpp is loaded."""
-    # numpy's products are small there, and threads that spin until the next one take the cores from llama.cpp
-    env.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if "OMP_WAIT_POLICY" not in env:
-        env.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 class EngineClient:
@@ -99,6 +86,7 @@ class EngineClient:
         self._watch: p.Watch | None = None
         self._log_offset = 0
         self._oom_before = 0
+        self._killed: EngineError | None = None
         self._last_death = ""
         self.backends: tuple[str, ...] = ()
         """Backends that the child knows."""
@@ -129,19 +117,16 @@ class EngineClient:
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size > MAX_LOG_BYTES:
                 self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
-        env = {**os.environ, **self._env}
-        env["PYTHONPATH"] = os.pathsep.join(x for x in (env.get("PYTHONPATH"), _ROOT) if x)
-        env["PYTHONUNBUFFERED"] = "1"
-        let_threads_sleep(env)
+        start = start_python("backends.engine", "-X", "faulthandler", env=self._env)
+        let_threads_sleep(start.env)
         self._oom_before = oom_kills()
         with self._log_path.open("ab") as log:
             self._log_offset = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-X", "faulthandler", "-m", "backends.engine",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                limit=MAX_EVENT_BYTES, env=env, process_group=0,
+                *start.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+                limit=MAX_EVENT_BYTES, env=start.env, cwd=start.folder, process_group=0,
             )  # fmt: skip
-        self._stopping = False
+        self._stopping, self._killed = False, None
         self._hello = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(self._process), name="engine-events")
         try:
@@ -175,6 +160,9 @@ class EngineClient:
             error = EngineError("cancelled", "Loading was cancelled.")
         elif self._stopping:
             error = EngineError("engine_died", "The engine was stopped.")
+        elif self._killed is not None:
+            error, self._killed = self._killed, None
+            self._last_death = error.message
         else:
             oom = oom_kills() > self._oom_before
             tail = death.read_tail(self._log_path, self._log_offset)
@@ -229,6 +217,15 @@ class EngineClient:
         with contextlib.suppress(ConnectionError):  # its death is told by the reader
             await process.stdin.drain()
 
+    async def kill(self, what: str, advice: str = "") -> None:
+        """Ends the child now, whatever it does. Everybody who waits is told `what` happened and what to do."""
+        reader = self._reader
+        if self._process is not None and reader is not None:
+            self._killed = EngineError("engine_died", what, advice)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await asyncio.wait({reader}, timeout=_KILL_S)
+
     async def stop(self) -> None:
         """Ends the child: asks, then terminates, then kills. A second call does nothing."""
         process = self._process
@@ -271,7 +268,7 @@ class EngineClient:
             self.model = None
             try:
                 with self._call(call_id) as inbox:
-                    await self._send(p.Load(call_id, request))
+                    await self._send(p.Load(call_id, absolute(request)))
                     while True:
                         event = await inbox.get()
                         if isinstance(event, p.Reply) and isinstance(event.event, ModelInfo):
@@ -384,7 +381,7 @@ class EngineClient:
                 event = await inbox.get()
                 if isinstance(event, Failed):
                     ended = True
-                    raise EngineError(event.code, event.what, event.advice)
+                    raise event.error()
                 if not isinstance(event, PrefillProgress | Delta | Finished):
                     continue
                 ended = isinstance(event, Finished)

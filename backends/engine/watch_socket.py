@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -105,14 +107,15 @@ def running(folder: Path) -> list[tuple[int, Path]]:
     """(parent's pid, socket) of every engine that can be watched, newest first; sockets of dead parents are removed."""
     found: list[tuple[float, int, Path]] = []
     with contextlib.suppress(OSError):
+        if not _is_own(folder, stat.S_ISDIR):
+            return []
         for path in folder.iterdir():
             match = _NAME.fullmatch(path.name)
-            if match is None or not path.is_socket():
+            if match is None or not _is_own(path, stat.S_ISSOCK):
                 continue
             probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                with _short_address(path) as address:
-                    probe.connect(address)
+                _connect(probe, path)
                 found.append((path.stat().st_mtime, int(match[1]), path))
             except ConnectionRefusedError:
                 with contextlib.suppress(OSError):
@@ -128,8 +131,7 @@ async def watch(path: Path) -> AsyncIterator[bytes]:
     """Messages of the engine behind a socket, until it ends. Raises OSError where it can't be reached."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        with _short_address(path) as address:
-            client.connect(address)
+        _connect(client, path)
     except OSError:
         client.close()
         raise
@@ -150,9 +152,28 @@ def _framed(message: bytes) -> bytes:
     return struct.pack("<I", len(message)) + message
 
 
+def _is_own(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether a folder or socket is this user's, and no link: in /tmp anybody may have made it."""
+    info = path.lstat()
+    return kind(info.st_mode) and info.st_uid == os.geteuid()
+
+
+def _connect(client: socket.socket, path: Path) -> None:
+    """Connects to a socket of this user's; raises OSError where it or the process behind it is another's."""
+    if not (_is_own(path.parent, stat.S_ISDIR) and _is_own(path, stat.S_ISSOCK)):
+        raise PermissionError(errno.EPERM, "it belongs to somebody else", str(path))
+    with _short_address(path) as address:
+        client.connect(address)
+    if _uid_behind(client) != os.geteuid():
+        raise PermissionError(errno.EPERM, "somebody else answers there", str(path))
+
+
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    peer = writer.get_extra_info("socket")
-    data = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return _uid_behind(writer.get_extra_info("socket"))
+
+
+def _uid_behind(connection: socket.socket) -> int:
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", data)[1])
 
 

@@ -84,7 +84,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def main(args: argparse.Namespace) -> int:
-    key = os.environ.get(KEY_VARIABLE) or None
+    key = _key()
     if not _is_loopback(args.host) and key is None:
         raise UsageError(f"{args.host} can be reached from other machines: set {KEY_VARIABLE} to a key of your choice")
     if args.parallel > 250:
@@ -92,6 +92,21 @@ def main(args: argparse.Namespace) -> int:
     path = resolve_model(args.model, args)
     request = load_request(args, path, n_seq_max=args.parallel)
     return asyncio.run(_serve(args, request, key))
+
+
+def _key() -> str | None:
+    """The API key, None where none is set. Raises `UsageError` for one that no client could send."""
+    key = os.environ.get(KEY_VARIABLE)
+    if not key:
+        return None
+    if not key.strip():
+        raise UsageError(f"{KEY_VARIABLE} holds nothing but blanks; set it to a key of your choice, or unset it")
+    if key != key.strip() or not key.isprintable():
+        raise UsageError(
+            f"{KEY_VARIABLE} begins or ends with a blank, or holds a line break or another control character, which no "
+            "client can send; set another key"
+        )
+    return key
 
 
 def _is_loopback(host: str) -> bool:

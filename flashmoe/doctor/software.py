@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from backends.system.python import start_python
 from flashmoe import paths
 from flashmoe.doctor.disk import existing
 
@@ -34,12 +35,11 @@ def versions() -> dict[str, str]:
 
 def llama() -> dict[str, Any]:
     """What `backends.inspection` says in a process of its own; ``{"error": …}`` where it can't."""
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(x for x in (os.environ.get("PYTHONPATH"), root) if x)}
+    start = start_python("backends.inspection")
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "backends.inspection"],
-            capture_output=True, timeout=INSPECT_TIMEOUT_S, env=env, stdin=subprocess.DEVNULL, check=False,
+            start.command, capture_output=True, timeout=INSPECT_TIMEOUT_S, env=start.env, cwd=start.folder,
+            stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"llama.cpp did not answer within {INSPECT_TIMEOUT_S:.0f} s"}

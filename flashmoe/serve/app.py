@@ -49,6 +49,14 @@ def error(status: int, message: str, *, kind: str = "invalid_request_error", par
     return JSONResponse(body, status_code=status, headers=headers)
 
 
+def keys_as_sent(key: str) -> tuple[bytes, ...]:
+    """The bytes that a client may send for a key: most write it as UTF-8, some as Latin-1."""
+    forms = {key.encode()}
+    with contextlib.suppress(UnicodeEncodeError):
+        forms.add(key.encode("latin-1"))
+    return tuple(forms)
+
+
 class _Refusal(Exception):
     """Ends a route early with this response."""
 
@@ -61,16 +69,17 @@ class Server:
 
     def __init__(self, engine: Engine, api_key: str | None) -> None:
         self.engine = engine
-        self._key = api_key.encode() if api_key else None
+        self._keys = keys_as_sent(api_key) if api_key else ()
         self.started = int(time.time())
 
     # ---- what every route checks --------------------------------------------------------------------------------
 
     def _authorise(self, request: Request) -> None:
-        if self._key is None:
+        if not self._keys:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+        sent = given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+        if not any(hmac.compare_digest(sent, key) for key in self._keys):
             raise _Refusal(
                 error(
                     401,
@@ -136,8 +145,10 @@ class Server:
 
     async def health(self, request: Request) -> Response:
         """200 while answers can be had, 503 otherwise; no key needed, nothing told but the state."""
-        ready = self.engine.ready
-        return JSONResponse({"status": "ok" if ready else "unavailable"}, status_code=200 if ready else 503)
+        if self.engine.healthy:
+            return JSONResponse({"status": "ok"})
+        status = "stuck" if self.engine.ready else "unavailable"
+        return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": "5"})
 
     async def metrics(self, request: Request) -> Response:
         """Counters and gauges for Prometheus."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from backends.interface import EngineError, Event, Finished, GenerateRequest, LoadRequest, ModelInfo, Telemetry
 from flashmoe.monitor.engine import MonitoredEngine
+from flashmoe.serve.watchdog import Watchdog
 
 MAX_WAITING = 256
 """Requests queued beyond those being decoded; more are refused with 429."""
@@ -37,8 +38,13 @@ class Ticket:
 class Engine:
     """One model in one child process, shared by all clients of the server."""
 
-    def __init__(self, request: LoadRequest, log_path: Path, model_id: str | None = None) -> None:
+    def __init__(
+        self, request: LoadRequest, log_path: Path, model_id: str | None = None, *, stuck_s: float | None = None
+    ) -> None:
+        """`stuck_s`: see `Watchdog`."""
         self.request = request
+        self.watchdog = Watchdog(stuck_s)
+        self._watching: asyncio.Task[None] | None = None
         self.client = MonitoredEngine(log_path=log_path, on_event=self._on_event)
         self._info: ModelInfo | None = None
         self._model_id = model_id
@@ -63,33 +69,62 @@ class Engine:
     def ready(self) -> bool:
         return self.client.alive and self.client.model is not None
 
+    @property
+    def healthy(self) -> bool:
+        """Whether answers can be had: it is there, and moves where it has work."""
+        return self.ready and not self.watchdog.unwell
+
     async def start(self) -> ModelInfo:
         """Loads the model; raises `EngineError`."""
         self._info = await self.client.load(self.request)
         await self.client.watch(1.0)
+        self.watchdog.started()
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
         return self._info
 
     async def stop(self) -> None:
-        if self._reload is not None:
-            self._reload.cancel()
+        for task in (self._reload, self._watching):
+            if task is not None:
+                task.cancel()
+        self._watching = None
         await self.client.stop()
 
     def _on_event(self, event: Any) -> None:
         if isinstance(event, Telemetry):
             self.telemetry = event
 
+    async def _watch(self) -> None:
+        while True:
+            self.watchdog.work(self.in_flight)
+            self.watchdog.observe(self.telemetry, self.client.pid)
+            if self.ready and self.watchdog.stuck:
+                seconds = self.watchdog.still_s
+                log.error("the engine has done nothing for %.0f s though it has work; it is started again", seconds)
+                self.telemetry = None
+                await self.client.kill(
+                    f"The engine has been stuck for {seconds:.0f} s and is being started again",
+                    "send the request again in a moment.",
+                )
+                self._start_again()
+            await asyncio.sleep(min(1.0, self.watchdog.limit_s / 4))
+
+    def _start_again(self) -> None:
+        if self._reload is None or self._reload.done():
+            self._reload = asyncio.create_task(self._again())
+
     async def _again(self) -> None:
         try:
             await self.start()
             self.restarts += 1
+            self.telemetry = None
         except EngineError as e:
             log.error("the engine could not be started again: %s", e.message)
 
     async def admit(self, request: GenerateRequest) -> Ticket:
         """A place for one request. Raises `BusyError`, or `EngineError` while the engine is being started again."""
         if not self.ready:
-            if self._reload is None or self._reload.done():
-                self._reload = asyncio.create_task(self._again())
+            self._start_again()
             raise EngineError("engine_died", "the engine stopped and is being restarted", "try once more in a moment")
         if self.in_flight >= self.info.n_seq_max + MAX_WAITING:
             raise BusyError(f"{self.in_flight} requests wait already; try again in a moment")

@@ -166,7 +166,7 @@ async def test_a_model_file_that_shrinks_while_in_use_ends_with_its_sentence(
     path = make_gguf(tmp_path / "shrinks.gguf")
     await client.load(request(path))
     os.truncate(path, 4096)
-    with pytest.raises(EngineError, match="changed, shrank"):
+    with pytest.raises(EngineError, match="changed"):
         await answer(client, ask("1"))
 
 
