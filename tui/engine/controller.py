@@ -330,7 +330,7 @@ class EngineController:
 
     async def estimate_tokens(self, request: GenerateRequest) -> int | None:
         """About how many tokens a prompt has that is far above the context; None where nothing can be counted."""
-        if self.model is None or self._client is None:
+        if self.model is None or self._engine is None:
             return None
         # The engine doesn't tokenise what can't fit by far: count pieces, evenly spread, and scale up.
         text = "\n".join(message.content for message in request.messages or ())
