@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from backends.gguf.cursor import FileSource
 from backends.gguf.header import MAX_TENSORS, ArrayInfo, Header, Value, read_header
+from backends.gguf.metadata import Metadata
 from backends.gguf.names import clean_text, part_names, quant_label
 from backends.gguf.types import ARCHITECTURES, FILE_TYPES, MAX_EXPERTS, MAX_LAYERS, NOT_CHAT_MODELS, TENSOR_TYPES
 from backends.interface import EngineError
@@ -217,7 +218,7 @@ def from_headers(paths: Sequence[str], headers: Sequence[Header | None], file_by
             "not_found", f"{Path(paths[0]).name}, the first part of the set, is missing", "it has the metadata."
         )
     _check_split(paths, headers)
-    meta = _Meta(first)
+    meta = Metadata(first)
     arch = meta.text("general.architecture")
     if not arch:
         raise EngineError("bad_model", f"{first.name}: it doesn't name its architecture (general.architecture).")
@@ -313,40 +314,6 @@ def _check_place(header: Header, i: int, n: int) -> None:
 def _split_keys(header: Header) -> dict[str, Value]:
     """Of a later part only its place counts; its other keys would be kept a thousand times."""
     return {key: value for key, value in header.kv.items() if key.startswith("split.")}
-
-
-class _Meta:
-    """Metadata with its types and ranges checked."""
-
-    def __init__(self, header: Header) -> None:
-        self.header = header
-
-    def _bad(self, key: str, value: object, wanted: str) -> EngineError:
-        shown = ascii(value) if isinstance(value, int | float | bool) else "something else"
-        return EngineError("bad_model", f"{self.header.name}: {key!a} must be {wanted}, but it is {shown}.")
-
-    def text(self, key: str) -> str:
-        value = self.header.kv.get(key, "")
-        return value if isinstance(value, str) else ""
-
-    def number(self, key: str, default: int, low: int, high: int) -> int:
-        """An integer within bounds; of one value for each layer the largest."""
-        value = self.header.kv.get(key, default)
-        if isinstance(value, tuple):
-            return max(self.numbers(key, len(value), low, high), default=default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self._bad(key, value, f"a whole number from {low:,} to {high:,}")
-        return value
-
-    def numbers(self, key: str, n: int, low: int, high: int) -> tuple[int, ...]:
-        """One integer within bounds for each of `n` layers, given as one number or an array."""
-        value = self.header.kv.get(key, 0)
-        values = value if isinstance(value, tuple) else (value,) * n
-        for v in values:
-            if isinstance(v, bool) or not isinstance(v, int) or not low <= v <= high:
-                raise self._bad(key, v, f"whole numbers from {low:,} to {high:,}")
-        out = tuple(v for v in values if isinstance(v, int))
-        return (out + (0,) * n)[:n]
 
 
 def _expert_layers(
