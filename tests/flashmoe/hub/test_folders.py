@@ -52,7 +52,7 @@ def test_a_name_that_is_not_utf8_is_listed_escaped(folder: Path, tmp_path: Path)
     found = library(folder, tmp_path)
     entries = {e.name: e for e in found.scan()}
     assert set(entries) == {"bad\\xff", "good name"}
-    assert not entries["bad\\xff"].problem
+    assert "isn't UTF-8; rename it" in entries["bad\\xff"].problem
     assert os.fsencode(entries["bad\\xff"].path) == odd, "the path stays what it is"
     assert found.find("bad\\xff").path == entries["bad\\xff"].path
     assert {e.name for e in library(folder, tmp_path).scan()} == set(entries), "also when it is remembered"
@@ -146,7 +146,7 @@ def test_one_item_never_hides_the_others(folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(facts_module, "read_gguf", read)
     entries = {e.name: e for e in library(folder, tmp_path).scan()}
     assert not entries["good"].problem
-    assert "can't be understood (ZeroDivisionError)" in entries["odd"].problem
+    assert "can't be read: unexpected error (ZeroDivisionError" in entries["odd"].problem
     real_entries = scan_module.entry_of
 
     def entry(source: Source, files: list[Path], repo: str) -> object:
