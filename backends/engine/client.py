@@ -166,9 +166,8 @@ class EngineClient:
         else:
             oom = oom_kills() > self._oom_before
             tail = death.read_tail(self._log_path, self._log_offset)
-            sentence = death.describe(returncode, tail, oom=oom, log_path=self._log_path)
-            self._last_death = sentence
-            error = EngineError("engine_died", sentence)
+            error = death.describe(returncode, tail, oom=oom, log_path=self._log_path)
+            self._last_death = error.message
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(error)
         for inbox in [*self._inboxes.values(), *self._calls.values()]:

@@ -6,6 +6,8 @@ import re
 import signal
 from pathlib import Path
 
+from backends.errors import EngineError
+
 _TAIL_BYTES = 64 << 10
 
 
@@ -32,43 +34,43 @@ def abort_reason(tail: str) -> str:
     return ""
 
 
-def describe(returncode: int | None, tail: str, *, oom: bool, log_path: Path) -> str:
-    """One sentence on how the engine ended and what to do.
+def describe(returncode: int | None, tail: str, *, oom: bool, log_path: Path) -> EngineError:
+    """How the engine ended, and what to do: ``engine_died``.
+
+    That the model is to be loaded again isn't said: the app, the server and the batch do it by themselves.
 
     Args:
         returncode: As `subprocess` has it: negative for a signal.
         tail: What the child wrote to its log last.
         oom: Whether the kernel killed something for lack of memory while the child ran.
     """
-    log = f"the log is {log_path}"
+    return EngineError("engine_died", *_what_and_advice(returncode, tail, oom, f"the log is {log_path}."))
+
+
+def _what_and_advice(returncode: int | None, tail: str, oom: bool, log: str) -> tuple[str, str]:
     if returncode is None:
-        return f"The engine stopped answering; load the model again ({log})."
+        return "The engine stopped answering", log
     if returncode >= 0:
         last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
         why = f" ({last[:200]})" if last else ""
-        return f"The engine ended with status {returncode}{why}; load the model again, {log}."
+        return f"The engine ended with status {returncode}{why}", log
     try:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
     if name == "SIGKILL":
         if oom:
-            return (
-                "The kernel killed the engine because memory ran out; load the model with a smaller context, "
-                "a lower --ram or a smaller quantisation."
-            )
-        return "The engine was killed from outside (SIGKILL); load the model again."
+            what = "The kernel killed the engine because memory ran out"
+            return what, "load the model with a smaller context, a lower --ram or a smaller quantisation."
+        return "The engine was killed from outside (SIGKILL).", ""
     if name == "SIGABRT":
         reason = abort_reason(tail)
-        what = f": {reason[:200]}" if reason else ""
-        return f"llama.cpp gave up on an internal check{what}; load the model again, {log}."
+        return f"llama.cpp gave up on an internal check{f': {reason[:200]}' if reason else ''}", log
     if name == "SIGBUS":
-        return (
-            "The engine crashed because the model file changed, shrank or could not be read while it was in use "
-            "(SIGBUS); verify the file and load it again."
-        )
+        what = "The engine crashed because the model file changed, shrank or could not be read while it was in use"
+        return f"{what} (SIGBUS)", "verify the file."
     if name == "SIGSEGV":
-        return f"The engine crashed (SIGSEGV), a fault in it and not in what you did; load the model again, {log}."
+        return "The engine crashed (SIGSEGV), a fault in it and not in what you did", log
     if name == "SIGILL":
-        return "llama.cpp was built for another processor than this one (SIGILL); reinstall llama-cpp-python here."
-    return f"The engine was ended by {name}; load the model again, {log}."
+        return "llama.cpp was built for another processor than this one (SIGILL)", "reinstall llama-cpp-python here."
+    return f"The engine was ended by {name}", log

@@ -35,6 +35,8 @@ from tui.engine import messages
 from tui.engine.answer import Answer, Taken
 
 if TYPE_CHECKING:
+    from backends.engine import client
+    from backends.engine.protocol import ChildEvent
     from flashmoe.monitor.engine import MonitoredEngine
     from flashmoe.monitor.sample import Sample
 
@@ -182,15 +184,16 @@ class EngineController:
     def _on_sample(self, sample: Sample) -> None:
         self._post(messages.SampleTaken(sample))
 
-    def _on_event(self, event: object) -> None:
-        name = type(event).__name__  # Died is the client's own struct; the names are the protocol's tags
+    def _on_event(self, event: ChildEvent | client.Died) -> None:
+        from backends.engine.client import Died
+        from backends.engine.protocol import Notice
+
         if isinstance(event, ExpertMap):
             self._post(messages.ExpertMapArrived(event))
-        elif name == "Notice":
-            self._post(messages.EngineNotice(str(getattr(event, "level", "info")), str(getattr(event, "message", ""))))
-        elif name == "Died" and not self._closed:
-            sentence = getattr(event, "message", "The engine stopped.")
-            self._post(messages.EngineDied(str(sentence)))
+        elif isinstance(event, Notice):
+            self._post(messages.EngineNotice(event.level, event.message))
+        elif isinstance(event, Died) and not self._closed:
+            self._post(messages.EngineDied(event.message))
 
     # ---- answers --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ LOG = Path("/tmp/engine.log")
         (-6, "x\n/src/ggml/src/ggml.c:12: GGML_ASSERT(a == b) failed\nmore\n", False, "GGML_ASSERT(a == b) failed"),
         (-6, "/src/llama-context.cpp:100: fatal error\n", False, "fatal error"),
         (-6, "terminate called\n  what():  Unexpected empty grammar stack\n", False, "Unexpected empty grammar"),
-        (-6, "", False, "internal check; load"),
+        (-6, "", False, "internal check; the log"),
         (-7, "", False, "model file changed"),
         (-11, "", False, "SIGSEGV"),
         (-4, "", False, "another processor"),
@@ -34,7 +34,9 @@ LOG = Path("/tmp/engine.log")
     ],
 )
 def test_one_sentence_for_each_end(returncode: int | None, tail: str, oom: bool, words: str) -> None:
-    sentence = death.describe(returncode, tail, oom=oom, log_path=LOG)
+    error = death.describe(returncode, tail, oom=oom, log_path=LOG)
+    sentence = error.message
+    assert error.code == "engine_died"
     assert words in sentence
     assert sentence.endswith(".")
     assert "\n" not in sentence

@@ -7,7 +7,6 @@ import time
 from tui.chat.conversation import Turn
 from tui.engine.answer import Answer
 from tui.engine.messages import AnswerNews
-from tui.screens.chat.engine_news import cause
 from tui.screens.chat.parts import ChatParts
 from tui.widgets.transcript.message_view import AnswerView
 
@@ -80,7 +79,7 @@ class Answering:
             parts.say(f"Stopped. {key('chat.continue')} goes on, {key('chat.regenerate')} answers again.")
         elif turn.ending == "died":
             again = key("chat.continue") if turn.content else key("chat.regenerate")
-            parts.say(f"{cause(turn.error)} The next question starts it again; {again} goes on here.", "error")
+            parts.say(f"{turn.error} The next question starts it again; {again} goes on here.", "error")
         elif turn.ending == "error":
             parts.say(turn.error, "error")
         elif turn.ending == "length":

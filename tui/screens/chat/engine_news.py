@@ -94,7 +94,7 @@ class EngineNews:
         self._parts.title_bar.show_model(None, "engine stopped")
         self._parts.host.monitoring.engine_gone()
         if not self._parts.flow.busy:
-            self._parts.say(f"{cause(news.sentence)} The next question starts it again.", "error")
+            self._parts.say(f"{news.sentence} The next question starts it again.", "error")
 
     def _notice(self, news: messages.EngineNotice) -> None:
         """Something to know, though nothing failed."""
@@ -104,8 +104,3 @@ class EngineNews:
             timeout=10,
             markup=False,
         )
-
-
-def cause(sentence: str) -> str:
-    """Why the engine died, without the advice to load again: here that happens by itself."""
-    return sentence.replace("; load the model again", "")
