@@ -60,6 +60,8 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     None: a sixteenth of the machine's memory. 0: nothing of a prompt is kept once its answer has ended."""
     kv_dir: str | None = None
     """Where states of prompts are kept for the next process; None: nowhere."""
+    heat_folder: str = ""
+    """Where it is kept how much each expert was used, so that the next start is warm; empty: nowhere."""
 
 
 class ChatMessage(Struct, frozen=True):
@@ -229,7 +231,6 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     expert_bytes: int = 0
     """All routed experts together."""
     dense_bytes: int | None = None
-    """Weights held in memory besides experts, what lies in GPUs included."""
     table_bytes: int = 0
     """Weights that are only looked up: they stay on the SSD, and rows are read (`stream`)."""
     kv_bytes: int | None = None

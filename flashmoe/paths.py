@@ -90,6 +90,11 @@ def cache_dir() -> Path:
     return _base("XDG_CACHE_HOME", ".cache", "cache")
 
 
+def heat_dir() -> Path:
+    """How much each model's experts were used, for a warm start."""
+    return cache_dir() / "heat"
+
+
 def kv_dir() -> Path:
     """Saved KV caches of chats."""
     return cache_dir() / "kv"

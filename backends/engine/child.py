@@ -28,6 +28,8 @@ from backends.interface import EngineError, Failed, Finished, LoadProgress, Mode
 MAX_COMMAND_BYTES = 64 << 20
 EXIT_INTERNAL = 70
 _EXIT_GRACE_S = 3.0
+_IDLE_S = 0.005
+"""So long nothing must come before the model does a little of what can wait."""
 _FOLLOWER_SHARE, _FOLLOWER_MAX_S = 0.01, 0.1
 """So long, as a share of the step before, the next step waits for the request that follows an answer that ended: one
 that misses it leaves its place empty for a whole step, which takes seconds where many sequences stream."""
@@ -44,6 +46,7 @@ class Child:
         self._preparer = Preparer(self._out, self._queue.put, self._settled)
         self._model: Model | None = None
         self._model_lock = threading.Lock()
+        self._idles = False
         self._active: set[str] = set()
         self._pending: set[str] = set()  # read, and not yet through `_handle`
         self._cancelled: set[str] = set()  # of the pending: a cancel that comes late must not meet a later request
@@ -143,8 +146,11 @@ class Child:
             busy = self._model is not None and self._model.busy()
             wait = max(0.0, until - time.monotonic()) if owed > 0 else 0.0
             try:
-                command = self._queue.get(timeout=wait if busy else None)
+                command = self._queue.get(timeout=wait if busy else _IDLE_S if self._idles else None)
             except queue.Empty:
+                if not busy:
+                    self._idles = self._idle()
+                    continue
                 started, before = time.monotonic(), len(self._active)
                 self._step()
                 ended = time.monotonic()
@@ -155,6 +161,16 @@ class Child:
                 return
             owed -= 1
             self._handle(command)
+            self._idles = True
+
+    def _idle(self) -> bool:
+        """Lets the model do a little of what can wait; whether there is more of it."""
+        idle = getattr(self._model, "idle", None)  # not every backend has something
+        try:
+            return idle is not None and bool(idle())
+        except Exception:
+            traceback.print_exc()
+            return False
 
     def _step(self) -> None:
         assert self._model is not None

@@ -190,6 +190,10 @@ class LlamaModel:
         """Whether `step` has something to do."""
         return self._scheduler.busy
 
+    def idle(self) -> bool:
+        """While there is nothing to do: a little of what can wait; whether there is more of it. Returns soon."""
+        return not self.busy() and self._parts.idle()
+
     # -- figures -------------------------------------------------------------------------------------------------------
 
     def _counted(self) -> dict[str, float]:

@@ -44,6 +44,8 @@ class Parts:
     s)."""
     info: Callable[[ModelInfo], ModelInfo] = field(default=lambda info: info)
     """Last word on the model's info (store, budget, dense bytes…)."""
+    idle: Callable[[], bool] = field(default=lambda: False)
+    """Does a little of what can wait, while nothing is asked; whether there is more of it."""
     before_bench: Callable[[], None] = field(default=lambda: None)
     check_files: Callable[[], None] = field(default=lambda: None)
     """Raises `EngineError` ``io_error`` where the model's files are no longer what was loaded."""

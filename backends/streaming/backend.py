@@ -26,6 +26,7 @@ from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
 from backends.streaming.store_choice import Choice, choose_store, memory_for_experts
 from backends.streaming.stores import Store
+from backends.streaming.warmth import HeatFile, Warmth
 from backends.system.disk_probe import disk_bytes_per_second
 
 
@@ -94,6 +95,9 @@ class StreamBackend:
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
             predictor = Predictor(len(layout.rows), base.n_expert_used)
+            warmth = _warmth(request, pager, files.fingerprint)
+            if warmth is not None:
+                weights.on_close.append(warmth.save)
             hook = RouterHook(layout, pager, abort, predictor, tables=loaded.tables)
             weights.on_close.append(hook.close)
         except EngineError:
@@ -142,6 +146,7 @@ class StreamBackend:
             info=info,
             check_files=files.check,
             fingerprint=files.fingerprint,
+            idle=warmth.idle if warmth is not None else lambda: False,
             # a GPU that takes long prompts reads experts by the tensors' own layout, which slots don't have
             op_offload=store.name != "pool",
         )
@@ -152,6 +157,13 @@ class StreamBackend:
 
 def _mapping(done: int, total: int) -> LoadProgress:
     return LoadProgress(stage="mapping experts that are in memory", done_bytes=done, total_bytes=total)
+
+
+def _warmth(request: LoadRequest, pager: Pager, fingerprint: str) -> Warmth | None:
+    if not request.heat_folder:
+        return None
+    shape = pager.ledger.rows, pager.ledger.width
+    return Warmth(pager, HeatFile(Path(request.heat_folder), fingerprint, shape))
 
 
 def _open_store(choice: Choice, layout: ExpertLayout, uses_gpu: bool) -> tuple[Store, str]:

@@ -130,6 +130,11 @@ class Ledger:
         """Uses that decay by half every 64 tokens, float32 of rows x experts."""
         return (self.raw_heat / self._weight).astype(np.float32)
 
+    def remember(self, heat: npt.NDArray[np.float32]) -> None:
+        """Adds what was hot before this model was loaded, rows x experts: what is given up first follows it until uses
+        say otherwise."""
+        self.raw_heat += heat * self._weight
+
     @property
     def hits(self) -> int:
         return int(self.row_hits.sum())

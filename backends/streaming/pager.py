@@ -280,6 +280,48 @@ class Pager:
         self._ahead.settle()  # what is on its way can't make room, what has come can
         return self._moves.make_room(row, count, total, self._in_use)
 
+    # ---- between graphs ------------------------------------------------------------------------------------------
+
+    def share(self, row: int) -> int:
+        """Experts of `row` that may be there before anything is asked; 0 without a limit, where the kernel keeps what
+        it likes across restarts."""
+        if self._slots is not None:
+            return self._slots.share(row)
+        budget = self.ledger.budget[0]
+        return 0 if budget is None else budget // self.ledger.rows // self.ledger.cost[row]
+
+    def warming(self) -> bool:
+        """Whether reads that nobody waits for are still under way."""
+        self._ahead.collect()
+        return self._ahead.pending
+
+    def warm(self, row: int, experts: list[int]) -> bool:
+        """Starts to read absent experts of `row`, as many as there is free room for; whether there were any. In the
+        page cache it waits for them."""
+        if self._slots is not None:
+            free = self._slots.free(row)
+        else:
+            free = (self.ledger.room(row) or 0) // self.ledger.cost[row]
+        state = self.ledger.state[row]
+        fresh = [e for e in experts if state[e] == ABSENT][: max(0, free)]
+        if not fresh:
+            return False
+        stall_s, reads = self._moves.stall_s, self.pace.reads
+        try:
+            if self._moves.make_room(row, len(fresh), len(fresh), {row: np.array(fresh, np.int64)}):
+                self._moves.fetch(row, fresh, urgent=False)
+                if self._slots is not None:
+                    self._ahead.watch(row, fresh)
+                else:
+                    for down in (False, True):
+                        self._moves.wait(row, fresh, down)
+                    self.ledger.arrived(row, fresh)
+        except EngineError:
+            return False  # whoever asks for them is told
+        finally:
+            self._moves.stall_s, self.pace.reads = stall_s, reads  # nobody was kept waiting
+        return True
+
     # ---- figures ---------------------------------------------------------------------------------------------------
 
     @property

@@ -188,6 +188,17 @@ class PoolStore:
         heat = ledger.flat_heat[owner[usable]]
         return usable[np.lexsort((heat, rank[usable]))][:count]
 
+    def share(self, row: int) -> int:
+        """Slots of a row's own."""
+        lo, hi = self._groups[self.group[row]].home[row]
+        return int(hi - lo)
+
+    def free(self, row: int) -> int:
+        """Those of them that are free."""
+        g = self._groups[self.group[row]]
+        lo, hi = g.home[row]
+        return int(np.count_nonzero(g.owner[lo:hi] < 0))
+
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:

@@ -54,6 +54,10 @@ class Prefetcher:
                 return
             fresh = fresh[: len(fresh) // 2]
 
+    def watch(self, row: int, experts: list[int]) -> None:
+        """Looks after reads that somebody else has started and nobody waits for."""
+        self._asked.setdefault(row, []).extend(experts)
+
     def _most(self, row: int, share: float) -> int:
         """How many experts may be read ahead: what waits for the next layer is lost to the hits of all others."""
         budget = self._ledger.budget[self._ledger.group[row]]

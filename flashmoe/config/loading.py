@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import LoadRequest
+from flashmoe import paths
 from flashmoe.config.schema import BackendConfig, auto_to_none
 
 GIB = 1 << 30
@@ -21,6 +22,7 @@ def load_request(path: str | Path, config: BackendConfig, **given: Any) -> LoadR
         "n_threads": auto_to_none(config.threads),
         "n_ctx": auto_to_none(config.ctx),
         "kv_type": config.kv_type,
+        "heat_folder": str(paths.heat_dir()) if config.warm else "",
     } | given
     # 0 threads or 0 tokens of context mean "you choose" elsewhere; here auto says that.
     for name in ("n_threads", "n_ctx"):

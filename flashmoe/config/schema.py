@@ -34,6 +34,8 @@ class BackendConfig(Struct, kw_only=True, frozen=True):
     """Compute threads; auto is one per physical core that this process may use."""
     ctx: Annotated[int, Meta(ge=64, le=1 << 24)] | Auto = "auto"
     """Context in tokens; auto is what the model was trained for, or less where memory is short."""
+    warm: bool = True
+    """Keep how much each expert was used, and read the hottest after a load while nobody asks."""
     kv_type: Literal["f16", "q8_0"] = "f16"
     """How the context's keys and values are kept: q8_0 takes about half of the memory, and answers differ a little."""
 
