@@ -55,7 +55,7 @@ async def test_import_adds_chats_once_and_names_what_is_wrong(tmp_path: Path) ->
         for name, words in (
             ("ok.json", "1 chat imported."),
             ("ok.json", "here already"),
-            ("bad.json", "no export of flashmoe-tui"),
+            ("bad.json", "neither a flashmoe-tui export"),
             ("none.json", "can't be read"),
         ):
             await pilot.press("ctrl+o")
