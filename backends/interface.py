@@ -9,7 +9,7 @@ is None, never zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -64,12 +64,40 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     """Where it is kept how much each expert was used, so that the next start is warm; empty: nowhere."""
 
 
+class ToolCall(Struct, frozen=True):
+    """A call of a tool that an assistant's message made. `arguments` is JSON text, as in the OpenAI API."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+class ToolSpec(Struct, frozen=True):
+    """A tool that the model may call. `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    strict: bool = False
+    """Its arguments must match the schema: with `tool_choice` auto they are constrained once a call has begun."""
+
+
 class ChatMessage(Struct, frozen=True):
-    """One message of a chat. `thinking` is the reasoning that came before an assistant's `content`."""
+    """One message of a chat. `thinking` is the reasoning that came before an assistant's `content`.
+
+    An assistant that called tools has `tool_calls`; each result is a message of role ``tool`` with the call's id in
+    `tool_call_id`, the tool's name in `name`, and what it gave in `content`. Results follow the calls in order.
+    """
 
     role: str
     content: str
     thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    tokens: tuple[int, ...] = ()
+    """The ids that were sampled for this answer (`Finished.tokens`): where they still say what the message says, the
+    prompt holds them as they were, so that the KV cache agrees. Empty: the message is rendered and tokenised."""
 
 
 class Sampling(Struct, kw_only=True, frozen=True):
@@ -106,7 +134,19 @@ class GenerateRequest(Struct, kw_only=True, frozen=True):
     session: str | None = None
     """Requests of one chat share a session: its KV cache is reused as far as the tokens agree."""
     enable_thinking: bool | None = None
-    """Passed to templates that know a switch; None leaves the template's default."""
+    """Passed to templates that know a switch, under the name that they use; None leaves the template's default."""
+    effort: Literal["low", "medium", "high"] | None = None
+    """How much to think, passed to templates that know degrees; elsewhere it only turns thinking on."""
+    tools: tuple[ToolSpec, ...] = ()
+    """Tools that the model may call: they go into the prompt through the template, and calls come back as `Delta`s of
+    kind ``call``, ``arguments`` and ``call_end``. Without tools whatever looks like a call is text."""
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    """none: the tools are in the prompt, but what the model writes is text. required: the answer is at least one call,
+    constrained from its first token after the thinking."""
+    forced_tool: str | None = None
+    """The tool that must be called, with `tool_choice` required."""
+    parallel_tool_calls: bool = True
+    """False: a constrained answer holds one call."""
     room: int = 1
     """Tokens that the prompt must leave for the answer, or the request is refused."""
     continue_final: bool = False
@@ -136,12 +176,38 @@ class PrefillProgress(Struct, kw_only=True, frozen=True, tag=True):
 
 
 class Delta(Struct, kw_only=True, frozen=True, tag=True):
-    """New text of an answer, with the number of tokens that made it."""
+    """Something new of an answer, in order, with the number of tokens that made it.
+
+    ``answer`` and ``thinking`` add `text`. A tool call is a ``call`` (its `index` from 0, its `name`, and `call_id`
+    where the model wrote one by then), then any number of ``arguments`` whose `text` adds up to the JSON of its
+    arguments, then a ``call_end``: `complete` says whether that JSON is whole (False: cut off by the length, a cancel
+    or the model itself; `text` then is what the model wrote), `call_id` is the model's own id or None. Calls don't
+    overlap.
+    """
 
     id: str
     text: str
-    kind: Literal["answer", "thinking"] = "answer"
+    kind: Literal["answer", "thinking", "call", "arguments", "call_end"] = "answer"
     n_tokens: int = 1
+    index: int = 0
+    name: str = ""
+    call_id: str | None = None
+    complete: bool = True
+
+    def joins(self, later: Delta) -> bool:
+        """Whether the next delta of the same answer only adds text to this one."""
+        same = self.kind == later.kind and self.index == later.index
+        return same and self.kind in ("answer", "thinking", "arguments")
+
+    def joined(self, later: Delta) -> Delta:
+        """Both in one."""
+        return Delta(
+            id=self.id,
+            text=self.text + later.text,
+            kind=self.kind,
+            n_tokens=self.n_tokens + later.n_tokens,
+            index=self.index,
+        )
 
 
 class Usage(Struct, kw_only=True, frozen=True):
@@ -171,6 +237,8 @@ class Finished(Struct, kw_only=True, frozen=True, tag=True):
     id: str
     reason: Literal["stop", "length", "context", "cancelled"]
     usage: Usage
+    tokens: tuple[int, ...] = ()
+    """The ids that were sampled, for `ChatMessage.tokens` of the next request. Empty where a server doesn't tell."""
 
 
 class Failed(Struct, kw_only=True, frozen=True, tag=True):
@@ -244,6 +312,11 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     has_chat_template: bool = True
     can_think: bool = False
     """The template has a switch for thinking, or opens a thinking tag."""
+    chat_format: str = ""
+    """How the model writes, as far as its template shows, in a few words for people; it says so where nothing could be
+    learnt and the output is taken as plain text."""
+    can_call_tools: bool = False
+    """Tool calls of this model are understood."""
     load_s: float = 0.0
     load_read_bytes: int | None = None
     store: str | None = None

@@ -23,10 +23,8 @@ class Inbox:
     def put(self, event: ChildEvent) -> None:
         """Adds an event; called from the event loop."""
         last = self._queue[-1] if self._queue else None
-        if isinstance(event, Delta) and isinstance(last, Delta) and last.kind == event.kind:
-            self._queue[-1] = Delta(
-                id=event.id, text=last.text + event.text, kind=event.kind, n_tokens=last.n_tokens + event.n_tokens
-            )
+        if isinstance(event, Delta) and isinstance(last, Delta) and last.joins(event):
+            self._queue[-1] = last.joined(event)
         elif isinstance(event, PrefillProgress | BenchProgress) and type(last) is type(event):
             self._queue[-1] = event
         else:

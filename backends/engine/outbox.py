@@ -46,13 +46,8 @@ class Outbox:
             for i in range(len(self._queue) - 1, -1, -1):
                 other = self._queue[i]
                 if getattr(other, "id", None) == event.id:
-                    if isinstance(other, Delta) and other.kind == event.kind:
-                        self._queue[i] = Delta(
-                            id=event.id,
-                            text=other.text + event.text,
-                            kind=event.kind,
-                            n_tokens=other.n_tokens + event.n_tokens,
-                        )
+                    if isinstance(other, Delta) and other.joins(event):
+                        self._queue[i] = other.joined(event)
                         return True
                     return False
         return False

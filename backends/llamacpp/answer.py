@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
+from backends.chat_format.events import Piece
+from backends.chat_format.parser import Parser
 from backends.interface import Delta, Event, Finished, GenerateRequest, PrefillProgress, Usage
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.detok import StopStrings, Utf8Stream
 from backends.llamacpp.sampling import Sampler
 from backends.llamacpp.sequences import KvSequence
-from backends.llamacpp.thinking import ThinkingParser
 from backends.llamacpp.vocab import Vocab
 
 Reason = Literal["stop", "length", "context", "cancelled"]
@@ -32,12 +34,13 @@ class Answer:
         prompt: list[int],
         *,
         vocab: Vocab,
-        parser: ThinkingParser,
+        parser: Parser | None,
         n_ctx: int,
         marks: Iterable[int] = (),
     ) -> None:
-        """`n_ctx`: tokens that prompt and answer may have together. `marks`: how much of the prompt
-        later ones will begin with. Raises `EngineError` ``bad_request`` for bad sampler settings."""
+        """`parser`: None where everything is text. `n_ctx`: tokens that prompt and answer may have together. `marks`:
+        how much of the prompt later ones will begin with. Raises `EngineError` ``bad_request`` for bad sampler
+        settings."""
         self.request = request
         self.id = request.id
         self.prompt = np.asarray(prompt, np.int32)
@@ -63,9 +66,10 @@ class Answer:
         self._parser = parser
         self._utf8 = Utf8Stream()
         self._stops = StopStrings(request.sampling.stop)
-        self._openers = frozenset(
-            t for t in vocab.markers if vocab.piece(t) in (b"<think>", b"<|channel>", b"[THINK]", b"<seed:think>")
-        )
+        thinking = parser.fmt.thinking if parser is not None else None
+        first = vocab.tokenize(thinking.start)[:1] if thinking is not None else []
+        self._openers = frozenset(t for t in first if t in vocab.shown)
+        self._calls = 0
         self._pending: list[Delta] = []
         self._tokens_pending = 0
         self._last_emit = 0.0
@@ -119,7 +123,7 @@ class Answer:
         """Draws the next token from the batch's output `index`; returns why the answer ended, None if it goes on."""
         if not self.first_token:
             self.first_token = time.perf_counter()
-        sampler, phase = self.sampler, self._parser.phase
+        sampler, phase = self.sampler, self.phase
         if sampler.has_grammar and phase in ("answer", "boundary"):
             token, _ = sampler.draw_bound(context, index, self._openers if phase == "boundary" else frozenset())
         else:
@@ -130,30 +134,66 @@ class Answer:
 
     def _accept(self, token: int) -> Reason | None:
         self.generated.append(token)
-        if self._parser.phase in ("thinking", "header"):
+        if self.phase == "thinking":
             self._thinking_tokens += 1
         self._tokens_pending += 1
-        self._take(self._utf8.feed(self._vocab.piece(token)))
+        text = self._utf8.feed(self._vocab.piece(token))
+        special = self._vocab.shown.get(token)
+        if special and text.endswith(special):
+            self._take(text[: len(text) - len(special)])
+            self._take(special, special=True)
+        else:
+            self._take(text)
         if self._stops.stopped:
             return "stop"
         if self.max_tokens is not None and len(self.generated) >= self.max_tokens:
             return "length"
         return "context" if self.length >= self.n_ctx else None
 
-    def _take(self, text: str) -> None:
-        for kind, piece in self._parser.feed(text):
-            self._queue(kind, self._stops.feed(piece) if kind == "answer" else piece)
-            if self._stops.stopped:
-                return
+    @property
+    def phase(self) -> str:
+        """Where the answer stands (`chat_format.reading.Phase`)."""
+        return self._parser.phase if self._parser is not None else "answer"
 
-    def _queue(self, kind: Literal["answer", "thinking"], text: str) -> None:
+    def _take(self, text: str, *, special: bool = False) -> None:
         if not text:
             return
+        if self._parser is None:
+            self._hear([Piece("answer", text)])
+        else:
+            self._hear(self._parser.feed(text, special=special))
+
+    def _hear(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if self._stops.stopped:
+                return
+            if piece.kind == "answer":
+                self._queue(Delta(id=self.id, text=self._stops.feed(piece.text)))
+            elif piece.kind == "call":
+                self._queue(Delta(id=self.id, text=self._stops.finish()))  # no stop string goes across a call
+                index, self._calls = self._calls, self._calls + 1
+                call_id = piece.call_id
+                self._queue(Delta(id=self.id, text="", kind="call", index=index, name=piece.name, call_id=call_id))
+            elif piece.kind == "call_end":
+                self._queue(
+                    Delta(
+                        id=self.id, text=piece.raw, kind="call_end", index=self._calls - 1, call_id=piece.call_id,
+                        complete=piece.complete,
+                    )
+                )  # fmt: skip
+            else:
+                self._queue(Delta(id=self.id, text=piece.text, kind=piece.kind, index=max(0, self._calls - 1)))
+
+    def _queue(self, delta: Delta) -> None:
+        if not delta.text and delta.kind in ("answer", "thinking", "arguments"):
+            return
         n, self._tokens_pending = self._tokens_pending, 0
-        if self._pending and self._pending[-1].kind == kind:
-            last = self._pending.pop()
-            text, n = last.text + text, last.n_tokens + n
-        self._pending.append(Delta(id=self.id, text=text, kind=kind, n_tokens=n))
+        delta = msgspec.structs.replace(delta, n_tokens=n)
+        last = self._pending[-1] if self._pending else None
+        if last is not None and last.joins(delta):
+            self._pending[-1] = last.joined(delta)
+        else:
+            self._pending.append(delta)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -181,10 +221,9 @@ class Answer:
         """The last text and `Finished`; `counters` as the backend has them now."""
         if not self._stops.stopped:
             self._take(self._utf8.finish())
-        if not self._stops.stopped:
-            for kind, piece in self._parser.finish():
-                self._queue(kind, self._stops.feed(piece) if kind == "answer" else piece)
-        self._queue("answer", self._stops.finish())
+        if not self._stops.stopped and self._parser is not None:
+            self._hear(self._parser.finish(truncated=reason != "stop"))
+        self._queue(Delta(id=self.id, text=self._stops.finish()))
         self.sampler.free()
         now = time.perf_counter()
         first = self.first_token or now
@@ -203,4 +242,7 @@ class Answer:
             stall_s=spent.get("stall_s"),
             seed=self.sampler.seed,
         )
-        return [*self.deltas(force=True), Finished(id=self.id, reason=reason, usage=usage)]
+        return [
+            *self.deltas(force=True),
+            Finished(id=self.id, reason=reason, usage=usage, tokens=tuple(self.generated)),
+        ]

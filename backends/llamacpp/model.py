@@ -13,6 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from backends.chat_format.learn import describe
+from backends.chat_format.rendering import Renderer
+from backends.chat_format.templates import ChatTemplate, fallback_template
 from backends.interface import (
     BenchRequest,
     BenchResult,
@@ -34,8 +37,6 @@ from backends.llamacpp.prompt_store import kept_memory, open_store
 from backends.llamacpp.prompts import PromptMaker
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import model_identity, restore_session, save_session
-from backends.llamacpp.templates import ChatTemplate, Renderer, fallback_template
-from backends.llamacpp.thinking import can_think
 from backends.llamacpp.vocab import Vocab
 from backends.planner.kv import padded
 from backends.system import procfs
@@ -101,18 +102,18 @@ class LlamaModel:
             eos=self._vocab.eos_text,
             renderer=self._renderer,
         )
-        self._renderer.warm_up()
+        fmt = self._template.format
         identity = model_identity(base, parts.fingerprint)
         self._store = open_store(self.context, request, identity, kept_bytes) if slices else None
         self._scheduler = Scheduler(
             self.context, self._counted, base.n_seq_max, store=self._store, kept_bytes=kept_bytes
         )
-        limit = min(self.context.seq_ctx, base.n_ctx_train or self.context.seq_ctx)
         self._prompts = PromptMaker(
             self._template,
             self._vocab,
+            special_texts=self._vocab.show(fmt.markers()),
             seq_ctx=self.context.seq_ctx,
-            limit=limit,
+            limit=min(self.context.seq_ctx, base.n_ctx_train or self.context.seq_ctx),
             marks=kept_bytes > 0 and (self.context.partial or slices),
         )
         self.info = parts.info(
@@ -130,7 +131,9 @@ class LlamaModel:
                 vram_bytes=vram,
                 n_gpu_layers=min(weights.n_gpu_layers, int(L.llama_model_n_layer(weights.model)) + 1),
                 has_chat_template=bool(source),
-                can_think=can_think(source),
+                can_think=fmt.can_think,
+                chat_format=describe(fmt),
+                can_call_tools=fmt.calls.kind != "none",
                 load_s=load_s,
                 load_read_bytes=weights.load_read_bytes,
                 n_threads=self.context.n_threads,

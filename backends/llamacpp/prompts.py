@@ -6,9 +6,10 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from backends.chat_format.parser import Parser
+from backends.chat_format.templates import ChatTemplate, Rendered
+from backends.chat_format.variables import tool_of
 from backends.interface import EngineError, GenerateRequest
-from backends.llamacpp.templates import ChatTemplate
-from backends.llamacpp.thinking import PlainParser, ThinkingParser, parser_for
 from backends.llamacpp.vocab import Vocab
 
 MAX_CHARACTERS_PER_TOKEN = 64
@@ -22,8 +23,8 @@ class Prompt:
     """What a request comes to."""
 
     tokens: list[int]
-    parser: ThinkingParser
-    """Of what the model will say."""
+    parser: Parser | None
+    """Of what the model will say; None: all of it is text."""
     marks: tuple[int, ...] = ()
     """Lengths at which later prompts may part from this one: what was read is worth keeping there."""
 
@@ -31,9 +32,20 @@ class Prompt:
 class PromptMaker:
     """Makes prompts of one model. Thread-safe."""
 
-    def __init__(self, template: ChatTemplate, vocab: Vocab, *, seq_ctx: int, limit: int, marks: bool) -> None:
-        """`seq_ctx`: cells that one sequence can have; `limit`: tokens that prompt and answer may have together.
-        `marks`: whether what was read is kept, so that it matters where prompts part."""
+    def __init__(
+        self,
+        template: ChatTemplate,
+        vocab: Vocab,
+        *,
+        special_texts: frozenset[str],
+        seq_ctx: int,
+        limit: int,
+        marks: bool,
+    ) -> None:
+        """`special_texts`: special tokens that count as markers only by their ids. `seq_ctx`: cells that one sequence
+        can have; `limit`: tokens that prompt and answer may have together. `marks`: whether what was read is kept, so
+        that it matters where prompts part."""
+        self._special_texts = special_texts
         self._template = template
         self._vocab = vocab
         self._seq_ctx = seq_ctx
@@ -53,10 +65,12 @@ class PromptMaker:
         self._check_size(request)
         if request.prompt is not None:
             tokens = self._vocab.prompt_tokens(request.prompt)
-            return Prompt(tokens, PlainParser(), self._last(tokens))
-        text = self._template.prompt(request)
-        tokens = self._vocab.prompt_tokens(text)
-        return Prompt(tokens, parser_for(self._template.source, text), self._marks(request, text, tokens))
+            return Prompt(tokens, None, self._last(tokens))
+        rendered = self._template.rendered(request)
+        tokens = self._vocab.prompt_tokens(rendered.text)
+        tools = [tool_of(t) for t in request.tools] if request.tool_choice != "none" else []
+        parser = Parser(self._template.format, tools=tools, after=rendered.after, special_texts=self._special_texts)
+        return Prompt(tokens, parser, self._marks(request, rendered, tokens))
 
     def fitting(self, request: GenerateRequest) -> Prompt:
         """The prompt, where it leaves room for an answer. Raises `EngineError`, ``prompt_too_long`` with the count."""
@@ -78,7 +92,7 @@ class PromptMaker:
         wrong = next((t for t in tokens if not 0 <= t < self._vocab.size), None)
         if wrong is not None:
             raise EngineError("bad_request", f"Token {wrong} is not in the vocabulary of {self._vocab.size} tokens.")
-        return Prompt(tokens, PlainParser(), self._last(tokens))
+        return Prompt(tokens, None, self._last(tokens))
 
     def _check_size(self, request: GenerateRequest) -> None:
         """Refuses text that can't fit whatever it holds, before tokenising it takes seconds (or llama.cpp's stack)."""
@@ -96,13 +110,13 @@ class PromptMaker:
     def _last(self, tokens: list[int]) -> tuple[int, ...]:
         return (len(tokens) - 1,) if self._marks_wanted and len(tokens) > 1 else ()
 
-    def _marks(self, request: GenerateRequest, text: str, tokens: list[int]) -> tuple[int, ...]:
+    def _marks(self, request: GenerateRequest, rendered: Rendered, tokens: list[int]) -> tuple[int, ...]:
         """Where later prompts may part from this one: after the instructions and tools that others share; and after the
         messages, before what opens the answer (which may hold a thinking tag that history drops), or at the last token
         but one where there is no such place."""
         if not self._marks_wanted:
             return ()
-        head = self._template.stable_text(request)
+        text, head = rendered.text, rendered.head
         if not head or not text.startswith(head) or head == text:
             last = len(tokens) - 1
         else:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import ctypes as C
+from collections.abc import Iterable
 from typing import Any
 
 from backends.llamacpp import native
 
-MARKERS = frozenset(
-    {
-        "<think>", "</think>", "[THINK]", "[/THINK]", "<seed:think>", "</seed:think>",
-        "<|channel>", "<channel|>",
-        "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", "<|constrain|>",
-    }
-)  # fmt: skip
-"""Special tokens that `backends.llamacpp.thinking` reads; every other control token stays invisible."""
+_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
+"""``llama_token_attr``."""
 
 
 class Vocab:
@@ -34,7 +29,8 @@ class Vocab:
         self._pieces: dict[int, bytes] = {}
         self._eog: dict[int, bool] = {}
         self._texts: dict[int, bytes] = {}
-        self.markers = {t for t in map(self._marker, sorted(MARKERS)) if t is not None}
+        self.shown: dict[int, str] = {}
+        """Special tokens that a parser looks for, and their texts; every other control token stays invisible."""
 
     def _text(self, token: int) -> str:
         if token < 0:
@@ -42,9 +38,19 @@ class Vocab:
         raw: Any = self._lib.llama_vocab_get_text(self._vocab, token)
         return raw.decode("utf-8", "replace") if raw else ""
 
-    def _marker(self, text: str) -> int | None:
-        tokens = self.tokenize(text)
-        return tokens[0] if len(tokens) == 1 and self._lib.llama_vocab_is_control(self._vocab, tokens[0]) else None
+    def show(self, markers: Iterable[str]) -> frozenset[str]:
+        """Makes the special tokens within some markers visible to `piece`; returns the texts of all of them."""
+        for marker in markers:
+            for token in self.tokenize(marker):
+                if self.is_special(token) and not self.is_end(token):
+                    self.shown[token] = self._piece(token, special=True).decode("utf-8", "replace")
+        self._pieces.clear()
+        return frozenset(t for t in self.shown.values() if t)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is none of the text's own: control, or defined by the user for a purpose."""
+        attributes = int(self._lib.llama_vocab_get_attr(self._vocab, token))
+        return bool(attributes & (_CONTROL | _USER_DEFINED))
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Tokens of `text`, without BOS; `special` reads special tokens in it as such."""
@@ -68,10 +74,10 @@ class Vocab:
         return tokens
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token: b'' for control tokens other than those of `MARKERS`. Cut characters are possible."""
+        """The bytes of a token: b'' for control tokens that aren't `shown`. Cut characters are possible."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._piece(token)
+            piece = self._pieces[token] = self._piece(token, special=token in self.shown)
         return piece
 
     def text(self, token: int) -> bytes:
@@ -81,9 +87,8 @@ class Vocab:
             text = self._texts[token] = self._piece(token, special=True)
         return text
 
-    def _piece(self, token: int, *, special: bool | None = None) -> bytes:
+    def _piece(self, token: int, *, special: bool) -> bytes:
         buffer = C.create_string_buffer(256)  # of this call alone: other threads ask, too
-        special = token in self.markers if special is None else special
         n = int(self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special))
         if n < 0:
             buffer = C.create_string_buffer(-n)

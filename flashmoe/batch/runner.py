@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from backends.chat_format.events import Said
 from backends.interface import Delta, EngineError, Finished, LoadRequest, ModelInfo, Telemetry
 from flashmoe.batch.energy import EnergyMeter
 from flashmoe.batch.lines import Item
@@ -220,7 +221,7 @@ class Batch:
         await self._client.watch(0.5)
 
     async def _one(self, item: Item) -> None:
-        text: dict[str, list[str]] = {"answer": [], "thinking": []}
+        said = Said()
         limit = item.request.sampling.max_tokens
         request = item.request
         if limit is None or limit > self._ctx:
@@ -229,13 +230,13 @@ class Batch:
         try:
             async for event in self._client.generate(request):
                 if isinstance(event, Delta):
-                    text[event.kind].append(event.text)
+                    said.hear(event)
                     self._tokens += event.n_tokens
                     self._prefilling.discard(item.id)
                 elif isinstance(event, Finished) and event.reason == "context" and self._too_small():
                     self._outgrown.append(item)
                 elif isinstance(event, Finished) and event.reason != "cancelled":
-                    self._answer(item, "".join(text["answer"]), "".join(text["thinking"]), event)
+                    self._answer(item, said, event)
         except EngineError as e:
             if e.code in PASSING:
                 await self._ask_again(item, e)
@@ -276,7 +277,7 @@ class Batch:
 
     # ---- results ------------------------------------------------------------------------------------------------
 
-    def _answer(self, item: Item, answer: str, thinking: str, event: Finished) -> None:
+    def _answer(self, item: Item, said: Said, event: Finished) -> None:
         assert self.info is not None
         self._refused.pop(item.id, None)
         self.summary.prompt_tokens += event.usage.prompt_tokens or 0
@@ -285,13 +286,13 @@ class Batch:
         name = self.info.name
         if item.openai:
             shape = Shape(chat=item.chat, id=f"req-{item.line}", created=int(time.time()), model=name)
-            body = shape.whole(answer, thinking, event)
+            body = shape.whole(said, event)
             response = {"status_code": 200, "request_id": shape.id, "body": body}
             line = {"id": f"batch-{item.line}", "custom_id": item.id, "response": response, "error": None}
         else:
-            line = {"id": item.id, "answer": answer, "finish_reason": finish_reason(event), "model": name}
-            if thinking:
-                line["thinking"] = thinking
+            line = {"id": item.id, "answer": said.content, "finish_reason": finish_reason(event), "model": name}
+            if said.thinking:
+                line["thinking"] = said.thinking
             if self.info.lossy:
                 line["lossy"] = self.info.lossy
             line["usage"] = usage_of(event)

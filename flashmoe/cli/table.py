@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("bench", "measure tokens per second, and how close to the hardware's limit", "speed"),
     "batch": Command("batch", "many prompts, sharing each expert read", "work"),
     "serve": Command("serve", "an OpenAI-compatible endpoint on this machine", "work"),
+    "parse": Command("parse", "read a model's raw output, or print a prompt, by its chat template", "work"),
     "doctor": Command("doctor", "what this machine has and what is wrong with it, fit for a bug report", "setup"),
     "top": Command("top", "watch an engine that runs in another terminal", "speed"),
     "replay": Command("replay", "play or evaluate a recording of the monitor", "speed"),

@@ -6,17 +6,20 @@ what is harmless is accepted, what is unknown is refused as OpenAI's own server 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from backends.errors import ReportedError
-from backends.interface import ChatMessage, GenerateRequest, Sampling
+from backends.interface import ChatMessage, GenerateRequest, Sampling, ToolCall, ToolSpec
 
 MAX_MESSAGES = 4096
 MAX_STOPS = 16
 MAX_STOP_CHARS = 512
 MAX_SCHEMA_BYTES = 64 * 1024
+MAX_TOOLS = 512
+MAX_TOOL_NAME = 200
+MAX_TOOLS_BYTES = 4 << 20
 
 _SAMPLING = {
     "temperature": (0.0, 5.0),
@@ -28,15 +31,16 @@ _SAMPLING = {
 }
 _HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "stream_options", "parallel_tool_calls", "verbosity", "cache_prompt",
+    "stream_options", "verbosity", "cache_prompt",
 })  # fmt: skip
 _UNSUPPORTED = frozenset({
-    "tools", "tool_choice", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "modalities",
+    "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "modalities",
     "audio", "prediction", "best_of", "echo", "suffix", "web_search_options",
 })  # fmt: skip
 _READ = frozenset({
     "model", "messages", "prompt", "stream", "stop", "seed", "max_tokens", "max_completion_tokens", "n", "top_k",
-    "response_format", "reasoning_effort", "chat_template_kwargs", "grammar",
+    "response_format", "reasoning_effort", "chat_template_kwargs", "grammar", "tools", "tool_choice",
+    "parallel_tool_calls",
 }) | _SAMPLING.keys()  # fmt: skip
 
 
@@ -94,7 +98,7 @@ def _text(content: Any, where: str) -> str:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
                 raise BadRequestError(f"{where}: only parts of type text are understood", "messages")
             parts.append(part["text"])
-        return "".join(parts)
+        return "\n".join(parts)
     raise BadRequestError(f"{where} must be a string or a list of text parts", "messages")
 
 
@@ -104,22 +108,107 @@ def parse_messages(value: Any) -> tuple[ChatMessage, ...]:
         raise BadRequestError("messages must be a list with at least one message", "messages")
     if len(value) > MAX_MESSAGES:
         raise BadRequestError(f"messages has {len(value)} entries, at most {MAX_MESSAGES} are taken", "messages")
-    out = []
+    out: list[ChatMessage] = []
     for i, message in enumerate(value):
         if not isinstance(message, dict):
             raise BadRequestError(f"messages[{i}] must be an object", "messages")
         role = message.get("role")
         if role == "developer":  # OpenAI's newer word for it
             role = "system"
-        if role not in ("system", "user", "assistant"):
-            raise BadRequestError(f"messages[{i}].role must be system, developer, user or assistant", "messages")
-        if message.get("tool_calls"):
-            raise BadRequestError(f"messages[{i}]: tool calls are not supported", "messages")
+        if role not in ("system", "user", "assistant", "tool"):
+            raise BadRequestError(f"messages[{i}].role must be system, developer, user, assistant or tool", "messages")
         thinking = message.get("reasoning_content") or ""
         if not isinstance(thinking, str):
             raise BadRequestError(f"messages[{i}].reasoning_content must be a string", "messages")
-        out.append(ChatMessage(role, _text(message.get("content"), f"messages[{i}].content"), thinking))
+        calls = _tool_calls(message.get("tool_calls"), i) if role == "assistant" else ()
+        call_id = message.get("tool_call_id") or ""
+        if not isinstance(call_id, str):
+            raise BadRequestError(f"messages[{i}].tool_call_id must be a string", "messages")
+        named = next((c.name for m in reversed(out) for c in m.tool_calls if c.id == call_id), "")
+        name = message.get("name")
+        out.append(
+            ChatMessage(
+                role,
+                _text(message.get("content"), f"messages[{i}].content"),
+                thinking,
+                tool_calls=calls,
+                tool_call_id=call_id if role == "tool" else "",
+                name=(name if isinstance(name, str) else named) if role == "tool" else "",
+            )
+        )
     return tuple(out)
+
+
+def _tool_calls(value: Any, i: int) -> tuple[ToolCall, ...]:
+    """An assistant's `tool_calls`."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > MAX_TOOLS:
+        raise BadRequestError(f"messages[{i}].tool_calls must be a list of at most {MAX_TOOLS} calls", "messages")
+    calls = []
+    for call in value:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRequestError(f"messages[{i}].tool_calls: each call needs a function with a name", "messages")
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):
+            arguments = msgspec.json.encode(arguments).decode()
+        if not isinstance(arguments, str | None):
+            raise BadRequestError(f"messages[{i}].tool_calls: arguments must be JSON text", "messages")
+        call_id = call.get("id")
+        calls.append(ToolCall(call_id if isinstance(call_id, str) else "", function["name"], arguments or "{}"))
+    return tuple(calls)
+
+
+def parse_tools(value: Any) -> tuple[ToolSpec, ...]:
+    """Checks a request's `tools`; raises `BadRequestError`."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > MAX_TOOLS:
+        raise BadRequestError(f"tools must be a list of at most {MAX_TOOLS} tools", "tools")
+    tools: list[ToolSpec] = []
+    for i, tool in enumerate(value):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or tool.get("type", "function") != "function":
+            raise BadRequestError(f"tools[{i}] must be of type function, with a function", "tools")
+        name, parameters = function.get("name"), function.get("parameters")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME:
+            raise BadRequestError(f"tools[{i}].function.name must be text of 1 to {MAX_TOOL_NAME} characters", "tools")
+        if parameters is not None and not isinstance(parameters, dict):
+            raise BadRequestError(f"tools[{i}].function.parameters must be a JSON schema", "tools")
+        description = function.get("description")
+        tools.append(
+            ToolSpec(
+                name,
+                description if isinstance(description, str) else "",
+                parameters or {},
+                strict=function.get("strict") is True,
+            )
+        )
+    if len(msgspec.json.encode(tools)) > MAX_TOOLS_BYTES:
+        raise BadRequestError(f"tools are larger than {MAX_TOOLS_BYTES >> 20} MiB", "tools")
+    return tuple(tools)
+
+
+def parse_tool_choice(
+    value: Any, tools: tuple[ToolSpec, ...]
+) -> tuple[Literal["auto", "none", "required"], str | None]:
+    """`tool_choice` as (mode, the tool that must be called); raises `BadRequestError`."""
+    if value is None or value == "auto":
+        return "auto", None
+    if value == "none":
+        return "none", None
+    if isinstance(value, dict):
+        function = value.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if not any(t.name == name for t in tools):
+            raise BadRequestError(f"tool_choice names {str(name)[:80]!r}, which is none of the tools", "tool_choice")
+        return "required", name
+    if value == "required":
+        if not tools:
+            raise BadRequestError("tool_choice is required, but there are no tools", "tool_choice")
+        return "required", None
+    raise BadRequestError("tool_choice must be auto, none, required or a function", "tool_choice")
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -142,7 +231,8 @@ def _schema(value: Any) -> str | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return '{"type": "object"}'
+        schema = value.get("schema")
+        return msgspec.json.encode(schema).decode() if isinstance(schema, dict) else '{"type": "object"}'
     if kind == "json_schema":
         holder = value.get("json_schema")
         schema = holder.get("schema") if isinstance(holder, dict) else None
@@ -218,6 +308,9 @@ def parse_completion(body: Any, request_id: str, *, chat: bool, n_ctx: int) -> C
         **({"top_k": top_k} if top_k is not None else {}),
     )
     args, thinking = _template_args(body)
+    tools = parse_tools(body.get("tools")) if chat else ()
+    tool_choice, forced = parse_tool_choice(body.get("tool_choice"), tools)
+    parallel = body.get("parallel_tool_calls")
     messages: tuple[ChatMessage, ...] | None = None
     prompt: str | None = None
     tokens: tuple[int, ...] | None = None
@@ -243,6 +336,10 @@ def parse_completion(body: Any, request_id: str, *, chat: bool, n_ctx: int) -> C
             sampling=sampling,
             enable_thinking=thinking,
             template_args=args,
+            tools=tools,
+            tool_choice=tool_choice,
+            forced_tool=forced,
+            parallel_tool_calls=parallel is not False,
         ),
         stream=_boolean(body, "stream"),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),

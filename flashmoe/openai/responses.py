@@ -6,13 +6,20 @@ from typing import Any
 
 from msgspec import Struct
 
-from backends.interface import Finished
+from backends.chat_format.events import Said
+from backends.interface import Delta, Finished
 
 _REASONS = {"stop": "stop", "length": "length", "context": "length", "cancelled": "stop"}
 
 
-def finish_reason(event: Finished) -> str:
-    return _REASONS[event.reason]
+def finish_reason(event: Finished, *, called: bool = False) -> str:
+    """OpenAI's word for how an answer ended; `called`: it holds whole tool calls."""
+    return "tool_calls" if called and event.reason == "stop" else _REASONS[event.reason]
+
+
+def call_id(response_id: str, index: int, given: str | None) -> str:
+    """A call's id: the model's own, else one made of the response's."""
+    return given or f"call_{response_id.rpartition('-')[2]}_{index}"
 
 
 def usage_of(event: Finished) -> dict[str, Any]:
@@ -43,14 +50,25 @@ class Shape(Struct, frozen=True):
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def whole(self, answer: str, thinking: str, event: Finished) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason(event), "logprobs": None}
+    def whole(self, said: Said, event: Finished) -> dict[str, Any]:
+        called = any(c.complete for c in said.calls)
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason(event, called=called), "logprobs": None}
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": answer}
-            if thinking:
-                choice["message"]["reasoning_content"] = thinking
+            choice["message"] = {"role": "assistant", "content": said.content}
+            if said.thinking:
+                choice["message"]["reasoning_content"] = said.thinking
+            if said.calls:
+                choice["message"]["content"] = said.content or None
+                choice["message"]["tool_calls"] = [
+                    {
+                        "id": call_id(self.id, i, c.call_id),
+                        "type": "function",
+                        "function": {"name": c.name, "arguments": c.arguments},
+                    }
+                    for i, c in enumerate(said.calls)
+                ]
         else:
-            choice["text"] = thinking + answer
+            choice["text"] = said.thinking + said.content
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": [choice], "usage": usage_of(event)}
 
@@ -63,12 +81,24 @@ class Shape(Struct, frozen=True):
         delta = {"role": "assistant", "content": ""}
         return self._chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
 
-    def delta(self, text: str, *, thinking: bool) -> dict[str, Any]:
+    def delta(self, event: Delta) -> dict[str, Any] | None:
+        """The chunk of a delta; None where it says nothing in this form."""
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
-        if self.chat:
-            choice["delta"] = {"reasoning_content" if thinking else "content": text}
-        else:
-            choice["text"] = text
+        if not self.chat:
+            choice["text"] = event.text
+            return self._chunk([choice]) if event.kind in ("answer", "thinking") else None
+        match event.kind:
+            case "call":
+                function = {"name": event.name, "arguments": ""}
+                identity = call_id(self.id, event.index, event.call_id)
+                call = {"index": event.index, "id": identity, "type": "function", "function": function}
+                choice["delta"] = {"tool_calls": [call]}
+            case "arguments":
+                choice["delta"] = {"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]}
+            case "call_end":
+                return None
+            case _:
+                choice["delta"] = {"reasoning_content" if event.kind == "thinking" else "content": event.text}
         return self._chunk([choice])
 
     def closing(self, reason: str) -> dict[str, Any]:

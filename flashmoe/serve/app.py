@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from backends.chat_format.events import Said
 from backends.interface import Delta, EngineError, Event, Finished, GenerateRequest
 from flashmoe.openai.requests import BadRequestError, CompletionRequest, parse_completion
 from flashmoe.openai.responses import Shape, finish_reason, usage_of
@@ -190,14 +191,14 @@ class Server:
         self, request: Request, generate: GenerateRequest, shape: Shape, events: AsyncIterator[Event]
     ) -> Response:
         """Collects the answer; gives up (and frees the slot) when the client has gone."""
-        text: dict[str, list[str]] = {"answer": [], "thinking": []}
+        said = Said()
         finished: Finished | None = None
 
         async def collect() -> None:
             nonlocal finished
             async for event in events:
                 if isinstance(event, Delta):
-                    text[event.kind].append(event.text)
+                    said.hear(event)
                 elif isinstance(event, Finished):
                     finished = event
 
@@ -218,7 +219,7 @@ class Server:
                 task.cancel()
             await asyncio.gather(answer, watch, return_exceptions=True)
         assert finished is not None
-        return JSONResponse(shape.whole("".join(text["answer"]), "".join(text["thinking"]), finished))
+        return JSONResponse(shape.whole(said, finished))
 
     async def _stream(self, parsed: CompletionRequest, shape: Shape, events: AsyncIterator[Event]) -> Response:
         """Server-sent events. The first event is waited for, so that a refused request gets a proper status."""
@@ -242,6 +243,7 @@ async def _sse(
     parsed: CompletionRequest, shape: Shape, events: AsyncIterator[Event], first: asyncio.Task[Event | None]
 ) -> AsyncIterator[bytes]:
     pending: asyncio.Task[Event | None] = first
+    called = False
     try:
         if shape.chat:
             yield _line(shape.opening())
@@ -255,9 +257,11 @@ async def _sse(
                 break
             pending = asyncio.create_task(_next(events))
             if isinstance(event, Delta):
-                yield _line(shape.delta(event.text, thinking=event.kind == "thinking"))
+                called = called or (event.kind == "call_end" and event.complete)
+                if (chunk := shape.delta(event)) is not None:
+                    yield _line(chunk)
             elif isinstance(event, Finished):
-                yield _line(shape.closing(finish_reason(event)))
+                yield _line(shape.closing(finish_reason(event, called=called)))
                 if parsed.include_usage:
                     yield _line(shape.usage_only(usage_of(event)))
         yield b"data: [DONE]\n\n"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from backends.chat_format.rendering import Renderer
+from backends.chat_format.templates import CHATML, PLAIN, ChatTemplate
 from backends.interface import ChatMessage, EngineError, GenerateRequest
-from backends.llamacpp.templates import CHATML, PLAIN, ChatTemplate, Renderer
 
 QWEN = """
 {%- if messages[0].role == 'system' %}

@@ -1,13 +1,14 @@
 """Renders a chat template from a model file: a hostile program in Jinja, so sandboxed and in a process with limits.
 
-This module is what runs inside that process (``python -m backends.llamacpp.template_env``): one JSON object a line on
-stdin, one on stdout. `backends.llamacpp.templates` talks to it.
+This module is what runs inside that process (``python -m backends.chat_format.template_env``): one JSON object a line
+on stdin, one on stdout. `backends.chat_format.rendering` talks to it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ class TemplateRefusal(Exception):
 
 def make_environment() -> Any:
     """A sandboxed Jinja environment that behaves as Hugging Face's for chat templates."""
-    from jinja2 import nodes
+    from jinja2 import Undefined, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -40,9 +41,15 @@ def make_environment() -> Any:
             next(parser.stream)
             return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
-    )
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Templates may build lists of their own (Kimi's queue of ids); what they are given is a copy anyway."""
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            if isinstance(obj, list) and attr in ("append", "pop", "extend", "insert"):
+                return True
+            return bool(super().is_safe_attribute(obj, attr, value))
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
 
     def raise_exception(message: object = "") -> NoReturn:
         raise TemplateRefusal(str(message)[:300])
@@ -57,7 +64,22 @@ def make_environment() -> Any:
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+            default=plain,
+        )
+
+    def plain(value: object) -> object:
+        """What JSON doesn't know: the iterators that Jinja's filters give, and what is undefined."""
+        if isinstance(value, Iterator):
+            return list(value)
+        if isinstance(value, Undefined):
+            return None
+        raise TypeError(f"{type(value).__name__} is not JSON")
 
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
@@ -65,14 +87,22 @@ def make_environment() -> Any:
     return environment
 
 
-def render(environment: Any, template: str, variables: dict[str, Any]) -> dict[str, str]:
-    """``{"text": …}``, or ``{"refused": …}`` with the template's own words, or ``{"error": …}``."""
+KEPT_TEMPLATES = 8
+
+
+def render(environment: Any, template: str, variables: dict[str, Any], kept: dict[str, Any]) -> dict[str, str]:
+    """``{"text": …}``, or ``{"refused": …}`` with the template's own words, or ``{"error": …}``. `kept`: templates that
+    were compiled before."""
     from jinja2 import TemplateError
 
     try:
         pieces: list[str] = []
         size = 0
-        for piece in environment.from_string(template).generate(**variables):
+        if template not in kept:
+            if len(kept) >= KEPT_TEMPLATES:
+                kept.clear()
+            kept[template] = environment.from_string(template)
+        for piece in kept[template].generate(**variables):
             size += len(piece)
             if size > MAX_OUTPUT:
                 return {"error": f"it makes a prompt of more than {MAX_OUTPUT} characters"}
@@ -97,13 +127,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     environment = make_environment()
+    kept: dict[str, Any] = {}
     for line in sys.stdin.buffer:
         job = json.loads(line)
         spent = resource.getrusage(resource.RUSAGE_SELF)  # a template that never ends must not outlive its parent
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + CPU_SECONDS, hard))
         try:
-            answer = json.dumps(render(environment, job["template"], job["variables"]))
+            answer = json.dumps(render(environment, job["template"], job["variables"], kept))
         except MemoryError:
             answer = '{"error": "it takes too much memory"}'
         sys.stdout.buffer.write(answer.encode() + b"\n")

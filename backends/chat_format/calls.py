@@ -1,0 +1,440 @@
+"""Tool calls in a model's output: one reader for each way of writing them.
+
+A reader begins at a call's first marker and returns whether it read one. Until a call's name is sure it gives nothing
+to `Out`, so that what isn't a call can be read again as text. Afterwards a call that breaks off is given as far as it
+came.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from backends.chat_format import json_text
+from backends.chat_format.events import Out
+from backends.chat_format.format import Calls, distinctive
+from backends.chat_format.json_text import Broken, CutOff
+from backends.chat_format.reading import Reading
+from backends.chat_format.source import Source, Wait
+
+NAME = re.compile(r"[\w.\-:/]")
+MAX_NAME = 200
+MAX_CALLS = 1000
+_NAME_KEYS = ("name", "tool_name", "function_name", "tool", "recipient_name", "function")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "params", "tool_input", "kwargs")
+_ID_KEYS = ("id", "tool_call_id", "call_id")
+_OTHER_KEYS = ("type", "index")
+_KIMI_ID = re.compile(r"(?:functions\.)?(.+?):\d+\Z")
+
+
+class CallReader:
+    """Reads calls of one format. Subclasses read one call; this has what they share."""
+
+    def __init__(self, reading: Reading, calls: Calls | None = None) -> None:
+        self.reading = reading
+        self.calls, self.tools, self.src = calls or reading.fmt.calls, reading.tools, reading.src
+
+    @property
+    def out(self) -> Out:
+        return self.reading.out
+
+    @property
+    def truncated(self) -> bool:
+        return self.reading.truncated
+
+    # -- where calls begin ---------------------------------------------------------------------------------------------
+
+    def triggers(self) -> tuple[str, ...]:
+        """Markers that begin a call or a section of calls anywhere in the text."""
+        found = [p for p in self.calls.section[:1] if distinctive(p)]
+        found += [p for p in self.calls.start if distinctive(p)]
+        return tuple(dict.fromkeys(found))
+
+    def bare(self) -> str:
+        """Characters that a call may begin with where nothing was said before it; '' where calls have markers."""
+        if self.triggers():
+            return ""
+        return {"json": "{[", "python": "["}.get(self.calls.kind, "")
+
+    def opening(self) -> Wait[bool]:
+        """Reads a call's markers; a model may leave out the first of them."""
+        start = self.calls.start
+        for first in range(len(start)):
+            if first and not distinctive(start[first]):
+                continue
+            if (yield from self.src.pieces(start[first:])):
+                return True
+        return not start
+
+    def read(self, *, bare: bool = False) -> Wait[bool]:
+        """Reads a section of calls; False: there is none, and nothing was read."""
+        begin, out = self.src.at, self.out
+        count = 0
+        try:
+            yield from self.src.optional(self.calls.section)
+            while count < MAX_CALLS:
+                here = self.src.at
+                yield from self.src.space()
+                if not bare and not (yield from self.opening()):
+                    self.src.at = here
+                    if (yield from self._breaks_off()):
+                        self.src.at = len(self.src.text)
+                        return True
+                    break
+                after = self.src.at
+                if not (yield from self.one(bare)):
+                    if not bare and (yield from self._name_cut_off(after)):
+                        self.src.at = len(self.src.text)
+                        return True
+                    self.src.at = here
+                    break
+                count += 1
+                if bare:
+                    break
+                yield from self.src.optional(self.calls.end)
+                yield from self._separator()
+        except Broken as problem:
+            if not out.in_call:
+                self.src.at = begin if not count else self.src.at
+                return count > 0 or (isinstance(problem, CutOff) and self.truncated and self._hide(begin))
+            if not isinstance(problem, CutOff):
+                yield from self._skip_broken()
+            self.cut(begin, isinstance(problem, CutOff))
+            return True
+        if not count:
+            self.src.at = begin
+        return count > 0
+
+    def _skip_broken(self) -> Wait[None]:
+        """Reads on to the end of a call that is broken, or to where another one begins."""
+        src = self.src
+        ends = tuple(e for e in self.calls.end if distinctive(e))
+        found = yield from src.until((*ends, *self.triggers()), lambda _: None)
+        if found in ends:
+            yield from src.optional(self.calls.end)
+
+    def _name_cut_off(self, start: int) -> Wait[bool]:
+        """Whether all that follows a call's marker is a name, perhaps with a piece of what comes after it."""
+        src = self.src
+        src.at = start
+        if len((yield from src.ahead(MAX_NAME))) >= MAX_NAME:
+            return False
+        return src.cut_off and re.fullmatch(r"\s*[\w.\-:/]*\s*\S{0,40}", src.text[start:]) is not None
+
+    def _breaks_off(self) -> Wait[bool]:
+        """Whether the text ends here, or within a marker that would have come next: no text for anybody."""
+        src = self.src
+        start = src.at
+        yield from src.space()
+        over = yield from src.at_end()
+        src.at = start
+        if over:
+            return start > 0
+        rest = "".join(src.text[start:].split())
+        expected = ["".join("".join(self.calls.start[n:]).split()) for n in range(len(self.calls.start))]
+        expected += self.calls.end
+        return src.ended and src.cut_off and any(e.startswith(rest) for e in expected)
+
+    def _hide(self, begin: int) -> bool:
+        """What was cut off within a call's markers or before its name: no text for anybody."""
+        self.src.at = len(self.src.text)
+        return True
+
+    def _separator(self) -> Wait[None]:
+        start = self.src.at
+        yield from self.src.space()
+        if (yield from self.src.peek()) in (",", ";"):
+            self.src.at += 1
+            at = self.src.at
+            yield from self.src.space()
+            for marker in (*self.calls.start[:1], "{"):
+                if (yield from self.src.match((marker,))) is not None:
+                    self.src.at = at
+                    return
+        self.src.at = start
+
+    def cut(self, begin: int, ended: bool) -> None:
+        """Ends a call that breaks off: whole if only brackets are missing and the model ended by itself."""
+        out = self.out
+        missing = json_text.closing(out.arguments_so_far) if ended and not self.truncated else None
+        if missing is not None and out.arguments_so_far:
+            out.arguments(missing)
+            out.end_call(complete=True)
+        else:
+            out.end_call(complete=False, raw=self.src.text[begin : self.src.at])
+
+    def one(self, bare: bool) -> Wait[bool]:
+        """Reads what follows a call's markers."""
+        raise NotImplementedError
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, name: str, call_id: str | None = None) -> None:
+        if not name or len(name) > MAX_NAME or re.search(r"[<>{}\"\n|｜]", name):
+            raise Broken("name")
+        self.out.begin_call(name, call_id)
+
+    def known_key(self, name: str, key: str) -> bool:
+        return self.tools.schema_of(name, key) is not None
+
+
+class JsonReader(CallReader):
+    """``{"name": …, "arguments": {…}}``, one after the other or in a list."""
+
+    def one(self, bare: bool) -> Wait[bool]:
+        src = self.src
+        yield from src.space()
+        first = yield from src.peek()
+        if first == "[":
+            start = src.at
+            src.at += 1
+            count = 0
+            while True:
+                yield from src.space()
+                char = yield from src.peek()
+                if char == "]":
+                    src.at += 1
+                    break
+                if char == "," and count:
+                    src.at += 1
+                    continue
+                if char != "{":
+                    if not char:
+                        raise CutOff("list")
+                    break
+                yield from self._call(bare)
+                count += 1
+            if not count:
+                src.at = start
+            return count > 0
+        if first != "{":
+            if not first:
+                raise CutOff("call")
+            return False
+        yield from self._call(bare)
+        while bare:  # {…}; {…}
+            start = src.at
+            yield from src.space()
+            if (yield from src.peek()) in (";", ","):
+                src.at += 1
+                yield from src.space()
+            if (yield from src.peek()) != "{":
+                src.at = start
+                break
+            yield from self._call(bare)
+        return True
+
+    def _call(self, bare: bool) -> Wait[None]:
+        state: dict[str, Any] = {"name": "", "id": None, "arguments": None, "begun": False, "done": False}
+        yield from self._members(state, bare, 0)
+        if not state["name"]:
+            raise Broken("no name")
+        if not state["done"]:
+            self.out.arguments(state["arguments"] or "{}")
+        self.out.end_call(complete=True)
+
+    def _members(self, state: dict[str, Any], bare: bool, depth: int) -> Wait[None]:
+        src = self.src
+        src.at += 1
+        while True:
+            yield from src.space()
+            char = yield from src.peek()
+            if char == "}":
+                src.at += 1
+                return
+            if char == ",":
+                src.at += 1
+                continue
+            if not char:
+                raise CutOff("member")
+            if char not in "\"'":
+                raise Broken("key")
+            key = yield from self._text()
+            yield from src.space()
+            if (yield from src.peek()) != ":":
+                raise CutOff("colon") if (yield from src.at_end()) else Broken("colon")
+            src.at += 1
+            yield from src.space()
+            first = yield from src.peek()
+            if not first:
+                raise CutOff("value")
+            yield from self._member(state, key, first, bare, depth)
+
+    def _member(self, state: dict[str, Any], key: str, first: str, bare: bool, depth: int) -> Wait[None]:
+        calls, text = self.calls, first in "\"'"
+        if not state["name"] and text and key in (calls.name_key, *_NAME_KEYS):
+            self._named(state, (yield from self._text()), bare)
+        elif not state["name"] and key in ("function", "tool_call") and first == "{" and depth < 3:
+            yield from self._members(state, bare, depth + 1)
+        elif not state["done"] and key in (calls.arguments_key, *_ARGUMENT_KEYS):
+            yield from self._arguments(state, first)
+        elif key in (calls.id_key, *_ID_KEYS):
+            state["id"] = (yield from self._any()).strip('"')
+            if state["begun"]:
+                self.out.set_id(state["id"])
+        elif not state["name"] and first == "{" and (calls.name_is_key or key in self.tools):
+            self._named(state, key, bare)
+            yield from self._arguments(state, first)
+        elif state["name"] or key in _OTHER_KEYS:
+            yield from self._any()
+        else:
+            raise Broken("not a call")
+
+    def _named(self, state: dict[str, Any], name: str, bare: bool) -> None:
+        name = name.strip()
+        if bare and name not in self.tools:
+            raise Broken("no such tool")
+        self.begin(name, state["id"])
+        state["name"], state["begun"] = name, True
+        if state["arguments"] is not None:
+            self.out.arguments(state["arguments"])
+            state["done"] = True
+
+    def _arguments(self, state: dict[str, Any], first: str) -> Wait[None]:
+        if first == "{" and state["begun"]:
+            state["done"] = True
+            yield from json_text.value(self.src, self.out.arguments)
+            return
+        whole = yield from self._any()
+        if first in "\"'":
+            whole = json_text.loads(whole).strip() or "{}"
+            inner = Source()
+            inner.text, inner.ended = whole, True
+            found: list[str] = []
+            for _ in json_text.value(inner, found.append):
+                pass
+            whole = "".join(found)
+        if whole == "null":
+            whole = "{}"
+        if not whole.startswith("{"):
+            raise Broken("arguments")
+        if state["begun"]:
+            self.out.arguments(whole)
+            state["done"] = True
+        else:
+            state["arguments"] = whole
+
+    def _text(self) -> Wait[str]:
+        found: list[str] = []
+        yield from json_text.string(self.src, found.append)
+        return str(json_text.loads("".join(found)))
+
+    def _any(self) -> Wait[str]:
+        found: list[str] = []
+        yield from json_text.value(self.src, found.append)
+        return "".join(found)
+
+
+class NamedReader(CallReader):
+    """The name between markers, then the arguments as JSON."""
+
+    def one(self, bare: bool) -> Wait[bool]:
+        src, calls = self.src, self.calls
+        yield from src.space()
+        if (yield from src.peek()) == "{":  # a model that writes the name into the JSON
+            reader = JsonReader(self.reading, calls)
+            return (yield from reader.one(bare))
+        text = yield from src.word(NAME, MAX_NAME)
+        if not text:
+            if (yield from src.at_end()):
+                raise CutOff("name")
+            return False
+        call_id = None
+        if calls.name_start and (yield from src.pieces(calls.name_start)):
+            call_id = text
+            yield from src.space()
+            text = yield from src.word(NAME, MAX_NAME)
+        if calls.id_start and (yield from src.pieces(calls.id_start)):
+            yield from src.space()
+            call_id = yield from src.word(NAME, MAX_NAME)
+        marked = yield from src.optional(calls.name_end)
+        yield from src.space()
+        char = yield from src.peek()
+        if not char and not src.ended:
+            raise CutOff("name")
+        if not marked and char != "{" and (calls.name_end or char):
+            return False
+        if not marked and not char and text not in self.tools and not self.truncated:
+            return False
+        name = text
+        if calls.id_is_name:
+            call_id = text
+            found = _KIMI_ID.match(text)
+            name = found[1] if found else text.removeprefix("functions.")
+        elif text not in self.tools and text.removeprefix("functions.") in self.tools:
+            name = text.removeprefix("functions.")
+        self.begin(name, call_id)
+        if char == "{":
+            yield from json_text.value(src, self.out.arguments)
+        elif not char:
+            if self.truncated:
+                raise CutOff("arguments")
+            self.out.arguments("{}")
+        else:
+            self.out.arguments("{}")
+        self.out.end_call(complete=True)
+        return True
+
+
+class PythonReader(CallReader):
+    """``[name(key="text", other=1), …]``."""
+
+    def one(self, bare: bool) -> Wait[bool]:
+        src = self.src
+        yield from src.space()
+        if (yield from src.peek()) != "[":
+            if (yield from src.at_end()):
+                raise CutOff("list")
+            return False
+        src.at += 1
+        count = 0
+        while True:
+            yield from src.space()
+            char = yield from src.peek()
+            if char == "]" and count:
+                src.at += 1
+                return True
+            if char == "," and count:
+                src.at += 1
+                continue
+            if not char:
+                raise CutOff("list")
+            if not (yield from self._call(bare)):
+                return count > 0
+            count += 1
+
+    def _call(self, bare: bool) -> Wait[bool]:
+        src = self.src
+        name = yield from src.word(NAME, MAX_NAME)
+        if not name:
+            return False
+        if (yield from src.peek()) != "(":
+            if (yield from src.at_end()):
+                raise CutOff("name")
+            return False
+        if bare and name not in self.tools:
+            return False
+        src.at += 1
+        self.begin(name)
+        self.out.arguments("{")
+        first = True
+        while True:
+            yield from src.space()
+            char = yield from src.peek()
+            if char == ")":
+                src.at += 1
+                break
+            if char == ",":
+                src.at += 1
+                continue
+            key = yield from src.word(NAME, MAX_NAME)
+            yield from src.space()
+            if not key or (yield from src.peek()) != "=":
+                raise CutOff("key") if (yield from src.at_end()) else Broken("key")
+            src.at += 1
+            self.out.arguments(f'{"" if first else ", "}"{json_text.quoted(key)}": ')
+            first = False
+            yield from json_text.value(src, self.out.arguments)
+        self.out.arguments("}")
+        self.out.end_call(complete=True)
+        return True

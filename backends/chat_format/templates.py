@@ -1,0 +1,166 @@
+"""Chat messages to a prompt, with the template that the model file brings."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from backends.chat_format.format import ChatFormat
+from backends.chat_format.learn import learn
+from backends.chat_format.probe import common
+from backends.chat_format.rendering import Renderer, bad_template
+from backends.chat_format.variables import messages_for, variables_for
+from backends.interface import ChatMessage, EngineError, GenerateRequest
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PLAIN = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ message.content + '\n\n' }}"
+    "{% else %}{{ message.role.capitalize() + ': ' + message.content + '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""For models without a template: a dialogue that a base model goes on with."""
+
+_CUT = "\ue000flashmoe-cut\ue001"
+_KEPT_FORMATS = 32
+_formats: dict[str, ChatFormat] = {}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt."""
+
+    text: str
+    after: str
+    """Its end, which opens the answer: what `Parser` needs to know of it."""
+    head: str | None = None
+    """What later prompts of this chat will begin with as well: the messages without what opens the answer."""
+    system_merged: bool = False
+    """The template has no place for the system message, which stands in the first user message instead."""
+    missing: tuple[int, ...] = ()
+    """Messages whose text isn't in the prompt."""
+
+
+def fallback_template(knows_chatml: bool) -> str:
+    """The template for a file without one: ChatML where the vocabulary has its tokens, else a plain dialogue."""
+    return CHATML if knows_chatml else PLAIN
+
+
+class ChatTemplate:
+    """The chat template of one model."""
+
+    def __init__(self, source: str, *, bos: str, eos: str, renderer: Renderer) -> None:
+        self.source = source
+        self._bos, self._eos = bos, eos
+        self._renderer = renderer
+
+    @cached_property
+    def format(self) -> ChatFormat:
+        """How the model writes, as far as the template shows; learnt once for each template."""
+        key = hashlib.sha256("\0".join((self.source, self._bos, self._eos)).encode("utf-8", "replace")).hexdigest()
+        found = _formats.get(key)
+        if found is None:
+            found = learn(self.source, self._probe)
+            if len(_formats) >= _KEPT_FORMATS:
+                _formats.clear()
+            _formats[key] = found
+        return found
+
+    def _probe(self, variables: dict[str, Any]) -> str:
+        request = GenerateRequest(id="probe", messages=())
+        given = variables_for(request, [], self.source, opens=False, bos=self._bos, eos=self._eos)
+        return self._renderer.render(self.source, {**given, **variables})
+
+    def prompt(self, request: GenerateRequest) -> str:
+        """The text that the model goes on from. Raises `EngineError` ``bad_template`` or ``bad_request``."""
+        return self.rendered(request).text
+
+    def rendered(self, request: GenerateRequest, *, opens: bool = True) -> Rendered:
+        """The prompt and what is to know about it; `opens`: with what opens an answer. Raises as `prompt`."""
+        messages = request.messages or ()
+        if not messages:
+            raise EngineError("bad_request", "There is no message to answer.")
+        if request.continue_final:
+            return self._continued(request, messages)
+        text = self._render(request, messages, opens=opens)
+        after, head = "", None
+        if opens:
+            head = self._stable_text(request)
+            after = text[len(common(head or "", text)) :]
+        merged = self.format.system == "merge" and any(m.role in ("system", "developer") for m in messages)
+        bare = _bare(text)
+        missing = tuple(i for i, m in enumerate(messages) if _bare(m.content) not in bare)
+        return Rendered(text, after, head, merged, missing)
+
+    def _continued(self, request: GenerateRequest, messages: tuple[ChatMessage, ...]) -> Rendered:
+        last = messages[-1]
+        if last.role != "assistant":
+            raise EngineError("bad_request", "Only an answer of the assistant can be continued.")
+        if last.thinking and not last.content:
+            text = self._reopen_thinking(request, messages)
+        else:
+            cut = ChatMessage("assistant", last.content + _CUT, last.thinking)
+            whole = self._render(request, (*messages[:-1], cut), opens=False)
+            text, mark, _ = whole.rpartition(_CUT)
+            if not mark:
+                raise bad_template("it drops the last message, so that an answer can't be continued")
+        if last.content and self.format.protocol == "tags":
+            return Rendered(text, "")  # in the middle of its text: no thinking is open, whatever the template shows
+        if len(messages) == 1:
+            return Rendered(text, text)
+        try:
+            head = self._render(request, messages[:-1], opens=False)
+        except EngineError:
+            head = ""
+        return Rendered(text, text[len(common(head, text)) :])
+
+    def _stable_text(self, request: GenerateRequest) -> str | None:
+        try:
+            return self._render(request, request.messages or (), opens=False)
+        except EngineError:
+            return None
+
+    def preamble_key(self, request: GenerateRequest) -> tuple[object, ...] | None:
+        """What the beginning of a prompt depends on before the first message of a user; None: there is nothing."""
+        system = _instructions(request)
+        if not system and not request.tools:
+            return None
+        arguments = tuple(request.template_args.items())
+        tools = msgspec.json.encode(request.tools)
+        return (*((m.role, m.content) for m in system), request.enable_thinking, request.effort, tools, arguments)
+
+    def preamble_text(self, request: GenerateRequest) -> str | None:
+        """A prompt that begins as this one as far as the instructions go: with another question."""
+        try:
+            return self._render(request, (*_instructions(request), ChatMessage("user", _CUT)), opens=False)
+        except EngineError:
+            return None
+
+    def _reopen_thinking(self, request: GenerateRequest, messages: tuple[ChatMessage, ...]) -> str:
+        text = self._render(request, messages[:-1], opens=True)
+        if self.format.protocol == "harmony":
+            return text + "<|channel|>analysis<|message|>" + messages[-1].thinking
+        start = self.format.thinking.start if self.format.thinking else "<think>"
+        opened = text.rstrip().endswith(start)
+        return text + ("" if opened else start + "\n") + messages[-1].thinking
+
+    def _render(self, request: GenerateRequest, messages: tuple[ChatMessage, ...], *, opens: bool) -> str:
+        plain = messages_for(messages, self.format, self.source)
+        variables = variables_for(request, plain, self.source, opens=opens, bos=self._bos, eos=self._eos)
+        return self._renderer.render(self.source, variables)
+
+
+def _instructions(request: GenerateRequest) -> tuple[ChatMessage, ...]:
+    messages = request.messages or ()
+    n = next((i for i, m in enumerate(messages) if m.role not in ("system", "developer")), len(messages))
+    return messages[:n]
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
