@@ -111,5 +111,15 @@ class BenchResult(Struct, kw_only=True, frozen=True, tag=True):
     seed: int = 0
     evictions: int | None = None
     hook_s_per_token: float | None = None
+    n_ubatch: int = 0
+    prefill_s: float = 0.0
+    """Seconds until the prompts' last logits."""
+    prefill_read_bytes: int | None = None
+    prefill_stall_s: float | None = None
+    """Seconds of it that computing waited for reads."""
+    prefill_overlap: float | None = None
+    """Of the time in which whole layers were being read, the share in which computing went on; None where none were."""
+    prefill_layer_s: tuple[float, ...] = ()
+    """Seconds of each layer with experts, from one router's choice to the next one's, over all passes."""
     n_threads: int | None = None
     lossy: str | None = None

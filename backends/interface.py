@@ -45,11 +45,24 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     state share one all the same."""
     n_batch: int | None = None
     n_ubatch: int | None = None
+    """Tokens of a prompt that are computed in one pass (``--ubatch``), which reads what isn't in memory of all experts
+    once. None: as many as make reading and computing take equally long, where memory allows; 512 where nothing has to
+    be read."""
+    disk_bytes_s: float | None = None
+    """What the model's disk gives, where that was measured before: it decides the ubatch."""
+    prompt_token_s: float | None = None
+    """Seconds of computing for a prompt's token, where this model's own runs told them."""
     n_threads: int | None = None
     n_gpu_layers: int | None = None
-    """Layers whose attention and dense weights go to the GPU; experts never do. None: all that fit."""
+    """Layers whose attention and dense weights go to the GPU. None: all that fit."""
+    vram_expert_bytes: int | None = 0
+    """The most bytes of routed experts that go to the GPUs, whole layers of them (``--vram-experts``); None: as many as
+    fit there."""
     n_expert_used: int | None = None
     """Fewer active experts than the model was trained with (``--experts``): lossy."""
+    max_stall_s: float | None = 2.0
+    """The longest that answers wait while another one's prompt is computed: its passes are cut for that. None: as long
+    as a pass takes, which is best for many answers together."""
     store: Literal["auto", "pagecache", "pool"] = "auto"
     """Which residency store the backend `stream` uses."""
     embeddings: bool = False
@@ -167,12 +180,15 @@ class LoadProgress(Struct, kw_only=True, frozen=True, tag=True):
 
 
 class PrefillProgress(Struct, kw_only=True, frozen=True, tag=True):
-    """The prompt's tokens done of `total`; `reused` of them came from the KV cache."""
+    """The prompt's tokens done of `total`; `reused` of them came from the KV cache. Within a pass, its tokens times the
+    layers done of all count as done."""
 
     id: str
     done: int
     total: int
     reused: int = 0
+    eta_s: float | None = None
+    """Seconds until the first answer token, by the pace of the layers; None before that is known."""
 
 
 class Delta(Struct, kw_only=True, frozen=True, tag=True):
@@ -291,6 +307,8 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     n_seq_max: int = 1
     n_batch: int = 512
     n_ubatch: int = 512
+    ubatch_reason: str = ""
+    """Why so many tokens, where the backend chose; a half sentence."""
     n_experts: int = 0
     """0: a dense model, of which nothing streams."""
     n_expert_used: int = 0
@@ -309,6 +327,10 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     vram_bytes: int | None = None
     """Weights, KV cache and compute buffers on GPUs, without the driver's own (0.5 GiB with CUDA, more once used)."""
     n_gpu_layers: int = 0
+    vram_expert_layers: tuple[int, ...] = ()
+    """Layers whose experts are in VRAM, where nothing streams."""
+    vram_expert_bytes: int = 0
+    """Bytes of these experts."""
     has_chat_template: bool = True
     can_think: bool = False
     """The template has a switch for thinking, or opens a thinking tag."""
@@ -401,6 +423,9 @@ class Model(Protocol):
     def busy(self) -> bool:
         """Whether `step` has something to do."""
         ...
+
+    # optional: ``prefill_progress(emit: Callable[[PrefillProgress], None])``, which tells how far the prompts of the
+    # running batch are; thread-safe, called about twice a second while `step` runs.
 
     def telemetry(self) -> Telemetry:
         """Counters now. Thread-safe and cheap: it is read several times a second while `step` runs."""

@@ -30,6 +30,8 @@ EXIT_INTERNAL = 70
 _EXIT_GRACE_S = 3.0
 _IDLE_S = 0.005
 """So long nothing must come before the model does a little of what can wait."""
+_PROGRESS_S = 0.5
+"""How often it is told how far prompts are."""
 _FOLLOWER_SHARE, _FOLLOWER_MAX_S = 0.01, 0.1
 """So long, as a share of the step before, the next step waits for the request that follows an answer that ended: one
 that misses it leaves its place empty for a whole step, which takes seconds where many sequences stream."""
@@ -60,7 +62,7 @@ class Child:
     def run(self) -> int:
         """Serves until shutdown or the end of the commands."""
         self._out.put(p.Hello(version=p.PROTOCOL_VERSION, pid=os.getpid(), backends=registry.names()))
-        for target in (self._read, self._send_telemetry):
+        for target in (self._read, self._send_telemetry, self._send_progress):
             threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
         code = 0
         try:
@@ -136,6 +138,15 @@ class Child:
                     if expert_map is not None:
                         self._out.put(expert_map)
                     last_map = now
+
+    def _send_progress(self) -> None:
+        """A pass over a long prompt takes up to minutes, in which the main thread says nothing."""
+        while True:
+            time.sleep(_PROGRESS_S)
+            with self._model_lock:
+                tell = getattr(self._model, "prefill_progress", None)
+                if tell is not None and self._active:
+                    tell(self._out.put)
 
     # -- the main thread -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes as C
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ DEVICE_TYPE_IGPU = 2
 
 EXPERT_PATTERN = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """Names of the tensors that hold routed experts, as llama.cpp's own ``--cpu-moe`` has it (their biases included)."""
+
+
+def expert_pattern(vram_layers: Sequence[int] = (), names: str = EXPERT_PATTERN) -> bytes:
+    """`names` without those of some layers, whose experts llama.cpp may put where it puts the rest of the layer."""
+    if not vram_layers:
+        return names.encode()
+    others = rf"^blk\.(?!(?:{'|'.join(map(str, vram_layers))})\.)\d+"
+    return (others + names.removeprefix(r"^blk\.\d+")).encode()
 
 
 class TensorOverride(C.Structure):

@@ -3,14 +3,17 @@ and what `auto` falls back to."""
 
 from __future__ import annotations
 
-from backends.gguf.file import read_gguf
+import msgspec
+
+from backends.gguf.file import GgufFile, read_gguf
 from backends.gguf.on_disk import ModelFiles
-from backends.interface import EngineError, LoadRequest, ProgressCallback
+from backends.interface import EngineError, LoadRequest, ModelInfo, ProgressCallback
 from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel
 from backends.llamacpp.parts import Parts
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
+from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, with_fewer
 from backends.system.disk_probe import disk_bytes_per_second
 
 
@@ -31,10 +34,25 @@ class MmapBackend:
         """Loads the model; raises `EngineError`."""
         gguf = read_gguf(request.path).require_complete()
         base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
-        request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
+        kv = allocated_kv_bytes(request, gguf, base)
+        request = fit_gpu(request, gguf, kv)
+        layers = choose_vram_layers(request, gguf, base, kv)
+        model, _, short = with_fewer(layers, lambda now: self._load(request, gguf, base, now, progress))
+        if short:
+            model.info = msgspec.structs.replace(model.info, backend_reason=f"{model.info.backend_reason} {short}")
+        return model
+
+    def _load(
+        self,
+        request: LoadRequest,
+        gguf: GgufFile,
+        base: ModelInfo,
+        vram_layers: tuple[int, ...],
+        progress: ProgressCallback,
+    ) -> LlamaModel:
         files = ModelFiles(gguf.files)
         try:
-            weights = load_mmap(request, list(gguf.files), gguf.architecture, progress)
+            weights = load_mmap(request, list(gguf.files), gguf.architecture, progress, vram_layers)
         except BaseException:
             files.close()
             raise
@@ -56,11 +74,17 @@ class MmapBackend:
             reason += " A limit on the experts' memory has no effect here: the kernel decides what stays."
         if not gguf.n_experts:
             reason = "A dense model: it has no experts to stream, so the kernel maps the whole file."
+
+        def placed(known: ModelInfo) -> ModelInfo:
+            size = bytes_of(gguf, vram_layers)
+            return msgspec.structs.replace(known, vram_expert_layers=vram_layers, vram_expert_bytes=size)
+
         parts = Parts(
             backend=self.name,
             reason=reason,
             expert_map=experts.snapshot,
             disk_probe=lambda: disk_bytes_per_second(gguf),
+            info=placed,
             check_files=files.check,
             fingerprint=files.fingerprint,
         )

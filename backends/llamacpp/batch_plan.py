@@ -28,9 +28,11 @@ def mixed_plan(active: Sequence[Answer], n_batch: int, *, recurrent: bool) -> Pl
 
 def even_plan(active: Sequence[Answer], n_batch: int) -> Plan:
     """For caches of their own, whose sequences are numbered without gaps: what llama.cpp computes in one pass, an equal
-    number of tokens of sequences that follow each other. That is one of each, prompts too, or a block of prompts."""
+    number of tokens of sequences that follow each other. That is one of each, prompts too, or a block of prompts; with
+    an `n_batch` of 0 no block."""
     ordered = sorted(active, key=_number)
-    start, count, each = largest_block([a.todo if a.todo > 1 else 0 for a in ordered], n_batch)
+    heights = [a.todo if a.todo > 1 else 0 for a in ordered] if n_batch else []
+    start, count, each = largest_block(heights, n_batch)
     if count and count * each >= min(WORTH_A_PASS * len(ordered), n_batch // 2):
         return [(answer, each) for answer in ordered[start : start + count]]
     return [(answer, 1) for answer in ordered]

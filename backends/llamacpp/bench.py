@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.interface import BenchRequest, BenchResult, EngineError, ModelInfo
 from backends.llamacpp.context import Batch, LlamaContext
-from backends.llamacpp.parts import Parts
+from backends.llamacpp.parts import Counters, Parts
 from backends.system import procfs
 
 
@@ -52,6 +52,7 @@ def run_bench(
     parts.before_bench()
     context.abort.clear()
     prefill_s = decode_s = 0.0
+    start, read_start = parts.counters(), procfs.read_bytes()
     for rows in _together(request, context.n_batch):
         prefill_s += _prefill(context, rows, ids[:, : request.prompt_tokens], digest)
         _tell(progress, 0, request.tokens)
@@ -101,12 +102,28 @@ def run_bench(
         evictions=None if after.evictions is None or before.evictions is None else after.evictions - before.evictions,
         hook_s_per_token=hook,
         n_threads=context.n_threads,
+        n_ubatch=info.n_ubatch,
+        prefill_s=prefill_s,
+        prefill_read_bytes=None if read_before is None or read_start is None else read_before - read_start,
+        prefill_stall_s=_per(before.stall_s, start.stall_s, 1),
+        prefill_overlap=_overlap(start, before),
+        prefill_layer_s=tuple(
+            round(b - a, 6) for a, b in zip(start.layer_s or (0.0,) * len(before.layer_s), before.layer_s, strict=True)
+        ),
         lossy=info.lossy,
     )
 
 
 def _per(after: float | None, before: float | None, n: int) -> float | None:
     return None if after is None or before is None else (after - before) / n
+
+
+def _overlap(before: Counters, after: Counters) -> float | None:
+    read, waited = (
+        _per(after.whole_layer_read_s, before.whole_layer_read_s, 1),
+        _per(after.whole_layer_wait_s, before.whole_layer_wait_s, 1),
+    )
+    return None if not read or waited is None else max(0.0, 1.0 - waited / read)
 
 
 def _tell(progress: Callable[[int, int], bool], done: int, total: int) -> None:

@@ -70,6 +70,8 @@ class Batch:
     seq_ids: list[int] = field(default_factory=list)
     outputs: list[bool] = field(default_factory=list)
     """Whether logits are wanted for the token."""
+    more: bool = False
+    """Another piece of the same prompt follows, if nothing happens meanwhile."""
 
     def add(self, token: int, position: int, seq_id: int, output: bool) -> int:
         """Appends a token; returns its index, which is the `index` of `LlamaContext.logits`."""

@@ -6,7 +6,7 @@ import ctypes as C
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,24 @@ class Weights:
                 self.on_close.pop()()
 
 
-def model_params(request: LoadRequest, keep: list[Any], *, expert_buft: int | None, architecture: str) -> Any:
+def model_params(
+    request: LoadRequest,
+    keep: list[Any],
+    *,
+    expert_buft: int | None,
+    architecture: str,
+    vram_layers: Sequence[int] = (),
+) -> Any:
     """``llama_model_params`` for a request, shared by both loaders: no repacking, experts to `expert_buft`
-    (``ggml_backend_buffer_type_t``; None: not overridden), ``--experts`` as a metadata override."""
+    (``ggml_backend_buffer_type_t``; None: not overridden) but those of `vram_layers`, ``--experts`` as a metadata
+    override."""
     L = native.lib()
     params = L.llama_model_default_params()
     params.use_extra_bufts = False
     params.n_gpu_layers = choose_gpu_layers(request)
     if expert_buft is not None:
         overrides = (abi.TensorOverride * 2)()
-        overrides[0] = abi.TensorOverride(abi.EXPERT_PATTERN.encode(), expert_buft)
+        overrides[0] = abi.TensorOverride(abi.expert_pattern(vram_layers), expert_buft)
         params.tensor_buft_overrides = C.addressof(overrides)
         keep.append(overrides)
     if request.n_expert_used is not None:
@@ -149,12 +157,20 @@ class Watcher:
             self._report()
 
 
-def load_mmap(request: LoadRequest, paths: list[str], architecture: str, progress: ProgressCallback) -> Weights:
+def load_mmap(
+    request: LoadRequest,
+    paths: list[str],
+    architecture: str,
+    progress: ProgressCallback,
+    vram_layers: Sequence[int] = (),
+) -> Weights:
     """Loads a GGUF (`paths`: its parts in order) by mmap. Raises `EngineError`: ``cancelled``,
     ``unknown_architecture``, ``bad_model``, ``no_memory``."""
     L = native.lib()
     keep: list[Any] = []
-    params = model_params(request, keep, expert_buft=abi.cpu_buffer_type(), architecture=architecture)
+    params = model_params(
+        request, keep, expert_buft=abi.cpu_buffer_type(), architecture=architecture, vram_layers=vram_layers
+    )
     params.load_mode = LOAD_MODE_MMAP
     vram_before = gpu_free_bytes()
     read_before, started = procfs.read_bytes(), time.perf_counter()

@@ -25,6 +25,7 @@ from backends.interface import (
     GenerateRequest,
     LoadRequest,
     ModelInfo,
+    PrefillProgress,
     Telemetry,
 )
 from backends.llamacpp import native
@@ -106,7 +107,12 @@ class LlamaModel:
         identity = model_identity(base, parts.fingerprint)
         self._store = open_store(self.context, request, identity, kept_bytes) if slices else None
         self._scheduler = Scheduler(
-            self.context, self._counted, base.n_seq_max, store=self._store, kept_bytes=kept_bytes
+            self.context,
+            self._counted,
+            base.n_seq_max,
+            store=self._store,
+            kept_bytes=kept_bytes,
+            max_stall_s=request.max_stall_s,
         )
         self._prompts = PromptMaker(
             self._template,
@@ -189,6 +195,11 @@ class LlamaModel:
         """Advances every active request by one batch."""
         return self._scheduler.step()
 
+    def prefill_progress(self, emit: Callable[[PrefillProgress], None]) -> None:
+        """Tells how far the prompts of the running batch are; thread-safe."""
+        if self._parts.passes is not None:
+            self._scheduler.prefill_progress(self._parts.passes, emit)
+
     def busy(self) -> bool:
         """Whether `step` has something to do."""
         return self._scheduler.busy
@@ -209,13 +220,14 @@ class LlamaModel:
     def telemetry(self) -> Telemetry:
         """Counters now; thread-safe."""
         c, s = self._parts.counters(), self._scheduler
+        tokens, seconds = s.running_prompt(self._parts.passes)
         return Telemetry(
             t=time.monotonic(),
-            prefill_tokens=s.prefill_tokens,
+            prefill_tokens=s.prefill_tokens + int(tokens),
             decode_tokens=s.decode_tokens,
             reused_tokens=s.reused_tokens,
             restored_tokens=s.restored_tokens,
-            prefill_s=s.prefill_s,
+            prefill_s=s.prefill_s + seconds,
             decode_s=s.decode_s,
             stall_s=c.stall_s,
             hook_s=c.hook_s,

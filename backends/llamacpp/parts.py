@@ -9,6 +9,7 @@ import msgspec
 
 from backends.interface import ExpertMap, ModelInfo
 from backends.llamacpp.context import AbortFlag, EvalHook
+from backends.llamacpp.pass_meter import PassMeter
 
 
 class Counters(msgspec.Struct, kw_only=True):
@@ -25,6 +26,12 @@ class Counters(msgspec.Struct, kw_only=True):
     reuse_bytes_hist: tuple[int, ...] | None = None
     next_token_reuse: float | None = None
     layer_pace: tuple[tuple[float, float], ...] | None = None
+    whole_layer_read_s: float | None = None
+    """Seconds in which whole layers were being read; None where that isn't done."""
+    whole_layer_wait_s: float | None = None
+    """Seconds of these that computing waited."""
+    layer_s: tuple[float, ...] = ()
+    """Seconds of each layer in passes of many tokens."""
 
 
 @dataclass
@@ -42,6 +49,8 @@ class Parts:
     disk_probe: Callable[[], float | None] = field(default=lambda: None)
     """Measures what the disk gives in expert-sized random reads of the model's file, in bytes per second (about 1
     s)."""
+    passes: PassMeter | None = None
+    """How far a pass is, where the hook tells."""
     info: Callable[[ModelInfo], ModelInfo] = field(default=lambda info: info)
     """Last word on the model's info (store, budget, dense bytes…)."""
     idle: Callable[[], bool] = field(default=lambda: False)

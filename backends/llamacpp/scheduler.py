@@ -11,12 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from backends.interface import EngineError, Event, Failed
+from backends.interface import EngineError, Event, Failed, PrefillProgress
 from backends.llamacpp.answer import Answer, Reason
-from backends.llamacpp.batch_plan import even_plan, mixed_plan
+from backends.llamacpp.batch_plan import Plan, even_plan, mixed_plan
 from backends.llamacpp.context import Batch, DecodeResult, LlamaContext
 from backends.llamacpp.keeping import Keeper
+from backends.llamacpp.pass_meter import PassMeter
 from backends.llamacpp.placing import Placer
+from backends.llamacpp.prompt_cut import Deadline, PromptCut
 from backends.llamacpp.prompt_store import PromptStore
 from backends.llamacpp.sequences import KvBook, common_prefix
 
@@ -35,9 +37,11 @@ class Scheduler:
         *,
         store: PromptStore | None = None,
         kept_bytes: int = 0,
+        max_stall_s: float | None = None,
     ) -> None:
         """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them. `store`, `kept_bytes`:
-        see `Keeper`; with 0 bytes nothing is kept of a prompt whose answer has ended."""
+        see `Keeper`; with 0 bytes nothing is kept of a prompt whose answer has ended. `max_stall_s`: the longest that
+        answers wait for another one's prompt; None for no limit."""
         self.context = context
         self.book = KvBook(context, keeps_idle=kept_bytes > 0)
         self.keeper = Keeper(context, self.book, store, kept_bytes)
@@ -45,6 +49,8 @@ class Scheduler:
         self.max_active = max_active
         self.waiting: deque[Answer] = deque()
         self.active: list[Answer] = []
+        self.cut = PromptCut(max_stall_s)
+        self._decoders_waited = False
         self.prefill_tokens = self.decode_tokens = self.reused_tokens = self.restored_tokens = 0
         self.prefill_s = self.decode_s = 0.0
         self._counters = counters
@@ -52,6 +58,8 @@ class Scheduler:
         self._cancelled: set[str] = set()
         self._known: set[str] = set()
         self._in_batch: dict[str, int] = {}
+        self._prefilling: list[tuple[Answer, int]] = []
+        """Prompts in the batch that is being computed, with their tokens in it."""
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -75,6 +83,30 @@ class Scheduler:
             if own and (alone or (own * 2 > total and not self.context.recurrent)):
                 self.context.abort.set()
 
+    def prefill_progress(self, passes: PassMeter, emit: Callable[[PrefillProgress], None]) -> None:
+        """Tells of each prompt in the batch that is being computed how far it is; thread-safe. Nothing is told once the
+        batch has ended: its answers come first then."""
+        with self._lock:
+            share, whole = passes.share(), passes.pass_s()
+            if not share:
+                return
+            for answer, n in self._prefilling:
+                done, total = answer.done, len(answer.prompt)
+                left = None
+                if whole is not None:
+                    passes_after = -(-max(0, total - done - n) // max(1, n))
+                    left = whole * (1 - share + passes_after)
+                told = min(total, done + int(n * share))
+                emit(PrefillProgress(id=answer.id, done=told, total=total, reused=answer.reused, eta_s=left))
+
+    def running_prompt(self, passes: PassMeter | None) -> tuple[float, float]:
+        """(tokens, seconds) of prompts that the running batch has computed so far, by its layers; thread-safe."""
+        with self._lock:
+            tokens = sum(n for _, n in self._prefilling)
+            if passes is None or not tokens:
+                return 0.0, 0.0
+            return tokens * passes.share(), passes.elapsed_s()
+
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.active)
@@ -94,20 +126,50 @@ class Scheduler:
             if any(answer.id in self._cancelled for answer, _, _ in parts):
                 return events  # the next step drops it
             self._in_batch = {answer.id: n for answer, n, _ in parts}
+            self._prefilling = [(a, n) for a, n, _ in parts if a.prefilling and not a.generated]
+        held_up, prompts = self._held_up(parts)
+        # where sequences can't be cut back a pass that is stopped would have to be computed again from their start
+        limit = self.cut.max_s if held_up and prompts > 1 and not self.context.recurrent else None
+        deadline = Deadline(limit, self.context.abort)
         try:
-            result = self.context.decode(batch)
+            with deadline:
+                result = self.context.decode(batch)
         except EngineError as error:
             self._fail_all(parts, error, events)
             return events
         finally:
             with self._lock:
                 self._in_batch = {}
+                self._prefilling = []
+        if deadline.passed and result.status == "cancelled":
+            self.cut.overran(prompts)
+        elif held_up:
+            self.cut.took(prompts, result.seconds)
         self._count(parts, result)
         if result.status == "ok":
             self._advance(batch, parts, events)
         else:
             self._recover(parts, result, events)
         return events
+
+    def _held_up(self, parts: list[tuple[Answer, int, int]]) -> tuple[bool, int]:
+        """(whether answers that are being decoded wait for this batch, tokens of prompts in it)"""
+        prompts = sum(n for answer, n, _ in parts if answer.prefilling)
+        return bool(prompts) and any(not answer.prefilling for answer in self.active), prompts
+
+    def _plan(self) -> Plan:
+        """Tokens of each answer for the next batch. While some decode, prompts get so many that these don't stall
+        longer than they may; alone, as many as a batch holds."""
+        context, active = self.context, self.active
+        decoding = sum(not answer.prefilling for answer in active)
+        most = context.n_batch
+        if decoding and decoding < len(active) and self.cut.max_s is not None:
+            most = min(most, decoding + self.cut.tokens)
+        if not context.own_caches:
+            return mixed_plan(active, most, recurrent=context.recurrent)
+        if most < context.n_batch and self._decoders_waited:
+            return even_plan(active, 0)  # a block of prompts goes without the others: these have the next pass
+        return even_plan(active, most)
 
     def _drop_cancelled(self, events: list[Event]) -> None:
         with self._lock:
@@ -152,12 +214,8 @@ class Scheduler:
 
     def _compose(self, events: list[Event]) -> tuple[Batch, list[tuple[Answer, int, int]]]:
         """The batch and, for each answer in it, its number of tokens and the index of its output (-1: none yet)."""
-        context = self.context
         while True:
-            if context.own_caches:
-                plan = even_plan(self.active, context.n_batch)
-            else:
-                plan = mixed_plan(self.active, context.n_batch, recurrent=context.recurrent)
+            plan = self._plan()
             if self.book.make_room(sum(n for _, n in plan)):
                 break
             if not self._preempt(events):
@@ -169,6 +227,9 @@ class Scheduler:
             for i, token in enumerate(answer.next_tokens(n)):
                 index = batch.add(token, position + i, answer.sequence.seq_id, last and i == n - 1)
             parts.append((answer, n, index if last else -1))
+        decoding = [answer for answer in self.active if not answer.prefilling]
+        self._decoders_waited = bool(decoding) and all(answer.prefilling for answer, _ in plan)
+        batch.more = len(self.active) == len(parts) == 1 and not self.waiting and parts[0][2] < 0
         return batch, parts
 
     def _preempt(self, events: list[Event]) -> bool:

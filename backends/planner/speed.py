@@ -72,6 +72,15 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
     compute_s_per_token: float | None = None
     read_bytes_per_token: float | None = None
     n_gpu_layers: int = 0
+    vram_expert_bytes: int = 0
+    """Experts that were in VRAM."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt that were computed, 0 where it says nothing about long ones."""
+    prompt_s: float = 0.0
+    """Seconds until its first answer token."""
+    prompt_token_s: float | None = None
+    """Of these, seconds of computing for each of its tokens."""
+    n_ubatch: int = 0
     when: float = 0.0
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from backends.gguf.file import read_gguf
+from backends.gguf.file import GgufFile, read_gguf
 from backends.gguf.on_disk import ModelFiles
 from backends.interface import EngineError, LoadProgress, LoadRequest, ModelInfo, ProgressCallback
 from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag
-from backends.llamacpp.loading import choose_gpu_layers, fit_gpu
+from backends.llamacpp.loading import Weights, choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import LlamaModel
 from backends.llamacpp.parts import Counters, Parts
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
+from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, vram_room, with_fewer
+from backends.planner.machine import Machine
 from backends.planner.plan import working_set
 from backends.streaming import abi
 from backends.streaming.hook import RouterHook
@@ -22,11 +25,15 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.loader import load_stream
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.pager import Pager
+from backends.streaming.pinned import no_pin, offload_from, pin
 from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
-from backends.streaming.store_choice import Choice, choose_store, memory_for_experts
+from backends.streaming.staging import Staging
+from backends.streaming.store_choice import Choice, choose_store, memory_for_experts, plan_prompts
 from backends.streaming.stores import Store
+from backends.streaming.tables import Tables
 from backends.streaming.warmth import HeatFile, Warmth
+from backends.system import procfs
 from backends.system.disk_probe import disk_bytes_per_second
 
 
@@ -76,29 +83,94 @@ class StreamBackend:
             )
         least = working_set(gguf, request.n_expert_used)
         base = describe(request, gguf, resident_bytes=gguf.bytes.kept + least)
-        uses_gpu = choose_gpu_layers(request) > 0 and bool(gpu_devices())
-        choice = choose_store(request, gguf, base, uses_gpu=uses_gpu)
-        request = fit_gpu(request, gguf, allocated_kv_bytes(request, gguf, base))
+        kv = allocated_kv_bytes(request, gguf, base)
+        request = fit_gpu(request, gguf, kv)
+        layers = choose_vram_layers(request, gguf, base, kv)
+        model, _, short = with_fewer(layers, lambda now: self._load(request, gguf, base, kv, now, progress))
+        if short:
+            model.info = msgspec.structs.replace(model.info, backend_reason=f"{model.info.backend_reason} {short}")
+        return model
+
+    def _load(
+        self,
+        request: LoadRequest,
+        gguf: GgufFile,
+        base: ModelInfo,
+        kv: int,
+        vram_layers: tuple[int, ...],
+        progress: ProgressCallback,
+    ) -> LlamaModel:
+        in_vram = bytes_of(gguf, vram_layers)
+        choice = choose_store(request, gguf, base, vram_experts=in_vram)
+        here = Machine(
+            ram_total=0,
+            ram_available=0,
+            cores=request.n_threads or procfs.usable_cpus(),
+            disk_bytes_s=request.disk_bytes_s,
+        )
+        choice = plan_prompts(
+            request, gguf, base, choice, here, vram_room=vram_room(gguf, kv + in_vram), token_s=request.prompt_token_s
+        )
+        if request.n_ubatch is None:
+            ubatch = max(choice.n_ubatch, base.n_seq_max)
+            base = msgspec.structs.replace(base, n_ubatch=ubatch, n_batch=ubatch)
         files = ModelFiles(gguf.files)
         try:
-            loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached)
+            loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached, vram_layers=vram_layers)
         except BaseException:
             files.close()
             raise
         weights, layout = loaded.weights, loaded.layout
         weights.on_close.append(files.close)
+        weights.lossy = base.lossy
+
+        def placed(known: ModelInfo) -> ModelInfo:
+            return msgspec.structs.replace(
+                known,
+                dense_bytes=gguf.bytes.kept,
+                ubatch_reason=choice.ubatch_reason,
+                vram_expert_layers=vram_layers,
+                vram_expert_bytes=in_vram,
+            )
+
+        if layout is None:  # nothing of ours is in the way of llama.cpp
+            reason = "All experts are in VRAM, so nothing streams."
+            parts = Parts(backend=self.name, reason=reason, info=placed, check_files=files.check)
+            return LlamaModel(weights, request, parts, base)
+        return self._stream(request, gguf, base, weights, layout, loaded.tables, choice, files, placed, progress)
+
+    def _stream(
+        self,
+        request: LoadRequest,
+        gguf: GgufFile,
+        base: ModelInfo,
+        weights: Weights,
+        layout: ExpertLayout,
+        tables: Tables,
+        choice: Choice,
+        files: ModelFiles,
+        placed: Callable[[ModelInfo], ModelInfo],
+        progress: ProgressCallback,
+    ) -> LlamaModel:
         try:
             files.check("it was loaded")
-            store, reason = _open_store(choice, layout, uses_gpu)
+            store, reason = _open_store(choice, layout)
             weights.on_close.append(store.close)
             pager = Pager(layout, store)
+            weights.on_close.append(pager.close)
+            if isinstance(store, PoolStore) and choice.staging_buffers:
+                # a GPU that takes products of many tokens reads experts by the tensors' own layout: staging gives it
+                staging = Staging(
+                    layout, store, store.home, buffers=choice.staging_buffers, pin=pin if gpu_devices() else no_pin
+                )
+                pager.read_whole_layers(staging, base.n_expert_used, offload_from())
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
             predictor = Predictor(len(layout.rows), base.n_expert_used)
             warmth = _warmth(request, pager, files.fingerprint)
             if warmth is not None:
                 weights.on_close.append(warmth.save)
-            hook = RouterHook(layout, pager, abort, predictor, tables=loaded.tables)
+            hook = RouterHook(layout, pager, abort, predictor, tables=tables)
             weights.on_close.append(hook.close)
         except EngineError:
             weights.close()
@@ -106,7 +178,6 @@ class StreamBackend:
         except OSError as e:
             weights.close()
             raise EngineError("io_error", f"{Path(gguf.path).name} can't be streamed: {e.strerror or e}.") from e
-        weights.lossy = base.lossy
         limits = store.budget
         budget = sum(b for b in limits if b is not None) if None not in limits else None
 
@@ -123,16 +194,14 @@ class StreamBackend:
                 reuse_bytes_hist=pager.meter.histogram(),
                 next_token_reuse=pager.meter.next_token_reuse(),
                 layer_pace=pager.pace.table(),
+                whole_layer_read_s=None if pager.whole is None else pager.whole.staging.busy_s,
+                whole_layer_wait_s=None if pager.whole is None else pager.whole.staging.wait_s,
+                layer_s=tuple(hook.passes.layer_s),
             )
 
         def info(known: ModelInfo) -> ModelInfo:
-            return msgspec.structs.replace(
-                known,
-                store=store.name,
-                budget_bytes=budget,
-                expert_bytes=layout.total_bytes,
-                dense_bytes=layout.virtual.dense_bytes,
-                table_bytes=loaded.tables.bytes,
+            return placed(
+                msgspec.structs.replace(known, store=store.name, budget_bytes=budget, table_bytes=tables.bytes)
             )
 
         parts = Parts(
@@ -140,6 +209,7 @@ class StreamBackend:
             reason=reason,
             hook=hook,
             abort=abort,
+            passes=hook.passes,
             counters=counters,
             expert_map=pager.snapshot,
             disk_probe=lambda: disk_bytes_per_second(gguf),
@@ -147,8 +217,8 @@ class StreamBackend:
             check_files=files.check,
             fingerprint=files.fingerprint,
             idle=warmth.idle if warmth is not None else lambda: False,
-            # a GPU that takes long prompts reads experts by the tensors' own layout, which slots don't have
-            op_offload=store.name != "pool",
+            # without buffers for whole layers a GPU would read experts by a layout that the pool doesn't have
+            op_offload=store.name != "pool" or pager.whole is not None,
         )
         model = LlamaModel(weights, request, parts, base)
         model.pager = pager  # type: ignore[attr-defined]
@@ -166,9 +236,7 @@ def _warmth(request: LoadRequest, pager: Pager, fingerprint: str) -> Warmth | No
     return Warmth(pager, HeatFile(Path(request.heat_folder), fingerprint, shape))
 
 
-def _open_store(choice: Choice, layout: ExpertLayout, uses_gpu: bool) -> tuple[Store, str]:
-    if choice.store == "pool" and uses_gpu:
-        raise EngineError("unsupported", "The pool needs the CPU backend", "with a GPU use --store pagecache or auto.")
+def _open_store(choice: Choice, layout: ExpertLayout) -> tuple[Store, str]:
     if choice.store == "pool" and choice.budget_bytes is not None:
         try:
             return PoolStore(layout, choice.budget_bytes), choice.reason

@@ -19,6 +19,7 @@ import numpy as np
 from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.context import AbortFlag, Batch
+from backends.llamacpp.pass_meter import PassMeter
 from backends.streaming import abi
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
@@ -26,12 +27,12 @@ from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
 from backends.streaming.tables import Tables
 from backends.streaming.trampoline import MOST_TABLES, TOPK_PREFIX, Trampoline
+from backends.streaming.whole_layers import AGE_TOKENS
 
 _COPY = re.compile(r"^[^#]*#(.*)#\d+$")
 _TOPK = re.compile(r"^ffn_moe_topk-(\d+)$")
 WATCH_EVERY = 32
 """Measured: a token whose graph is cut at each router takes half as long again, so it may be one in many only."""
-_PREFIX_LENGTH = len(TOPK_PREFIX)
 
 
 def undecorated(name: str) -> str:
@@ -56,6 +57,7 @@ class RouterHook:
         self._ggml = abi.ggml()
         self._layout, self._pager, self._abort, self._predictor = layout, pager, abort, predictor
         self._slots = pager.store if isinstance(pager.store, PoolStore) else None
+        self._whole = pager.whole
         self._tables = {} if tables is None else dict.fromkeys(tables.pointers, tables)
         self._product, self._get_rows = self._ggml.op("MUL_MAT_ID"), self._ggml.op("GET_ROWS")
         self._weights = {
@@ -68,12 +70,15 @@ class RouterHook:
         self._left: dict[int, set[int]] = {}
         self._ids: dict[int, int] = {}
         self._boundary: dict[int, int] = {}
+        self._staged: set[int] = set()
+        """Rows whose products compute on a staged layer this time."""
         self._unslotted: set[int] = set()
         """Rows whose products compute on the mapped file this time: the pool couldn't hold their experts at once."""
         self._error: EngineError | None = None
         self._resting, self._coast, self._weight = False, 0, 1
         self._stopped = False
         self._tokens = 1
+        self.passes = PassMeter(len(layout.rows))
         self.hook_s = 0.0
         kind = native.lib().ggml_backend_sched_eval_callback
         self._python = kind(self._on_node)
@@ -95,18 +100,22 @@ class RouterHook:
         self._left.clear()
         self._ids.clear()
         self._boundary.clear()
+        self._staged.clear()
         if self._predictor is not None:
             self._predictor.begin()
+        self.passes.begin(len(batch))
         try:
             for tables in self._tables.values():
                 tables.mend()
-            self._pager.begin(len(batch))
+            staged = self._whole is not None and self._whole.begin(batch)
+            self._pager.begin(len(batch), AGE_TOKENS if staged else None)
             self._rest(len(batch))
         except EngineError as e:
             self._error = e
 
     def end(self) -> Literal["ok", "retry", "cancelled"]:
         """A decode ended; raises what went wrong in it."""
+        self.passes.end()
         if self._slots is not None:
             self._slots.unpatch()
         if self._resting:
@@ -114,6 +123,8 @@ class RouterHook:
             self._resting = False
         if self._stub is not None:
             self._stub.rest(False)
+        if self._whole is not None:
+            self._whole.end(self._error is None and not self._stopped)
         self._pager.end()
         if self._error is not None:
             raise self._error
@@ -150,16 +161,18 @@ class RouterHook:
                     return self._ask_product(node)
                 if op == self._get_rows:
                     return self._ask_rows(node)
-                return C.string_at(node + abi.NAME, _PREFIX_LENGTH) == TOPK_PREFIX
+                return C.string_at(node + abi.NAME) in self._row_of_topk  # not of layers whose experts are in VRAM
             if self._slots is not None:
                 self._slots.unpatch()
             started = time.perf_counter()
             waited = self._pager.stall_s
             row = self._boundary.pop(node, None)
-            if row is not None:
-                self._pager.finish(row)
-            else:
+            if row is None:
                 self._chosen(node)
+            elif row not in self._staged:
+                self._pager.finish(row)
+            elif self._whole is not None:
+                (self._whole.middle if self._left.get(row) else self._whole.done)(row)
             self.hook_s += time.perf_counter() - started - (self._pager.stall_s - waited)
             if self._abort.is_set():
                 self._stopped = True
@@ -179,8 +192,10 @@ class RouterHook:
         k, n, _, _ = t.ne
         stride = t.nb[1] // 4
         count = (n - 1) * stride + k
+        self.passes.layer(row)
         self._left[row] = set(self._all[row])
         self._ids[row] = node
+        self._staged.discard(row)
         if count <= 0:
             return  # the last layer of a ubatch that wants no logits computes on no token
         holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
@@ -202,6 +217,12 @@ class RouterHook:
                 raise self._no_such_expert(row)
             ids = np.flatnonzero(found)
             counts = found[ids]
+        if self._whole is not None:
+            if self._whole.covers(row, n):
+                self._staged.add(row)
+                self._whole.chosen(row, ids, counts)
+                return
+            self._whole.settle()
         ahead = likely = None
         if self._predictor is not None and self._weight == 1:
             ahead = functools.partial(self._predictor.seen, row, ids, node, n, counts)
@@ -232,6 +253,11 @@ class RouterHook:
             self._pager.pin(row)
             return False
         left.discard(index)
+        if row in self._staged:
+            if not left or (not is_down and not left & self._up[row]):
+                self._boundary[node] = row  # what was computed on makes room in the buffers
+                return True
+            return False
         if self._slots is not None and row not in self._unslotted:
             self._slots.patch(node, row, index)
         if is_down:

@@ -68,11 +68,11 @@ class Ledger:
 
     # ---- use -----------------------------------------------------------------------------------------------------
 
-    def begin(self, tokens: int) -> None:
-        """A graph of `tokens` tokens starts."""
+    def begin(self, tokens: int, ages: int | None = None) -> None:
+        """A graph of `tokens` tokens starts; heat ages like by `ages` tokens, None by all of them."""
         self.flush()
         self.token += tokens
-        self._weight *= 2.0 ** (tokens / HALF_LIFE_TOKENS)
+        self._weight *= 2.0 ** ((tokens if ages is None else ages) / HALF_LIFE_TOKENS)
         if self._weight > 1e200:
             self.raw_heat /= self._weight
             self._weight = 1.0
@@ -98,6 +98,22 @@ class Ledger:
         self._graph_bytes[g] += size
         if size > self._graph_largest[g]:
             self._graph_largest[g] = size
+        return absent
+
+    def staged(
+        self, row: int, ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], weight: float
+    ) -> npt.NDArray[np.int64]:
+        """Like `missing` for a pass that computes on whole layers, whose uses weigh `weight` each in the heat; returns
+        which of `ids` (indices into it) are not resident."""
+        flat = ids + self._start[row]
+        absent = np.flatnonzero(self.state[row, ids] != RESIDENT)
+        self.row_misses[row] += len(absent)
+        self.row_hits[row] += len(ids) - len(absent)
+        self.last_count[row] = len(ids)
+        self._flat_uses[flat] += counts.astype(np.uint32)
+        self.flat_heat[flat] += counts * (weight * self._weight)
+        self._flat_last[flat] = self.token
+        self._noted.append(flat)
         return absent
 
     def flush(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as C
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,31 @@ class Loaded:
     """A model whose experts have no bytes yet: a store must place them before anything is computed."""
 
     weights: Weights
-    layout: ExpertLayout
+    layout: ExpertLayout | None
+    """None: no expert streams."""
     tables: Tables
     """What is only looked up, mapped already."""
     dense_read_bytes: int
     dense_read_s: float
 
 
-def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback, *, keep_cached: bool) -> Loaded:
-    """Loads all but the experts. `keep_cached`: leave the dense ranges in the page cache for the next load.
+def load_stream(
+    request: LoadRequest,
+    gguf: GgufFile,
+    progress: ProgressCallback,
+    *,
+    keep_cached: bool,
+    vram_layers: Sequence[int] = (),
+) -> Loaded:
+    """Loads all but the experts; those of `vram_layers` go to GPUs. `keep_cached`: leave the dense ranges in the page
+    cache for the next load.
 
     Raises `EngineError`: ``cancelled``, ``unsupported`` (mmap may still load it), ``io_error``, ``no_memory`` and what
     a bad file gives.
     """
     L = native.lib()
     started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), gpu_free_bytes()
-    virtual = VirtualGguf([Path(p) for p in gguf.files], gguf.tables)
+    virtual = VirtualGguf([Path(p) for p in gguf.files], gguf.tables, vram_layers)
     load_from_ptr = L._lib.llama_model_load_from_file_ptr
     load_from_ptr.restype, load_from_ptr.argtypes = C.c_void_p, [C.c_void_p, L.llama_model_params]
     buft = ExpertBufferType()
@@ -52,12 +62,15 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
     params = model_params(request, keep, expert_buft=None, architecture=gguf.architecture)
     params.load_mode = LOAD_MODE_NONE
     params.lazy_mode = LAZY_MODE_OFF  # llama.cpp would map the file behind the stream, and there is none
-    ours = [EXPERT_PATTERN, *(f"^{re.escape(name)}$" for name in gguf.tables)]
+    ours = [
+        llama_abi.expert_pattern(vram_layers, EXPERT_PATTERN),
+        *(f"^{re.escape(name)}$".encode() for name in gguf.tables),
+    ]
     overrides = (llama_abi.TensorOverride * (len(ours) + 2))()
     for i, pattern in enumerate(ours):
-        overrides[i] = llama_abi.TensorOverride(pattern.encode(), buft.pointer)
+        overrides[i] = llama_abi.TensorOverride(pattern, buft.pointer)
     # experts' biases and whatever else mmap loading keeps on the CPU
-    overrides[len(ours)] = llama_abi.TensorOverride(llama_abi.EXPERT_PATTERN.encode(), llama_abi.cpu_buffer_type())
+    overrides[len(ours)] = llama_abi.TensorOverride(llama_abi.expert_pattern(vram_layers), llama_abi.cpu_buffer_type())
     params.tensor_buft_overrides = C.addressof(overrides)
     keep += [overrides, buft]
 
@@ -100,8 +113,10 @@ def load_stream(request: LoadRequest, gguf: GgufFile, progress: ProgressCallback
         if not model:
             raise load_error(gguf.path, tail)
         buft.loaded()
-        layout = ExpertLayout(virtual, {n: p for n, p in buft.tensors.items() if n not in gguf.tables})
-        _check(layout)
+        layout = None
+        if virtual.expert_bytes:
+            layout = ExpertLayout(virtual, {n: p for n, p in buft.tensors.items() if n not in gguf.tables})
+            _check(layout)
         tables = Tables(virtual, {n: p for n, p in buft.tensors.items() if n in gguf.tables})
         weights.on_close.append(tables.close)
     except BaseException as e:

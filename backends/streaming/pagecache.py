@@ -99,6 +99,11 @@ class PageCacheStore:
         self._look_next = 0
         self._broken: set[tuple[int, int]] = set()
 
+    def address(self, row: int, index: int) -> int:
+        """Where a row's tensor lies in the mapping."""
+        entry = self._layout.rows[row].tensors[index].entry
+        return self._maps[entry.part][0] + entry.offset
+
     def _pages(self, row: int, experts: Sequence[int], tensors: slice) -> tuple[I64, I64]:
         r, rows = self.ranges[row], np.asarray(experts, np.int64)
         lo, hi = r.lo[rows, tensors], r.hi[rows, tensors]

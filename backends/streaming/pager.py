@@ -18,7 +18,9 @@ from backends.streaming.moves import Moves, major_faults
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.prefetch import Prefetcher
 from backends.streaming.reuse_distance import SPEND, ReuseMeter
+from backends.streaming.staging import PassChoice, Staging
 from backends.streaming.stores import I64, Store, by_row
+from backends.streaming.whole_layers import WholeLayers
 from backends.system import libc
 
 Guess = Callable[[], list[int]]
@@ -50,6 +52,8 @@ class Pager:
         self._moves = Moves(layout, store, self.ledger, self.pace)
         self._slots = self._moves.slots
         self._ahead = Prefetcher(self._moves)
+        self.whole: WholeLayers | None = None
+        """Reads whole layers for passes of many tokens, where the pool holds the experts."""
         self._full_once = False
         self._decoding = True
         self.reclaimed = 0
@@ -61,6 +65,12 @@ class Pager:
         self._unfinished: dict[int, list[int]] = {}
         self._overflow: list[tuple[int, int]] = []
         self._in_use: dict[int, I64] = {}
+
+    def read_whole_layers(self, staging: Staging, n_used: int, offload_from: int | None) -> None:
+        """From now on passes of many tokens are staged where that is worth it (see `WholeLayers`)."""
+        assert self._slots is not None
+        choice = PassChoice(self.layout.n_experts, n_used)
+        self.whole = WholeLayers(self.layout, self._slots, self.ledger, self._moves, staging, choice, offload_from)
 
     def adopt(self, progress: Callable[[int, int], bool]) -> None:
         """Starts with what the page cache already holds of the model, mapped; with a limit it starts empty. Raises
@@ -102,8 +112,8 @@ class Pager:
 
     # ---- one graph -----------------------------------------------------------------------------------------------
 
-    def begin(self, tokens: int) -> None:
-        """A graph of `tokens` tokens starts."""
+    def begin(self, tokens: int, ages: int | None = None) -> None:
+        """A graph of `tokens` tokens starts; `ages`: see `Ledger.begin`."""
         self.store.mend()
         self._in_use.clear()
         self._decoding = tokens <= DECODE_TOKENS
@@ -112,7 +122,7 @@ class Pager:
             self._full_once = True
             self.pace.clear()  # fresh memory is slower to read into: what was timed while it filled comes no more
         self.pace.begin(tokens if self._decoding else 0)
-        self.ledger.begin(tokens)
+        self.ledger.begin(tokens, ages)
 
     def end(self) -> None:
         """The graph ended, also where it was aborted."""
@@ -369,9 +379,16 @@ class Pager:
     def set_budget(self, ram_bytes: int) -> None:
         """Changes what experts may hold; what doesn't fit any more is dropped. Not within a graph."""
         self._ahead.settle()
+        if self.whole is not None:
+            self.whole.staging.reset()
         if self.store.name == "pool":
             self._moves.drop(_pairs(np.argwhere(self.ledger.state == RESIDENT)))
         self.store.set_budget(ram_bytes)
         self.ledger.budget = list(self.store.budget)
         for row in range(self.ledger.rows):
             self._moves.trim(row)
+
+    def close(self) -> None:
+        """Frees the buffers of whole layers; the store is closed by who made it, afterwards."""
+        if self.whole is not None:
+            self.whole.close()

@@ -188,6 +188,28 @@ class PoolStore:
         heat = ledger.flat_heat[owner[usable]]
         return usable[np.lexsort((heat, rank[usable]))][:count]
 
+    # ---- whole layers --------------------------------------------------------------------------------------------
+
+    @property
+    def fds(self) -> list[int]:
+        """The model's parts, opened with O_DIRECT."""
+        return self._fds
+
+    def held(self, row: int) -> tuple[I64, I64]:
+        """(experts, addresses of their slots) of what is resident of a row as a whole."""
+        g = self._groups[self.group[row]]
+        slots = self._slot[row].astype(np.int64)
+        experts = np.flatnonzero((slots >= 0) & (g.order[slots] < np.inf))
+        return experts, g.base + slots[experts] * g.stride
+
+    def place(self, row: int, index: int) -> int:
+        """Where in a slot the slice of a row's tensor begins."""
+        return self._at[row][index]
+
+    def home(self, row: int, index: int) -> int:
+        """Where the model's own tensor points while nothing else says so: the mapped file."""
+        return self.mapping.address(row, index)
+
     def share(self, row: int) -> int:
         """Slots of a row's own."""
         lo, hi = self._groups[self.group[row]].home[row]
@@ -198,6 +220,23 @@ class PoolStore:
         g = self._groups[self.group[row]]
         lo, hi = g.home[row]
         return int(np.count_nonzero(g.owner[lo:hi] < 0))
+
+    def adopt(self, row: int, experts: Sequence[int]) -> list[int]:
+        """Gives absent experts free slots of their row's own share, to be filled by the caller, who tells `adopted`;
+        returns the slots' addresses."""
+        g = self._groups[self.group[row]]
+        lo, hi = g.home[row]
+        slots = (np.flatnonzero(g.owner[lo:hi] < 0)[: len(experts)] + lo).tolist()
+        for e, slot in zip(experts, slots, strict=True):
+            g.own(slot, row, e, self.width)
+            self._slot[row, e] = slot
+        return [g.base + slot * g.stride for slot in slots]
+
+    def adopted(self, row: int, experts: Sequence[int]) -> None:
+        """The slots of adopted experts hold all of them."""
+        g = self._groups[self.group[row]]
+        for e in experts:
+            g.arrived(int(self._slot[row, e]), row)
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ _TRIAL_TOKENS = 6
 _FADE = 0.97
 _MAX_TOKENS = 64
 """Of a wider graph this many tokens are asked: their union is nearly that of all, and the product stays small."""
+_MOST_COPIED = 256
+"""Tokens whose hidden states are fetched from a GPU: more are a prompt's, for which nothing is predicted there."""
 LIKELY = 0.92
 """The probability from which on an expert is read ahead that no guess named."""
 _WIDEST_STEP = 256
@@ -127,6 +129,8 @@ class Predictor:
         self._scales: list[F32 | None] = [None] * n_rows
         """What turns a row's router input into the next row's: the ratio of their norms' weights."""
         self._blind: set[int] = set()
+        self._copies: dict[int, F32] = {}
+        """Host copies of weights that are in VRAM, by the tensor's address."""
         self._guess: I64 | None = None
         """The guess for `_guess_row`, tokens x ranks."""
         self._guess_row = -1
@@ -254,36 +258,44 @@ class Predictor:
         router = Router(weight, norm, logit_bias, choice_bias, sigmoid)
         return _Place(node, at, address, source, router)
 
-    def _on_host(self, t: abi.Tensor) -> bool:
+    def _floats(self, address: int, t: abi.Tensor, *, weight: bool) -> F32 | None:
+        """A tensor's values: llama.cpp's own memory, or a copy of what is in a GPU's (kept, of a `weight`)."""
         holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
-        return bool(holder) and bool(self._ggml.buffer_is_host(holder)) and bool(t.data)
+        if not holder or not t.data:
+            return None
+        count = int(t.ne[0] * t.ne[1])
+        if self._ggml.buffer_is_host(holder):
+            return np.ctypeslib.as_array((C.c_float * count).from_address(t.data))
+        if weight and address in self._copies:
+            return self._copies[address]
+        if not weight and t.ne[1] > _MOST_COPIED:
+            return None
+        values = np.empty(count, np.float32)
+        self._ggml.tensor_get(address, values.ctypes.data, 0, 4 * count)
+        if weight:
+            self._copies[address] = values
+        return values
 
-    def _matrix(self, address: int) -> F32 | None:
+    def _matrix(self, address: int, *, weight: bool = True) -> F32 | None:
         if not address:
             return None
         t = abi.Tensor.from_address(address)
-        if t.type != abi.TYPE_F32 or t.ne[2] != 1 or t.nb[1] != t.ne[0] * 4 or not self._on_host(t):
+        if t.type != abi.TYPE_F32 or t.ne[2] != 1 or t.nb[1] != t.ne[0] * 4:
             return None
-        n, m = int(t.ne[1]), int(t.ne[0])
-        return np.ctypeslib.as_array((C.c_float * (n * m)).from_address(t.data)).reshape(n, m)
+        values = self._floats(address, t, weight=weight)
+        return None if values is None else values.reshape(int(t.ne[1]), int(t.ne[0]))
 
     def _vector(self, address: int, n: int) -> F32 | None:
         if not address:
             return None
         t = abi.Tensor.from_address(address)
-        if t.type != abi.TYPE_F32 or t.ne[0] != n or t.ne[1] != 1 or not self._on_host(t):
+        if t.type != abi.TYPE_F32 or t.ne[0] != n or t.ne[1] != 1:
             return None
-        return np.ctypeslib.as_array((C.c_float * n).from_address(t.data))
+        return self._floats(address, t, weight=True)
 
     def _values(self, address: int) -> F32 | None:
         """The hidden states, float32 of tokens x n_embd."""
-        if not address:
-            return None
-        t = abi.Tensor.from_address(address)
-        if t.type != abi.TYPE_F32 or t.ne[2] != 1 or t.nb[1] != t.ne[0] * 4 or not self._on_host(t):
-            return None
-        n, m = int(t.ne[1]), int(t.ne[0])
-        return np.ctypeslib.as_array((C.c_float * (n * m)).from_address(t.data)).reshape(n, m)
+        return self._matrix(address, weight=False)
 
 
 def _right(guess: I64, ids: I64) -> list[float]:

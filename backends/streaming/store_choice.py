@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.planner.kv import KV_TYPES, kv_bytes
+from backends.planner.machine import Machine
 from backends.planner.plan import advised_budget, working_set
+from backends.planner.prompts import (
+    MEMORY_SHARE,
+    USUAL_UBATCH,
+    best_ubatch,
+    extra_bytes,
+    prompt_pace,
+    staging_bytes,
+)
 from backends.system import procfs
 
 GIB = 2**30
+VRAM_SAFETY = 1.5
+"""A GPU's buffers hold copies of what goes from one device to the other, too."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,10 @@ class Choice:
     reason: str
     forced: bool
     keep_cached: bool
+    staging_buffers: int = 0
+    """Buffers for reading whole layers (`backends.streaming.staging`); 0: there is no memory for them."""
+    n_ubatch: int = USUAL_UBATCH
+    ubatch_reason: str = ""
 
 
 def _gib(n: int) -> str:
@@ -39,12 +55,55 @@ def memory_for_experts(gguf: GgufFile, context: ModelInfo) -> int:
     available = procfs.available_memory() or 0
     kv = kv_bytes(gguf, context.n_ctx, n_seqs=context.n_seq_max, type_bytes=KV_TYPES[context.kv_type]).total
     widest = max(gguf.n_vocab, 8 * gguf.n_embd, 3 * context.n_expert_used * gguf.n_ff_exp)
-    compute = 5 * context.n_ubatch * widest  # float32 and a quarter
+    compute = 5 * min(context.n_ubatch, USUAL_UBATCH) * widest  # float32 and a quarter
+    compute += extra_bytes(gguf, context.n_ctx, context.n_ubatch)
     return max(0, available - gguf.bytes.kept - kv - compute - max(256 << 20, available // 16))
 
 
-def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, uses_gpu: bool) -> Choice:
-    """Decides by the memory there is. `context`: the sizes of this load. Raises `EngineError` ``budget_too_small`` for
+def plan_prompts(
+    request: LoadRequest,
+    gguf: GgufFile,
+    context: ModelInfo,
+    choice: Choice,
+    machine: Machine,
+    *,
+    vram_room: int | None = None,
+    token_s: float | None = None,
+) -> Choice:
+    """The choice with what long prompts need: buffers for whole layers, the ubatch, and a budget that leaves room for
+    both. `context` has the ubatch that was asked for, or the usual one. `vram_room`: bytes left in VRAM for buffers of
+    larger passes; None: they are computed on the CPU."""
+    asked, on_gpu = request.n_ubatch or request.n_batch, vram_room is not None
+    if choice.store != "pool" or choice.budget_bytes is None:
+        return dataclasses.replace(choice, n_ubatch=context.n_ubatch)
+    staging, budget = staging_bytes(gguf), choice.budget_bytes
+    room = memory_for_experts(gguf, context)
+    spare = max(0, room - budget)
+    buffers = staging.best if staging.total(staging.best) <= spare else staging.least
+    need = staging.total(buffers)
+    if request.ram_bytes is None or need > spare:  # what experts may hold is what memory has: the buffers are a part
+        buffers, need = staging.least, staging.total(staging.least)
+        if budget + spare - need < max(choice.least_bytes, staging.total(1)):
+            return dataclasses.replace(choice, n_ubatch=context.n_ubatch)
+        budget = min(budget, budget + spare - need)
+    pace = prompt_pace(
+        gguf, machine, max(0, gguf.bytes.experts - budget), on_gpu=on_gpu, n_used=request.n_expert_used, token_s=token_s
+    )
+    if asked is not None:
+        return dataclasses.replace(choice, budget_bytes=budget, staging_buffers=buffers, n_ubatch=context.n_ubatch)
+    beside = max(0, room - budget - need)
+    most = beside if request.ram_bytes is not None else max(beside, int(room * MEMORY_SHARE) - need)
+    if vram_room is not None:
+        most = int(vram_room / VRAM_SAFETY)
+    ubatch, why = best_ubatch(pace, context.n_ctx, lambda n: extra_bytes(gguf, context.n_ctx, n) <= max(0, most))
+    if not on_gpu and request.ram_bytes is None:
+        budget -= max(0, extra_bytes(gguf, context.n_ctx, ubatch) - beside)
+    return dataclasses.replace(choice, budget_bytes=budget, staging_buffers=buffers, n_ubatch=ubatch, ubatch_reason=why)
+
+
+def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, vram_experts: int = 0) -> Choice:
+    """Decides by the memory there is. `context`: the sizes of this load; `vram_experts`: bytes of
+    experts that are in VRAM. Raises `EngineError` ``budget_too_small`` for
     a limit under one token's working set."""
     least = working_set(gguf, request.n_expert_used)
     limit = request.ram_bytes
@@ -56,7 +115,7 @@ def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, us
             f"ever be found in memory",
             f"give at least {_gib(least)}, better {_gib(better)}.",
         )
-    total = gguf.bytes.experts
+    total = gguf.bytes.experts - vram_experts
     room = memory_for_experts(gguf, context)
     fits = total <= (room if limit is None else min(room, limit))
     generous = total + total // 16  # slots are rounded up to whole blocks
@@ -68,9 +127,6 @@ def choose_store(request: LoadRequest, gguf: GgufFile, context: ModelInfo, *, us
     if fits:
         reason = f"{size} fit into memory: the page cache holds them, warm even across restarts."
         return Choice("pagecache", limit, least, reason, False, limit is None)
-    if uses_gpu:
-        reason = f"{size} don't fit into memory; with a GPU the page cache holds as many as it can."
-        return Choice("pagecache", limit, least, reason, False, False)
     if limit is None and room < least:
         reason = f"{size} are far larger than the {_gib(room)} GiB of memory left: the page cache holds what it can."
         return Choice("pagecache", None, least, reason, False, False)

@@ -48,6 +48,11 @@ class TensorEntry:
     """Bytes from the start of the virtual file."""
 
 
+def _streams(name: str, vram_layers: Sequence[int]) -> bool:
+    match = EXPERT_NAME.match(name)
+    return match is not None and int(match[1]) not in vram_layers
+
+
 def _header(path: Path) -> tuple[Header, int]:
     with FileSource(path) as source:
         return read_header(source), source.size or 0
@@ -56,8 +61,9 @@ def _header(path: Path) -> tuple[Header, int]:
 class VirtualGguf:
     """A GGUF of one or many parts as one range of bytes [0, size)."""
 
-    def __init__(self, paths: list[Path], tables: Sequence[str] = ()) -> None:
-        """Reads the headers of the parts in order. `tables`: tensors that stay in the file as experts do. Raises
+    def __init__(self, paths: list[Path], tables: Sequence[str] = (), vram_layers: Sequence[int] = ()) -> None:
+        """Reads the headers of the parts in order. `tables`: tensors that stay in the file as experts do; the experts
+        of `vram_layers` are read like any tensor. Raises
         `EngineError`: ``not_found``, ``not_gguf``, ``bad_model``, ``truncated``."""
         self.paths = paths
         try:
@@ -84,7 +90,7 @@ class VirtualGguf:
         ]
         self._segments = sorted((t.virtual, t.bytes, t.part, t.offset) for t in self.tensors)
         self._starts = [s[0] for s in self._segments]
-        left = [t for t in self.tensors if EXPERT_NAME.match(t.name) or t.name in tables]
+        left = [t for t in self.tensors if _streams(t.name, vram_layers) or t.name in tables]
         self.holes = sorted((t.virtual, t.virtual + t.bytes) for t in left)
         self._hole_starts = [a for a, _ in self.holes]
         self.table_bytes = sum(t.bytes for t in left if t.name in tables)

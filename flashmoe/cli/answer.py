@@ -263,9 +263,11 @@ async def answer(args: argparse.Namespace, load: LoadRequest, request: GenerateR
 
 def _prefill(event: PrefillProgress, out: _Output) -> None:
     if out.json:
-        print_json_line({"type": "prefill", "done": event.done, "total": event.total, "reused": event.reused})
+        told = {"type": "prefill", "done": event.done, "total": event.total, "reused": event.reused}
+        print_json_line(told | ({} if event.eta_s is None else {"eta_s": round(event.eta_s, 1)}))
     elif event.total >= PREFILL_SHOWN and event.done < event.total:
-        out.progress.update(f"reading the prompt: {event.done:,} of {event.total:,} tokens")
+        left = "" if event.eta_s is None else f", about {duration(event.eta_s)} left"
+        out.progress.update(f"reading the prompt: {event.done:,} of {event.total:,} tokens{left}")
 
 
 def _verdict(args: argparse.Namespace, finished: Finished, info: ModelInfo) -> int:

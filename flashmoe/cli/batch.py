@@ -170,7 +170,7 @@ def main(args: argparse.Namespace) -> int:
     given = isinstance(args.ctx, int) and args.ctx > 0
     request = load_request(
         args, path, n_seq_max=room.sequences, n_ctx=args.ctx if given else room.n_ctx,
-        own_caches=room.own_caches and not given,
+        own_caches=room.own_caches and not given, max_stall_s=None,  # all answers together count, and nobody waits
     )  # fmt: skip
     progress = ProgressLine(enabled=not args.json)
 

@@ -175,6 +175,19 @@ def gib_or_auto(text: str) -> int | None:
     return None if text == "auto" else gib(text)
 
 
+def gib_auto_or_none(text: str) -> int | None:
+    """argparse type: `gib`, ``0`` for none, or ``auto`` for None."""
+    return 0 if text.strip() in ("0", "0.0") else gib_or_auto(text)
+
+
+def ubatch_or_auto(text: str) -> int | None:
+    """argparse type: 1 to 65536 tokens; ``auto`` gives None."""
+    value = count_or_auto(text)
+    if value is not None and not 1 <= value <= 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65536 tokens")
+    return value
+
+
 class _Unset:
     """Default of the load flags: the flag was not given, so the configuration decides (None means ``auto``)."""
 
@@ -200,10 +213,19 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--gpu-layers", metavar="N", type=count_or_auto, default=UNSET,
-        help="layers whose dense weights go to the GPU, or auto; experts never do",
+        help="layers whose dense weights go to the GPU, or auto",
+    )  # fmt: skip
+    group.add_argument(
+        "--vram-experts", metavar="GIB", type=gib_auto_or_none, default=UNSET,
+        help="the most GiB of experts that go to the GPU, whole layers of them; auto: as many as fit (default 0)",
     )  # fmt: skip
     group.add_argument("--threads", metavar="N", type=count_or_auto, default=UNSET, help="compute threads, or auto")
     group.add_argument("--ctx", metavar="N", type=count_or_auto, default=UNSET, help="context in tokens, or auto")
+    group.add_argument(
+        "--ubatch", metavar="N", type=ubatch_or_auto, default=UNSET,
+        help="tokens of a prompt in one pass, or auto: a pass reads what isn't in memory of all experts once, so more "
+        "tokens make long prompts faster and take more memory",
+    )  # fmt: skip
     group.add_argument(
         "--experts", metavar="N", type=positive_int, default=UNSET,
         help="use fewer active experts than the model was trained with: faster, and lossy",
@@ -237,6 +259,7 @@ def settings_of(args: argparse.Namespace, *, quiet: bool = False) -> LoadedConfi
 _FLAGS = {
     "backend": "backend", "ram": "ram_bytes", "gpu_layers": "n_gpu_layers",
     "threads": "n_threads", "ctx": "n_ctx", "experts": "n_expert_used", "kv_type": "kv_type",
+    "ubatch": "n_ubatch", "vram_experts": "vram_expert_bytes",
 }  # fmt: skip
 """The load flags and the fields of `LoadRequest` that they set."""
 

@@ -36,7 +36,8 @@ def general_help() -> str:
     lines += [
         "",
         "Options of the app:",
-        "  --backend NAME  --ram GIB  --gpu-layers N  --threads N  --ctx N  --experts N",
+        "  --backend NAME  --ram GIB  --gpu-layers N  --vram-experts GIB  --threads N  --ctx N",
+        "  --ubatch N  --experts N",
         "                  how MODEL is loaded (flashmoe-tui run --help explains each)",
         "  --calm          no animation and fewer repaints, as over SSH",
         "  --theme NAME    use this theme for this session",

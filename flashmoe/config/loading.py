@@ -14,11 +14,14 @@ GIB = 1 << 30
 
 def load_request(path: str | Path, config: BackendConfig, **given: Any) -> LoadRequest:
     """What to load: as configured, except for what is `given` (fields of `LoadRequest`; None there means auto)."""
-    ram_gib = auto_to_none(config.ram)
+    ram_gib, vram_gib = auto_to_none(config.ram), auto_to_none(config.vram_experts)
     fields: dict[str, Any] = {
         "backend": config.backend,
         "ram_bytes": None if ram_gib is None else int(ram_gib * GIB),
         "n_gpu_layers": auto_to_none(config.gpu_layers),
+        "vram_expert_bytes": None if vram_gib is None else int(vram_gib * GIB),
+        "n_ubatch": auto_to_none(config.ubatch),
+        "max_stall_s": config.max_stall or None,
         "n_threads": auto_to_none(config.threads),
         "n_ctx": auto_to_none(config.ctx),
         "kv_type": config.kv_type,

@@ -29,7 +29,9 @@ class BackendConfig(Struct, kw_only=True, frozen=True):
     ram: Annotated[float, Meta(gt=0, le=65536)] | Auto = "auto"
     """The most memory that routed experts may hold, in GiB. Dense weights, context and buffers come on top."""
     gpu_layers: Annotated[int, Meta(ge=0, le=10000)] | Auto = "auto"
-    """Layers whose attention and dense weights go to the GPU; experts never do. 0 uses no GPU."""
+    """Layers whose attention and dense weights go to the GPU. 0 uses no GPU."""
+    vram_experts: Annotated[float, Meta(ge=0, le=65536)] | Auto = 0.0
+    """The most GiB of experts that go to the GPU, whole layers of them; auto takes as many as fit there."""
     threads: Annotated[int, Meta(ge=1, le=1024)] | Auto = "auto"
     """Compute threads; auto is one per physical core that this process may use."""
     ctx: Annotated[int, Meta(ge=64, le=1 << 24)] | Auto = "auto"
@@ -38,6 +40,11 @@ class BackendConfig(Struct, kw_only=True, frozen=True):
     """Keep how much each expert was used, and read the hottest after a load while nobody asks."""
     kv_type: Literal["f16", "q8_0"] = "f16"
     """How the context's keys and values are kept: q8_0 takes about half of the memory, and answers differ a little."""
+    ubatch: Annotated[int, Meta(ge=1, le=65536)] | Auto = "auto"
+    """Tokens of a prompt computed in one pass, which reads what isn't in memory of all experts once; auto makes reading
+    and computing take equally long, where memory allows."""
+    max_stall: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    """The most seconds that an answer waits for another one's prompt: passes are cut for that; 0 is no limit."""
 
 
 class UiConfig(Struct, kw_only=True, frozen=True):

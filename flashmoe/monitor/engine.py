@@ -13,6 +13,7 @@ from backends.interface import EngineError, ExpertMap, LoadProgress, LoadRequest
 from flashmoe.hub.inuse import InUse
 from flashmoe.monitor.live import LiveMonitor
 from flashmoe.monitor.sample import Sample
+from flashmoe.plans.loading import with_measurements
 
 _INTERVAL_S = 0.5
 _MAP_INTERVAL_S = 2.0
@@ -114,7 +115,7 @@ class MonitoredEngine(EngineClient):
         if self._monitoring:
             self.monitor.model_loaded(None)
         try:
-            info = await super().load(request, on_progress)
+            info = await super().load(await asyncio.to_thread(with_measurements, request), on_progress)
         except BaseException:
             in_use.release()
             if self.model is None:

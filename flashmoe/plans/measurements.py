@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -31,6 +32,8 @@ MAX_AGE_S = 30 * 86400.0
 MAX_RUNS = 20
 """Runs that are kept of a model."""
 MAX_MODELS = 300
+MIN_PROMPT = 256
+"""Shorter prompts say too little about long ones."""
 MIN_TOKENS = 8
 """Shorter answers say too little about speed."""
 
@@ -168,9 +171,10 @@ def record_bench(result: BenchResult, info: ModelInfo) -> None:
     if result.disk_bytes_s:
         record_disk(Path(info.path).parent, result.disk_bytes_s)
     if result.parallel == 1 and not result.lossy:
+        prompt_s = result.prompt_tokens / result.prefill_tok_s if result.prefill_tok_s else 0.0
         _record(
             info, result.decode_tok_s, result.tokens, result.hit_rate, result.compute_s_per_token,
-            result.read_bytes_per_token,
+            result.read_bytes_per_token, (result.prompt_tokens, prompt_s, result.prefill_stall_s),
         )  # fmt: skip
 
 
@@ -180,18 +184,39 @@ def record_answer(info: ModelInfo, usage: Usage) -> None:
     if n is None or n < MIN_TOKENS or usage.decode_s <= 0 or info.lossy or info.backend not in ("mmap", "stream"):
         return
     compute = (usage.decode_s - usage.stall_s) / n if usage.stall_s is not None else None
-    _record(info, n / usage.decode_s, n, usage.hit_rate, compute, None)  # its reads include the prompt's
+    prompt = (usage.prompt_tokens or 0) - (usage.reused_tokens or 0)
+    # its reads include the prompt's
+    _record(info, n / usage.decode_s, n, usage.hit_rate, compute, None, (prompt, usage.prefill_s, None))
+
+
+def prompt_token_s(runs: Iterable[MeasuredRun]) -> float | None:
+    """Seconds of computing for a prompt's token, the median of the last runs that tell; None before any."""
+    known = [r.prompt_token_s for r in runs if r.prompt_token_s is not None][-5:]
+    return statistics.median(known) if known else None
 
 
 def _record(
-    info: ModelInfo, tok_s: float, n: int, hit_rate: float | None, compute_s: float | None, read: float | None
+    info: ModelInfo,
+    tok_s: float,
+    n: int,
+    hit_rate: float | None,
+    compute_s: float | None,
+    read: float | None,
+    prompt: tuple[int, float, float | None],
 ) -> None:
+    """`prompt`: (tokens that were computed, seconds, of these seconds waiting for reads)."""
     if n < MIN_TOKENS or tok_s <= 0:
         return
     try:
         gguf = read_gguf(info.path)
     except EngineError:
         return
+    tokens, seconds, stalled = prompt
+    told: dict[str, Any] = {}
+    if tokens >= MIN_PROMPT and seconds > 0:
+        told = {"prompt_tokens": tokens, "prompt_s": seconds}
+        if stalled is not None:
+            told["prompt_token_s"] = max(0.0, seconds - stalled) / tokens
     here = Machine.detect()
     known = _read()
     memory = known.memory.bytes_s if known.memory else None
@@ -199,7 +224,7 @@ def _record(
     run = MeasuredRun(
         backend=info.backend, decode_tok_s=tok_s, n_tokens=n, expert_ram_bytes=_expert_ram(info, here),
         hit_rate=hit_rate, compute_s_per_token=compute_s, read_bytes_per_token=read, n_gpu_layers=info.n_gpu_layers,
-        when=time.time(),
+        vram_expert_bytes=info.vram_expert_bytes, n_ubatch=info.n_ubatch, when=time.time(), **told,
     )  # fmt: skip
 
     def change(data: _File) -> None:

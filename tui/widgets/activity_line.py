@@ -90,7 +90,9 @@ class ActivityLine(Widget):
         total = max(progress.total, 1)
         eta = ""
         if progress.done > first and now - started > 0.5 and progress.done < total:
-            left = (total - progress.done) * (now - started) / (progress.done - first)
+            left = progress.eta_s
+            if left is None:
+                left = (total - progress.done) * (now - started) / (progress.done - first)
             eta = f"  about {figures.duration(left)} left"
         reused = f" ({progress.reused:,} known already)" if progress.reused else ""
         self._set(

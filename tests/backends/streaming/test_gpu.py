@@ -40,3 +40,16 @@ def test_the_gpu_check_measures_both_backends_without_a_gpu(tmp_path: Path) -> N
     stream, mmap = measure(path, "stream", 0), measure(path, "mmap", 0)
     assert stream["logits_sha256"] == mmap["logits_sha256"]
     assert stream["backend"] == "stream"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arch", ["qwen3moe", "gpt-oss", "qwen3next", "deepseek2"])
+@pytest.mark.timeout(300)
+def test_no_combination_crashes_or_changes_a_logit(arch: str, tmp_path: Path) -> None:
+    """Store, GPU layers, experts in VRAM, prompts of 1 to 2,048 tokens, one and many sequences, caches for each."""
+    if not abi.gpu_devices():
+        pytest.skip("no GPU that this build of llama.cpp can use")
+    path = make_gguf(tmp_path / "tiny.gguf", arch=arch, n_layer=6, n_expert=32, n_expert_used=4)
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_matrix.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]

@@ -36,12 +36,17 @@ def logits(path: Path, backend: str, **options: Any) -> str:
         model.close()
 
 
-@pytest.mark.parametrize(("store", "offload"), [("pool", False), ("pagecache", True)])
+@pytest.mark.parametrize(
+    ("store", "staged", "offload"), [("pool", True, True), ("pool", False, False), ("pagecache", True, True)]
+)
 def test_no_gpu_takes_products_of_experts_in_slots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, offload: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, staged: bool, offload: bool
 ) -> None:
-    """A GPU that took a long prompt's products would read experts by the tensors' layout, which slots don't have."""
+    """A GPU that takes a long prompt's products reads experts by the tensors' layout: staged layers have it, slots
+    don't."""
     path = make_gguf(tmp_path / "m.gguf")
+    if not staged:
+        monkeypatch.setattr("backends.streaming.store_choice.memory_for_experts", lambda *_: 0)
     L, told = native.lib(), []
     real = L.llama_init_from_model
 
