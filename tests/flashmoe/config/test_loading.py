@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backends.interface import LoadRequest
+from flashmoe import paths
 from flashmoe.cli.answer import add_sampling_flags, sampling_of
 from flashmoe.cli.common import add_load_flags
 from flashmoe.cli.common import load_request as from_flags
@@ -17,7 +18,7 @@ from flashmoe.config.loading import load_request
 from flashmoe.config.schema import BackendConfig, Config, LoadedConfig
 from tui.app import AppOptions, FlashmoeApp
 
-CONFIG = BackendConfig(backend="stream", ram=2.5, threads=3, ctx=4096, gpu_layers=7)
+CONFIG = BackendConfig(backend="stream", ram=2.5, threads=3, ctx=4096, gpu_layers=7, warm=False)
 AS_CONFIGURED = LoadRequest(
     path="m.gguf", backend="stream", ram_bytes=5 << 29, n_threads=3, n_ctx=4096, n_gpu_layers=7
 )  # fmt: skip
@@ -32,7 +33,8 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 def test_the_configuration_holds_where_nothing_else_is_given() -> None:
     assert load_request("m.gguf", CONFIG) == AS_CONFIGURED
-    assert load_request("m.gguf", BackendConfig()) == LoadRequest(path="m.gguf")
+    plain = load_request("m.gguf", BackendConfig())
+    assert plain == LoadRequest(path="m.gguf", heat_folder=str(paths.heat_dir()))
 
 
 def test_what_is_given_wins_and_none_or_0_mean_auto() -> None:
