@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
-from backends.engine import death
 from backends.engine import protocol as p
 from backends.engine.inbox import Inbox
-from backends.engine.launch import absolute, let_threads_sleep
+from backends.engine.launch import absolute
+from backends.engine.process import ChildProcess
 from backends.interface import (
     BenchRequest,
     BenchResult,
@@ -40,15 +40,8 @@ from backends.interface import (
     PrefillProgress,
     Telemetry,
 )
-from backends.system.cgroups import oom_kills
-from backends.system.python import start_python
 
-MAX_EVENT_BYTES = 64 << 20
-MAX_LOG_BYTES = 4 << 20
-_HELLO_TIMEOUT_S = 60.0
 _CANCEL_LOAD_S = 1.0
-_KILL_S = 30.0
-"""The kernel takes its time to free what a large model has mapped."""
 
 
 class Died(msgspec.Struct, frozen=True):
@@ -69,25 +62,14 @@ class EngineClient:
     ) -> None:
         """`log_path`: where the child's and llama.cpp's prints go. `on_event`: gets Telemetry, ExpertMap, Notice and
         Died. `env`: variables to set for the child besides this process's."""
-        self._log_path = log_path
         self._on_event = on_event
-        self._env = dict(env or {})
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._hello: asyncio.Future[p.Hello] | None = None
-        self._start_lock = asyncio.Lock()
+        self._child = ChildProcess(log_path=log_path, on_event=self._dispatch, on_end=self._ended, env=env)
         self._load_lock = asyncio.Lock()
         self._ids = itertools.count(1)
         self._inboxes: dict[str, Inbox] = {}
         self._calls: dict[str, Inbox] = {}
         self._load_id: str | None = None
-        self._load_cancelled = False
-        self._stopping = False
         self._watch: p.Watch | None = None
-        self._log_offset = 0
-        self._oom_before = 0
-        self._killed: EngineError | None = None
-        self._last_death = ""
         self.backends: tuple[str, ...] = ()
         """Backends that the child knows."""
         self.model: ModelInfo | None = None
@@ -96,85 +78,31 @@ class EngineClient:
     @property
     def pid(self) -> int | None:
         """The child's process id while it runs."""
-        return self._process.pid if self.alive and self._process is not None else None
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
         """Whether there is a running child."""
-        return self._process is not None and self._process.returncode is None and self._reader is not None
+        return self._child.alive
 
     # -- the process ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Starts the child unless it runs, and waits until it speaks. Raises `EngineError` ``engine_died``."""
-        async with self._start_lock:
-            if self.alive:
-                return
-            await self._spawn()
-
-    async def _spawn(self) -> None:
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):
-            if self._log_path.stat().st_size > MAX_LOG_BYTES:
-                self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
-        start = start_python("backends.engine", "-X", "faulthandler", env=self._env)
-        let_threads_sleep(start.env)
-        self._oom_before = oom_kills()
-        with self._log_path.open("ab") as log:
-            self._log_offset = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                *start.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                limit=MAX_EVENT_BYTES, env=start.env, cwd=start.folder, process_group=0,
-            )  # fmt: skip
-        self._stopping, self._killed = False, None
-        self._hello = asyncio.get_running_loop().create_future()
-        self._reader = asyncio.create_task(self._read(self._process), name="engine-events")
-        try:
-            hello = await asyncio.wait_for(asyncio.shield(self._hello), _HELLO_TIMEOUT_S)
-        except TimeoutError:
-            self._process.kill()
-            raise EngineError("engine_died", "The engine did not start", f"the log is {self._log_path}.") from None
+        hello = await self._child.start()
+        if hello is None:
+            return
         self.backends = hello.backends
         if self._watch is not None:
-            await self._send(self._watch)
+            await self._child.send(self._watch)
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        try:
-            async for line in process.stdout:
-                try:
-                    event = p.event_decoder.decode(line)
-                except msgspec.MsgspecError:
-                    continue  # a child of another version; what it means can't be known
-                self._dispatch(event)
-        except ValueError:  # a line without end
-            process.kill()
-        returncode = await process.wait()
-        if self._process is process:
-            self._reader = None
-            self._bury(returncode)
-
-    def _bury(self, returncode: int) -> None:
+    def _ended(self, error: EngineError, news: bool) -> None:
         self.model = None
-        if self._load_cancelled:
-            error = EngineError("cancelled", "Loading was cancelled.")
-        elif self._stopping:
-            error = EngineError("engine_died", "The engine was stopped.")
-        elif self._killed is not None:
-            error, self._killed = self._killed, None
-            self._last_death = error.message
-        else:
-            oom = oom_kills() > self._oom_before
-            tail = death.read_tail(self._log_path, self._log_offset)
-            error = death.describe(returncode, tail, oom=oom, log_path=self._log_path)
-            self._last_death = error.message
-        if self._hello is not None and not self._hello.done():
-            self._hello.set_exception(error)
         for inbox in [*self._inboxes.values(), *self._calls.values()]:
             inbox.fail(error)
         self._inboxes.clear()
         self._calls.clear()
-        if not self._stopping and not self._load_cancelled:
+        if news:
             self._tell(Died(error.message))
 
     def _tell(self, event: p.ChildEvent | Died) -> None:
@@ -188,9 +116,6 @@ class EngineClient:
 
     def _dispatch(self, event: p.ChildEvent) -> None:
         match event:
-            case p.Hello():
-                if self._hello is not None and not self._hello.done():
-                    self._hello.set_result(event)
             case PrefillProgress() | Delta() | Finished() | Failed():
                 inbox = self._inboxes.get(event.id)
                 if inbox is not None:
@@ -204,45 +129,13 @@ class EngineClient:
             case _:
                 pass
 
-    async def _send(self, command: p.Command) -> None:
-        process = self._process
-        if process is None or process.stdin is None or not self.alive:
-            raise EngineError("engine_died", self._last_death or "The engine does not run; load a model first.")
-        try:
-            line = p.encoder.encode(command) + b"\n"
-        except UnicodeEncodeError:
-            raise EngineError("bad_request", "The text holds characters that are not valid Unicode.") from None
-        process.stdin.write(line)
-        with contextlib.suppress(ConnectionError):  # its death is told by the reader
-            await process.stdin.drain()
-
     async def kill(self, what: str, advice: str = "") -> None:
         """Ends the child now, whatever it does. Everybody who waits is told `what` happened and what to do."""
-        reader = self._reader
-        if self._process is not None and reader is not None:
-            self._killed = EngineError("engine_died", what, advice)
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await asyncio.wait({reader}, timeout=_KILL_S)
+        await self._child.kill(EngineError("engine_died", what, advice))
 
     async def stop(self) -> None:
         """Ends the child: asks, then terminates, then kills. A second call does nothing."""
-        process = self._process
-        if process is None or self._reader is None:
-            return
-        self._stopping = True
-        reader = self._reader
-        with contextlib.suppress(EngineError):
-            await self._send(p.Shutdown())
-        if process.stdin is not None:
-            process.stdin.close()
-        for action, seconds in ((None, 4.0), (process.terminate, 1.0), (process.kill, 5.0)):
-            if action is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    action()
-            done, _ = await asyncio.wait({reader}, timeout=seconds)
-            if done:
-                return
+        await self._child.stop()
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -263,11 +156,10 @@ class EngineClient:
         async with self._load_lock:
             await self.start()
             call_id = self._load_id = self._new_id()
-            self._load_cancelled = False
             self.model = None
             try:
                 with self._call(call_id) as inbox:
-                    await self._send(p.Load(call_id, absolute(request)))
+                    await self._child.send(p.Load(call_id, absolute(request)))
                     while True:
                         event = await inbox.get()
                         if isinstance(event, p.Reply) and isinstance(event.event, ModelInfo):
@@ -287,11 +179,11 @@ class EngineClient:
     async def cancel_load(self) -> None:
         """Stops a running `load`, which then raises `EngineError` ``cancelled``. Where the kernel won't let go of a
         load (MAP_POPULATE can't be interrupted) the child is killed."""
-        call_id, process = self._load_id, self._process
-        if call_id is None or process is None:
+        call_id = self._load_id
+        if call_id is None:
             return
         with contextlib.suppress(EngineError):
-            await self._send(p.CancelLoad(call_id))
+            await self._child.send(p.CancelLoad(call_id))
         for _ in range(int(_CANCEL_LOAD_S / 0.05)):
             if self._load_id != call_id or not self.alive:
                 return
@@ -299,9 +191,7 @@ class EngineClient:
             if inbox is None or inbox.ended:
                 return
             await asyncio.sleep(0.05)
-        self._load_cancelled = True
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        self._child.end(EngineError("cancelled", "Loading was cancelled."), quiet=True)
 
     async def unload(self) -> None:
         """Frees the model; the child stays."""
@@ -313,7 +203,7 @@ class EngineClient:
 
     async def _ask(self, command: Any) -> p.Counted | p.Done | p.Reply:
         with self._call(command.id) as inbox:
-            await self._send(command)
+            await self._child.send(command)
             while True:
                 event = await inbox.get()
                 if isinstance(event, p.Failure):
@@ -341,7 +231,7 @@ class EngineClient:
         """Runs the benchmark; `on_progress(done, total)`. Cancelling the task stops it. Raises `EngineError`."""
         call_id = self._new_id()
         with self._call(call_id) as inbox:
-            await self._send(p.Bench(call_id, request))
+            await self._child.send(p.Bench(call_id, request))
             try:
                 while True:
                     event = await inbox.get()
@@ -354,14 +244,14 @@ class EngineClient:
                         return event.event
             except asyncio.CancelledError:
                 with contextlib.suppress(EngineError):
-                    await asyncio.shield(self._send(p.Cancel(call_id)))
+                    await asyncio.shield(self._child.send(p.Cancel(call_id)))
                 raise
 
     async def watch(self, interval_s: float, map_interval_s: float = 0.0) -> None:
         """Asks for Telemetry and ExpertMap events at `on_event`; 0 stops either. Kept for later children, too."""
         self._watch = p.Watch(interval_s=interval_s, map_interval_s=map_interval_s)
         if self.alive:
-            await self._send(self._watch)
+            await self._child.send(self._watch)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -375,7 +265,7 @@ class EngineClient:
         inbox = self._inboxes[request.id] = Inbox()
         ended = False
         try:
-            await self._send(p.Generate(request))
+            await self._child.send(p.Generate(request))
             while True:
                 event = await inbox.get()
                 if isinstance(event, Failed):
@@ -396,16 +286,10 @@ class EngineClient:
             if self._inboxes.get(request.id) is inbox:
                 del self._inboxes[request.id]
             if not ended:
-                self._send_soon(p.Cancel(request.id))
-
-    def _send_soon(self, command: p.Command) -> None:
-        """Sends without waiting: a generator that is being closed may not await."""
-        process = self._process
-        if self.alive and process is not None and process.stdin is not None:
-            process.stdin.write(p.encoder.encode(command) + b"\n")
+                self._child.send_soon(p.Cancel(request.id))
 
     async def cancel(self, request_id: str) -> None:
         """Stops an answer; its `generate` then gets a Finished with the reason ``cancelled``. Unknown ids are
         ignored."""
         if self.alive:
-            await self._send(p.Cancel(request_id))
+            await self._child.send(p.Cancel(request_id))
