@@ -5,6 +5,23 @@ from __future__ import annotations
 from msgspec import Struct
 
 
+class TokenLogprob(Struct, frozen=True):
+    """How likely a token was where it stands."""
+
+    token: int
+    text: bytes
+    """What it stands for; may be part of a character."""
+    logprob: float | None
+    """Natural logarithm of its probability, before any sampler setting; None: it is the first of a prompt."""
+    top: tuple[TokenLogprob, ...] = ()
+    """The likeliest tokens there, best first."""
+
+    @property
+    def shown(self) -> str:
+        """Its text, with U+FFFD for what is no whole character."""
+        return self.text.decode("utf-8", "replace")
+
+
 class BenchRequest(Struct, kw_only=True, frozen=True):
     """Teacher-forced random tokens: see the fields of `BenchResult`."""
 

@@ -9,16 +9,21 @@ is None, never zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
+from backends.conversation import ChatMessage as ChatMessage
+from backends.conversation import Sampling as Sampling
+from backends.conversation import ToolCall as ToolCall
+from backends.conversation import ToolSpec as ToolSpec
 from backends.errors import EngineError as EngineError
 from backends.errors import sentence
 from backends.figures import BenchRequest as BenchRequest
 from backends.figures import BenchResult as BenchResult
 from backends.figures import ExpertMap as ExpertMap
 from backends.figures import Telemetry as Telemetry
+from backends.figures import TokenLogprob as TokenLogprob
 
 # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -75,63 +80,6 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     """Where states of prompts are kept for the next process; None: nowhere."""
     heat_folder: str = ""
     """Where it is kept how much each expert was used, so that the next start is warm; empty: nowhere."""
-
-
-class ToolCall(Struct, frozen=True):
-    """A call of a tool that an assistant's message made. `arguments` is JSON text, as in the OpenAI API."""
-
-    id: str
-    name: str
-    arguments: str = "{}"
-
-
-class ToolSpec(Struct, frozen=True):
-    """A tool that the model may call. `parameters` is the JSON schema of its arguments."""
-
-    name: str
-    description: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    strict: bool = False
-    """Its arguments must match the schema: with `tool_choice` auto they are constrained once a call has begun."""
-
-
-class ChatMessage(Struct, frozen=True):
-    """One message of a chat. `thinking` is the reasoning that came before an assistant's `content`.
-
-    An assistant that called tools has `tool_calls`; each result is a message of role ``tool`` with the call's id in
-    `tool_call_id`, the tool's name in `name`, and what it gave in `content`. Results follow the calls in order.
-    """
-
-    role: str
-    content: str
-    thinking: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str = ""
-    name: str = ""
-    tokens: tuple[int, ...] = ()
-    """The ids that were sampled for this answer (`Finished.tokens`): where they still say what the message says, the
-    prompt holds them as they were, so that the KV cache agrees. Empty: the message is rendered and tokenised."""
-
-
-class Sampling(Struct, kw_only=True, frozen=True):
-    """Sampler settings; the defaults are the app's preset `default`. temperature 0 is greedy."""
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    """None draws a fresh seed, which `Finished` reports."""
-    stop: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    """None: until the model ends or the context is full."""
-    grammar: str | None = None
-    """GBNF that the answer (not the thinking) must match."""
-    json_schema: str | None = None
-    """A JSON schema (as text) that the answer must match: the backend turns it into a grammar."""
 
 
 class GenerateRequest(Struct, kw_only=True, frozen=True):
@@ -198,17 +146,19 @@ class Delta(Struct, kw_only=True, frozen=True, tag=True):
     where the model wrote one by then), then any number of ``arguments`` whose `text` adds up to the JSON of its
     arguments, then a ``call_end``: `complete` says whether that JSON is whole (False: cut off by the length, a cancel
     or the model itself; `text` then is what the model wrote), `call_id` is the model's own id or None. Calls don't
-    overlap.
+    overlap. ``prompt`` has no text: its `logprobs` are those of the prompt's tokens, where they were asked for.
     """
 
     id: str
     text: str
-    kind: Literal["answer", "thinking", "call", "arguments", "call_end"] = "answer"
+    kind: Literal["answer", "thinking", "call", "arguments", "call_end", "prompt"] = "answer"
     n_tokens: int = 1
     index: int = 0
     name: str = ""
     call_id: str | None = None
     complete: bool = True
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens that made it, where they were asked for."""
 
     def joins(self, later: Delta) -> bool:
         """Whether the next delta of the same answer only adds text to this one."""
@@ -223,6 +173,7 @@ class Delta(Struct, kw_only=True, frozen=True, tag=True):
             kind=self.kind,
             n_tokens=self.n_tokens + later.n_tokens,
             index=self.index,
+            logprobs=self.logprobs + later.logprobs,
         )
 
 
@@ -255,6 +206,8 @@ class Finished(Struct, kw_only=True, frozen=True, tag=True):
     usage: Usage
     tokens: tuple[int, ...] = ()
     """The ids that were sampled, for `ChatMessage.tokens` of the next request. Empty where a server doesn't tell."""
+    stop_string: str | None = None
+    """The stop string that ended it."""
 
 
 class Failed(Struct, kw_only=True, frozen=True, tag=True):
@@ -378,6 +331,11 @@ class Prepared(Protocol):
 
     request: GenerateRequest
 
+    @property
+    def n_tokens(self) -> int:
+        """Of its prompt."""
+        ...
+
 
 @runtime_checkable
 class Prepares(Protocol):
@@ -394,6 +352,18 @@ class Prepares(Protocol):
 
     def drop(self, prepared: Prepared) -> None:
         """Frees what `prepare` gave and that won't be submitted."""
+        ...
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """Tokens of the request's prompt after the chat template; raises `EngineError`."""
+        ...
+
+    def tokenize(self, request: GenerateRequest, *, special: bool) -> tuple[int, ...]:
+        """The prompt's tokens; `special` False leaves out the one that the model wants before a raw prompt."""
+        ...
+
+    def detokenize(self, tokens: tuple[int, ...]) -> str:
+        """The text of tokens, control tokens by their names; raises `EngineError` for ids that aren't any."""
         ...
 
 

@@ -95,6 +95,11 @@ def heat_dir() -> Path:
     return cache_dir() / "heat"
 
 
+def prompts_dir() -> Path:
+    """Prompts that an engine has read, for the next one."""
+    return cache_dir() / "prompts"
+
+
 def kv_dir() -> Path:
     """Saved KV caches of chats."""
     return cache_dir() / "kv"
@@ -142,6 +147,7 @@ def all_paths() -> dict[str, Path]:
         "chats": chats_db(),
         "cache": cache_dir(),
         "kv_cache": kv_dir(),
+        "prompts": prompts_dir(),
         "logs": log_dir(),
         "runtime": runtime_dir(),
         "guide_model": guide_model(),

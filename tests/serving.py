@@ -38,6 +38,9 @@ def serving(
     parallel: int = 4,
     n_ctx: int = 2048,
     stuck_s: float | None = None,
+    allow: tuple[str, ...] = (),
+    cors: tuple[str, ...] = (),
+    strict_model: bool = False,
     **load: Any,
 ) -> Iterator[Running]:
     """Starts the server and yields it when it answers."""
@@ -51,7 +54,8 @@ def serving(
             request = LoadRequest(path=str(model), backend="mmap", n_seq_max=parallel, n_ctx=n_ctx, **load)
             engine = Engine(request, log, stuck_s=stuck_s)
             await engine.start()
-            app = create_app(engine, api_key=key, allowed_hosts=["*"] if key else ["127.0.0.1", "localhost"])
+            hosts = ["*"] if key else ["127.0.0.1", "localhost", *allow]
+            app = create_app(engine, api_key=key, allowed_hosts=hosts, cors=cors, strict_model=strict_model)
             server = uvicorn.Server(config(app, graceful_s=1))
             server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
             box.update(engine=engine, server=server, loop=asyncio.get_running_loop())

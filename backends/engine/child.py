@@ -22,7 +22,7 @@ import msgspec
 from backends import registry
 from backends.engine import protocol as p
 from backends.engine.outbox import Outbox
-from backends.engine.preparing import Preparer, Ready, unforeseen
+from backends.engine.preparing import Preparation, Preparer, Ready, unforeseen
 from backends.interface import EngineError, Failed, Finished, LoadProgress, Model, Prepares, Usage
 
 MAX_COMMAND_BYTES = 64 << 20
@@ -96,7 +96,7 @@ class Child:
                     self._pending.add(_id_of(command))
                 if isinstance(command, p.Load | p.Unload):
                     self._preparer.take(None)  # what comes after it is for another model
-                if not (isinstance(command, p.Generate | p.CountTokens) and self._preparer.start(command)):
+                if not (isinstance(command, Preparation) and self._preparer.start(command)):
                     self._queue.put(command)
         self._stopping.set()
         with self._cancel_lock:
@@ -216,6 +216,8 @@ class Child:
                 self._guard(request_id, lambda: self._unload(request_id))
             case p.CountTokens(id=request_id, request=request) if not self._preparer.start(command):
                 self._guard(request_id, lambda: self._counted(request_id, self._need().count_tokens(request)))
+            case p.Tokenize(id=request_id) | p.Detokenize(id=request_id) if not self._preparer.start(command):
+                self._guard(request_id, self._no_tokens)
             case p.Bench(id=request_id):
                 self._guard(request_id, lambda: self._bench(command))
             case p.SaveState(id=request_id, session=session, path=path):
@@ -251,6 +253,10 @@ class Child:
         if self._model is None:
             raise EngineError("bad_request", "No model is loaded.")
         return self._model
+
+    def _no_tokens(self) -> None:
+        self._need()
+        raise EngineError("unsupported", "This backend can't tell tokens.")
 
     def _counted(self, request_id: str, n: int) -> None:
         self._out.put(p.Counted(request_id, -1 if n is None else n))

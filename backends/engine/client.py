@@ -120,7 +120,7 @@ class EngineClient:
                 inbox = self._inboxes.get(event.id)
                 if inbox is not None:
                     inbox.put(event)
-            case p.Reply() | p.Counted() | p.BenchProgress() | p.Done() | p.Failure():
+            case p.Reply() | p.Counted() | p.Tokens() | p.Text() | p.BenchProgress() | p.Done() | p.Failure():
                 call = self._calls.get(event.id)
                 if call is not None:
                     call.put(event)
@@ -169,7 +169,7 @@ class EngineClient:
                             if on_progress is not None:
                                 on_progress(event.event)
                         elif isinstance(event, p.Failure):
-                            raise EngineError(event.code, event.what, event.advice)
+                            raise event.error()
             except asyncio.CancelledError:
                 await asyncio.shield(self.cancel_load())
                 raise
@@ -201,14 +201,14 @@ class EngineClient:
         self.model = None
         await self._ask(p.Unload(self._new_id()))
 
-    async def _ask(self, command: Any) -> p.Counted | p.Done | p.Reply:
+    async def _ask(self, command: Any) -> p.Counted | p.Tokens | p.Text | p.Done | p.Reply:
         with self._call(command.id) as inbox:
             await self._child.send(command)
             while True:
                 event = await inbox.get()
                 if isinstance(event, p.Failure):
-                    raise EngineError(event.code, event.what, event.advice)
-                if isinstance(event, p.Counted | p.Done | p.Reply):
+                    raise event.error()
+                if isinstance(event, p.Counted | p.Tokens | p.Text | p.Done | p.Reply):
                     return event
 
     async def _count(self, command: Any) -> int:
@@ -218,6 +218,16 @@ class EngineClient:
     async def count_tokens(self, request: GenerateRequest) -> int:
         """Tokens of the request's prompt after the chat template. Raises `EngineError`."""
         return await self._count(p.CountTokens(self._new_id(), request))
+
+    async def tokenize(self, request: GenerateRequest, *, special: bool = True) -> tuple[int, ...]:
+        """The token ids of the request's prompt; `special` False leaves out what the model wants before a raw one."""
+        event = await self._ask(p.Tokenize(self._new_id(), request, special))
+        return event.tokens if isinstance(event, p.Tokens) else ()
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> str:
+        """The text of token ids. Raises `EngineError`."""
+        event = await self._ask(p.Detokenize(self._new_id(), tokens))
+        return event.text if isinstance(event, p.Text) else ""
 
     async def save_state(self, session: str, path: str) -> int:
         """Writes a session's KV cache to a file; returns its bytes, 0 where not supported."""
@@ -239,7 +249,7 @@ class EngineClient:
                         if on_progress is not None:
                             on_progress(event.done, event.total)
                     elif isinstance(event, p.Failure):
-                        raise EngineError(event.code, event.what, event.advice)
+                        raise event.error()
                     elif isinstance(event, p.Reply) and isinstance(event.event, BenchResult):
                         return event.event
             except asyncio.CancelledError:

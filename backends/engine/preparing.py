@@ -12,9 +12,11 @@ from msgspec import Struct
 
 from backends.engine import protocol as p
 from backends.engine.outbox import Outbox
-from backends.interface import EngineError, Failed, Model, Prepared, Prepares
+from backends.interface import EngineError, Failed, Model, PrefillProgress, Prepared, Prepares
 
 THREADS = 2
+Preparation = p.Generate | p.CountTokens | p.Tokenize | p.Detokenize
+"""What needs a model and no decoding."""
 
 
 class Ready(Struct, frozen=True):
@@ -34,7 +36,7 @@ class Ready(Struct, frozen=True):
 
 
 class Preparer:
-    """Takes `Generate` and `CountTokens` for models that can prepare (`backends.interface.Prepares`)."""
+    """Takes what needs no decoding for models that can prepare (`backends.interface.Prepares`)."""
 
     def __init__(self, out: Outbox, ready: Callable[[Ready], None], refused: Callable[[str], None]) -> None:
         """`ready` and `refused` (with the command's id) are called from the threads."""
@@ -57,7 +59,7 @@ class Preparer:
             self._model = None
             self._changed.wait_for(lambda: not self._using)
 
-    def start(self, command: p.Generate | p.CountTokens) -> bool:
+    def start(self, command: Preparation) -> bool:
         """Begins to prepare; False where the loaded model can't, or there is none."""
         with self._changed:
             model = self._model
@@ -67,12 +69,12 @@ class Preparer:
         self._pool.submit(self._run, command, model)
         return True
 
-    def _run(self, command: p.Generate | p.CountTokens, model: Model) -> None:
+    def _run(self, command: Preparation, model: Model) -> None:
         try:
             if isinstance(command, p.Generate):
                 self._generate(command, model)
             else:
-                self._count(command, model)
+                self._tell(command, model)
         finally:
             with self._changed:
                 self._using -= 1
@@ -88,13 +90,21 @@ class Preparer:
         except Exception as error:
             self._out.put(Failed.of(request_id, unforeseen(error)))
         else:
+            self._out.put(PrefillProgress(id=request_id, done=0, total=prepared.n_tokens))  # it was taken
             self._ready(Ready(prepared, model))
             return
         self._refused(request_id)
 
-    def _count(self, command: p.CountTokens, model: Model) -> None:
+    def _tell(self, command: p.CountTokens | p.Tokenize | p.Detokenize, model: Model) -> None:
+        assert isinstance(model, Prepares)
         try:
-            self._out.put(p.Counted(command.id, model.count_tokens(command.request)))
+            match command:
+                case p.CountTokens(id=command_id, request=request):
+                    self._out.put(p.Counted(command_id, model.count_tokens(request)))
+                case p.Tokenize(id=command_id, request=request, special=special):
+                    self._out.put(p.Tokens(command_id, model.tokenize(request, special=special)))
+                case p.Detokenize(id=command_id, tokens=tokens):
+                    self._out.put(p.Text(command_id, model.detokenize(tokens)))
         except EngineError as error:
             self._out.put(p.Failure.of(command.id, error))
         except Exception as error:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from backends.errors import ReportedError, sentence
+from backends.errors import sentence
 from backends.interface import BenchRequest, BenchResult, EngineError, Event, GenerateRequest, LoadRequest
 
 PROTOCOL_VERSION = 1
@@ -57,6 +57,21 @@ class CountTokens(Struct, tag=True, frozen=True):
     request: GenerateRequest
 
 
+class Tokenize(Struct, tag=True, frozen=True):
+    """Answers: Tokens or Failure. `special` False leaves out the token that the model wants before a raw prompt."""
+
+    id: str
+    request: GenerateRequest
+    special: bool = True
+
+
+class Detokenize(Struct, tag=True, frozen=True):
+    """Answers: Text or Failure."""
+
+    id: str
+    tokens: tuple[int, ...]
+
+
 class Bench(Struct, tag=True, frozen=True):
     """Answers: BenchProgress…, then BenchResult or Failure."""
 
@@ -92,7 +107,19 @@ class Shutdown(Struct, tag=True, frozen=True):
 
 
 Command = (
-    Load | CancelLoad | Unload | Generate | Cancel | CountTokens | Bench | SaveState | RestoreState | Watch | Shutdown
+    Load
+    | CancelLoad
+    | Unload
+    | Generate
+    | Cancel
+    | CountTokens
+    | Tokenize
+    | Detokenize
+    | Bench
+    | SaveState
+    | RestoreState
+    | Watch
+    | Shutdown
 )
 
 
@@ -119,6 +146,16 @@ class Counted(Struct, tag=True, frozen=True):
     n: int
 
 
+class Tokens(Struct, tag=True, frozen=True):
+    id: str
+    tokens: tuple[int, ...]
+
+
+class Text(Struct, tag=True, frozen=True):
+    id: str
+    text: str
+
+
 class BenchProgress(Struct, tag=True, frozen=True):
     id: str
     done: int
@@ -136,11 +173,17 @@ class Failure(Struct, tag=True, frozen=True):
     code: str
     what: str
     advice: str = ""
+    tokens: int | None = None
+    limit: int | None = None
 
     @classmethod
-    def of(cls, command_id: str, error: ReportedError) -> Failure:
+    def of(cls, command_id: str, error: EngineError) -> Failure:
         """The failure that an error means for a command."""
-        return cls(command_id, error.code, error.what, error.advice)
+        return cls(command_id, error.code, error.what, error.advice, error.tokens, error.limit)
+
+    def error(self) -> EngineError:
+        """The error again."""
+        return EngineError(self.code, self.what, self.advice, tokens=self.tokens, limit=self.limit)
 
     @property
     def message(self) -> str:
@@ -155,7 +198,7 @@ class Notice(Struct, tag=True, frozen=True):
     message: str
 
 
-ChildEvent = Hello | Event | Reply | Counted | BenchProgress | Done | Failure | Notice
+ChildEvent = Hello | Event | Reply | Counted | Tokens | Text | BenchProgress | Done | Failure | Notice
 
 encoder = msgspec.json.Encoder()
 command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -11,9 +11,10 @@ import numpy as np
 
 from backends.chat_format.events import Piece
 from backends.chat_format.parser import Parser
-from backends.interface import Delta, Event, Finished, GenerateRequest, PrefillProgress, Usage
+from backends.interface import Delta, Event, Finished, GenerateRequest, PrefillProgress, TokenLogprob, Usage
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.detok import StopStrings, Utf8Stream
+from backends.llamacpp.logprobs import told
 from backends.llamacpp.sampling import Sampler
 from backends.llamacpp.sequences import KvSequence
 from backends.llamacpp.vocab import Vocab
@@ -71,10 +72,17 @@ class Answer:
         self._openers = frozenset(t for t in first if t in vocab.shown)
         self._calls = 0
         self._pending: list[Delta] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._told_prompt: list[TokenLogprob] = []
         self._tokens_pending = 0
         self._last_emit = 0.0
         self._thinking_tokens = 0
         self._reported = -1
+
+    @property
+    def n_tokens(self) -> int:
+        """Of the prompt."""
+        return len(self.prompt)
 
     # -- tokens to decode ------------------------------------------------------------------------------------------
 
@@ -117,6 +125,28 @@ class Answer:
             return self.generated[start : start + n]
         return [int(t) for t in self.tokens[done : done + n]]
 
+    @property
+    def reads_all(self) -> bool:
+        """Every token of the prompt has to be computed, because it is asked how likely each was."""
+        return self.request.sampling.prompt_logprobs
+
+    def hear_prompt(self, context: LlamaContext, before: int, n: int, at: int) -> None:
+        """Notes how likely the prompt's tokens were: `n` of them, from `before` on, were computed as the batch's tokens
+        from `at` on."""
+        top = self.request.sampling.logprobs or 0
+        if before == 0:
+            first = int(self.prompt[0])
+            self._told_prompt.append(TokenLogprob(first, self._vocab.text(first), None))
+        for i in range(n):
+            if before + i + 1 < len(self.prompt):
+                token = int(self.prompt[before + i + 1])
+                self._told_prompt.append(told(context, self._vocab, at + i, token, top))
+        if before + n >= len(self.prompt):
+            self._pending.append(
+                Delta(id=self.id, text="", kind="prompt", n_tokens=0, logprobs=tuple(self._told_prompt))
+            )
+            self._told_prompt.clear()
+
     # -- sampled tokens ----------------------------------------------------------------------------------------------
 
     def sample(self, context: LlamaContext, index: int) -> Reason | None:
@@ -130,6 +160,8 @@ class Answer:
             token = sampler.draw(context, index)
         if self._vocab.is_end(token):
             return "stop"
+        if self.request.sampling.logprobs is not None:
+            self._logprobs.append(told(context, self._vocab, index, token, self.request.sampling.logprobs))
         return self._accept(token)
 
     def _accept(self, token: int) -> Reason | None:
@@ -188,7 +220,8 @@ class Answer:
         if not delta.text and delta.kind in ("answer", "thinking", "arguments"):
             return
         n, self._tokens_pending = self._tokens_pending, 0
-        delta = msgspec.structs.replace(delta, n_tokens=n)
+        delta = msgspec.structs.replace(delta, n_tokens=n, logprobs=tuple(self._logprobs))
+        self._logprobs.clear()
         last = self._pending[-1] if self._pending else None
         if last is not None and last.joins(delta):
             self._pending[-1] = last.joined(delta)
@@ -244,5 +277,11 @@ class Answer:
         )
         return [
             *self.deltas(force=True),
-            Finished(id=self.id, reason=reason, usage=usage, tokens=tuple(self.generated)),
+            Finished(
+                id=self.id,
+                reason=reason,
+                usage=usage,
+                tokens=tuple(self.generated),
+                stop_string=self._stops.stopped_by,
+            ),
         ]

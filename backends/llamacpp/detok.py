@@ -38,6 +38,8 @@ class StopStrings:
         self._stops = tuple(s for s in stops if s)
         self._held = ""
         self.stopped = False
+        self.stopped_by: str | None = None
+        """The string that was found."""
 
     def feed(self, text: str) -> str:
         """Text that can't be part of a stop string; sets `stopped` once one was found and gives what came before it."""
@@ -46,10 +48,11 @@ class StopStrings:
         if not self._stops:
             return text
         text = self._held + text
-        found = [at for at in (text.find(s) for s in self._stops) if at >= 0]
+        found = [(at, s) for s in self._stops if (at := text.find(s)) >= 0]
         if found:
+            at, self.stopped_by = min(found)
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[:at]
         keep = held_back(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

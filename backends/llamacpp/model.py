@@ -160,6 +160,17 @@ class LlamaModel:
         """Tokens of the request's prompt after the chat template; raises `EngineError`. Thread-safe."""
         return len(self._prompts.make(request).tokens)
 
+    def tokenize(self, request: GenerateRequest, *, special: bool) -> tuple[int, ...]:
+        """The prompt's tokens; `special` False leaves out the one that the model wants before a raw prompt."""
+        if not special and request.prompt is not None:
+            return tuple(self._vocab.tokenize(request.prompt))
+        return tuple(self._prompts.make(request).tokens)
+
+    def detokenize(self, tokens: tuple[int, ...]) -> str:
+        """The text of tokens, control tokens by their names. Raises `EngineError` ``bad_request``."""
+        self._prompts.check_tokens(tokens)
+        return b"".join(self._vocab.text(t) for t in tokens).decode("utf-8", "replace")
+
     def prepare(self, request: GenerateRequest) -> Answer:
         """Renders, tokenises and checks a request. Thread-safe. Raises `EngineError` ``bad_request``, ``bad_template``,
         ``prompt_too_long``, and ``io_error`` where the model's files were changed."""

@@ -30,6 +30,10 @@ class Placer:
     def place(self, answer: Answer, active: Sequence[Answer]) -> KvSequence | None:
         """None: there is no room yet."""
         tokens, book = answer.tokens, self._book
+        if answer.reads_all:
+            if not book.make_room(len(tokens) + answer.reserve + self._promised(answer, active)) and active:
+                return None
+            return book.open(answer.request.session)
         source, shared = book.longest_match(tokens)
         restored = self._restore(answer, tokens, shared, active)
         if restored is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backends.chat_format.parser import Parser
@@ -88,10 +89,14 @@ class PromptMaker:
             )
         return prompt
 
-    def _of_tokens(self, tokens: list[int]) -> Prompt:
+    def check_tokens(self, tokens: Iterable[int]) -> None:
+        """Raises `EngineError` ``bad_request`` where one is none of the vocabulary's."""
         wrong = next((t for t in tokens if not 0 <= t < self._vocab.size), None)
         if wrong is not None:
             raise EngineError("bad_request", f"Token {wrong} is not in the vocabulary of {self._vocab.size} tokens.")
+
+    def _of_tokens(self, tokens: list[int]) -> Prompt:
+        self.check_tokens(tokens)
         return Prompt(tokens, None, self._last(tokens))
 
     def _check_size(self, request: GenerateRequest) -> None:

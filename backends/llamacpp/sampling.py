@@ -14,6 +14,7 @@ from backends.interface import EngineError, Sampling
 from backends.llamacpp import native
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.json_schema import grammar_of
+from backends.llamacpp.logprobs import MAX_TOP
 from backends.llamacpp.vocab import Vocab
 
 PENALTY_WINDOW = 64
@@ -40,6 +41,10 @@ def check(sampling: Sampling) -> None:
         raise EngineError("bad_request", "repeat_penalty must be above 0", "1 turns it off.")
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise EngineError("bad_request", f"max_tokens must be at least 1, not {sampling.max_tokens}.")
+    if sampling.logprobs is not None and not 0 <= sampling.logprobs <= MAX_TOP:
+        raise EngineError(
+            "bad_request", f"Of at most {MAX_TOP} tokens beside each one it is told how likely they were."
+        )
     if len(sampling.stop) > 64 or any(len(s) > 1000 for s in sampling.stop):
         raise EngineError("bad_request", "At most 64 stop strings of 1000 characters each are possible.")
     if sampling.grammar is not None and len(sampling.grammar.encode()) > MAX_GRAMMAR_BYTES:
@@ -66,6 +71,11 @@ class Sampler:
     def __init__(self, vocab: Vocab, sampling: Sampling, prompt: list[int]) -> None:
         """Raises `EngineError` ``bad_request`` where the settings or the grammar are no good."""
         check(sampling)
+        wrong = next((token for token, _ in sampling.logit_bias if not 0 <= token < vocab.size), None)
+        if wrong is not None:
+            raise EngineError(
+                "bad_request", f"logit_bias names token {wrong}, which is not in the vocabulary of {vocab.size} tokens."
+            )
         L = self._lib = native.lib()
         self._vocab = vocab
         self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
@@ -80,6 +90,11 @@ class Sampler:
             if not self._grammar:
                 raise EngineError("bad_request", "The grammar is not valid GBNF, or it has no rule named root.")
         self._chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+        if sampling.logit_bias:
+            biases = (L.llama_logit_bias * len(sampling.logit_bias))()
+            for i, (token, bias) in enumerate(sampling.logit_bias):
+                biases[i].token, biases[i].bias = token, bias
+            self._add(L.llama_sampler_init_logit_bias(vocab.size, len(biases), biases))
         penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
         if penalties != (1.0, 0.0, 0.0):
             self._add(L.llama_sampler_init_penalties(vocab.size, PENALTY_WINDOW, *penalties))

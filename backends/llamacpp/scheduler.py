@@ -202,7 +202,7 @@ class Scheduler:
 
     def _worth_waiting(self, answer: Answer) -> bool:
         """Whether a running prefill will soon have a prefix of this prompt that would be computed twice otherwise."""
-        for other in self.active:
+        for other in self.active if not answer.reads_all else ():
             if other.prefilling:
                 ahead = min(common_prefix(other.prompt, answer.prompt), len(answer.prompt) - 1)
                 if ahead - other.done >= WAIT_FOR_PREFIX:
@@ -225,7 +225,8 @@ class Scheduler:
             assert answer.sequence is not None
             position, index, last = answer.done, -1, n == answer.todo
             for i, token in enumerate(answer.next_tokens(n)):
-                index = batch.add(token, position + i, answer.sequence.seq_id, last and i == n - 1)
+                output = (last and i == n - 1) or (answer.reads_all and position < len(answer.prompt))
+                index = batch.add(token, position + i, answer.sequence.seq_id, output)
             parts.append((answer, n, index if last else -1))
         decoding = [answer for answer in self.active if not answer.prefilling]
         self._decoders_waited = bool(decoding) and all(answer.prefilling for answer, _ in plan)
@@ -266,6 +267,8 @@ class Scheduler:
             assert answer.sequence is not None
             before = answer.done
             self.book.append(answer.sequence, batch.tokens[at : at + n])
+            if answer.reads_all and before < len(answer.prompt):
+                answer.hear_prompt(self.context, before, n, at)
             at += n
             self.keeper.after_batch(answer, before)
             events += answer.progress()

@@ -14,11 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from backends.interface import GenerateRequest
-from flashmoe.openai.requests import BadRequestError, parse_completion
+from flashmoe.openai.requests import BadRequestError, parse_one
 
 MAX_LINE = 16 * 1024 * 1024
 _URLS = {"/v1/chat/completions": True, "/v1/completions": False}
-_UNBOUNDED = 2**31 - 1
 """Stands for the context while lines are read: the real one is known only once the model is loaded."""
 
 
@@ -84,8 +83,7 @@ def _parse(raw: bytes, number: int) -> Item:
         body["messages"], chat = [{"role": "user", "content": body.pop("prompt")}], True
         if isinstance(system := body.pop("system", None), str):
             body["messages"].insert(0, {"role": "system", "content": system})
-    parsed = parse_completion(body, _request_id(number), chat=chat, n_ctx=_UNBOUNDED)
-    return Item(number, item_id, parsed.generate, chat, openai=False)
+    return Item(number, item_id, parse_one(body, _request_id(number), chat=chat), chat, openai=False)
 
 
 def _openai(body: dict[str, Any], number: int) -> Item:
@@ -96,8 +94,7 @@ def _openai(body: dict[str, Any], number: int) -> Item:
     if url not in _URLS:
         raise BadRequestError(f"url must be one of {', '.join(_URLS)}")
     chat = _URLS[url]
-    parsed = parse_completion(body.get("body"), _request_id(number), chat=chat, n_ctx=_UNBOUNDED)
-    return Item(number, item_id, parsed.generate, chat, openai=True)
+    return Item(number, item_id, parse_one(body.get("body"), _request_id(number), chat=chat), chat, openai=True)
 
 
 def _id(value: Any, name: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from backends.chat_format.events import Said
 from backends.interface import Delta, EngineError, Finished, LoadRequest, ModelInfo, Telemetry
 from flashmoe.batch.energy import EnergyMeter
 from flashmoe.batch.lines import Item
@@ -22,6 +21,7 @@ from flashmoe.batch.output import Output
 from flashmoe.batch.width import START_STREAMING, WidthSearch
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.openai.responses import Shape, finish_reason, usage_of
+from flashmoe.openai.said import Said
 from flashmoe.retry import PASSING, Backoff
 
 MAX_DEATHS = 3
@@ -236,6 +236,7 @@ class Batch:
                 elif isinstance(event, Finished) and event.reason == "context" and self._too_small():
                     self._outgrown.append(item)
                 elif isinstance(event, Finished) and event.reason != "cancelled":
+                    said.finished = event
                     self._answer(item, said, event)
         except EngineError as e:
             if e.code in PASSING:
@@ -285,17 +286,26 @@ class Batch:
         self.summary.tokens += event.usage.completion_tokens or 0
         name = self.info.name
         if item.openai:
-            shape = Shape(chat=item.chat, id=f"req-{item.line}", created=int(time.time()), model=name)
-            body = shape.whole(said, event)
-            response = {"status_code": 200, "request_id": shape.id, "body": body}
-            line = {"id": f"batch-{item.line}", "custom_id": item.id, "response": response, "error": None}
+            request_id = f"req-{item.line}"
+            top = item.request.sampling.logprobs
+            shape = Shape(chat=item.chat, id=request_id, created=int(time.time()), model=name, top_logprobs=top)
+            shape.said = [said]
+            response = {"status_code": 200, "request_id": request_id, "body": shape.whole()}
+            line: dict[str, Any] = {
+                "id": f"batch-{item.line}",
+                "custom_id": item.id,
+                "response": response,
+                "error": None,
+            }
         else:
-            line = {"id": item.id, "answer": said.content, "finish_reason": finish_reason(event), "model": name}
+            line = {"id": item.id, "answer": said.answer, "finish_reason": finish_reason(event, said), "model": name}
             if said.thinking:
                 line["thinking"] = said.thinking
+            if said.calls:
+                line["tool_calls"] = [{"name": c.name, "arguments": c.text} for c in said.calls]
             if self.info.lossy:
                 line["lossy"] = self.info.lossy
-            line["usage"] = usage_of(event)
+            line["usage"] = usage_of(event.usage)
         self._write(line)
 
     @staticmethod

@@ -7,7 +7,10 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
+import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashmoe.cli.common import (
@@ -19,33 +22,44 @@ from flashmoe.cli.common import (
     load_request,
     log_file,
     note,
+    out,
     positive_int,
 )
 from flashmoe.cli.models import resolve_model
+from flashmoe.figures import GIB
+from flashmoe.paths import prompts_dir
+from flashmoe.serve.clients import CLIENTS, Client, Place, lines_for
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from backends.interface import LoadRequest
 
 KEY_VARIABLE = "FLASHMOE_API_KEY"
 
 DESCRIPTION = """\
-Serves one model to any OpenAI client. Requests that come together are decoded together, and share each read of an
-expert. A client that goes away has its answer stopped within a layer; an engine that dies is started again."""
+Serves one model to any client of OpenAI's or Anthropic's API. Requests that come together are decoded together, and
+share each read of an expert. What was read of a prompt once isn't read again. A client that goes away has its answer
+stopped within a layer; an engine that dies or gets stuck is started again."""
 
 EPILOG = f"""\
 routes:
   GET  /v1/models             the model
-  POST /v1/chat/completions   also streamed (server-sent events); response_format json_schema, seed, stop, grammar …
-  POST /v1/completions        the prompt as it is: text, or a list of token ids
+  POST /v1/chat/completions   OpenAI's: tools, response_format, logprobs, n, also streamed (server-sent events)
+  POST /v1/responses          OpenAI's: input items, functions, reasoning, previous_response_id
+  POST /v1/messages           Anthropic's: tools, thinking, blocks; and /v1/messages/count_tokens
+  POST /v1/completions        prompts as they are, text or token ids; echo, logprobs
+  POST /tokenize, /detokenize token ids of a text, and back
   GET  /health                200 while answers can be had, 503 otherwise; needs no key
   GET  /metrics               Prometheus: tokens, hit rate, bytes read, seconds waited for reads, requests in flight
-What isn't supported (tools, logprobs, images, n above 1) is refused with status 400 and the field's name.
+What isn't supported (images, audio, tools that run on somebody's servers) is refused by name. docs/agents.md has the
+lines for each agent; --for prints them filled in.
 
 On a loopback address no key is needed. To listen elsewhere set {KEY_VARIABLE}; the connection itself is plain HTTP:
 put a TLS proxy in front of it, or use an SSH tunnel (ssh -L 8080:127.0.0.1:8080 host).
 
 At temperature 0 an answer is the one that the prompt gets alone, up to llama.cpp's rounding at another batch width.
-Bodies may have 4 MiB; a request's head must arrive within 20 s, its body within 60 s; 256 requests may wait.
+Bodies may have 16 MiB; a request's head must arrive within 20 s, its body within 60 s; 256 requests may wait.
 
 examples:
   flashmoe-tui serve qwen3.gguf
@@ -79,8 +93,37 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--parallel", metavar="N", type=positive_int, default=8, help="requests decoded together, 1 to 250 (default 8)"
     )
     parser.add_argument("--name", help="the model's name in the API (default: the one in its file)")
+    _add_flags(parser)
     add_load_flags(parser)
     parser.set_defaults(main=main)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--strict-model", action="store_true", help="refuse requests that name another model")
+    parser.add_argument(
+        "--allow-host", metavar="NAME", action="append", default=[],
+        help="answer to this name, too (host.docker.internal); may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cors", metavar="ORIGIN", action="append", default=[],
+        help="let pages of this origin ask (http://localhost:3000); may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kv-budget", metavar="GIB", type=_kv_budget, default=None,
+        help="memory for prompts beside the KV cache, so that none is read twice; auto is a sixteenth of the machine's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kv-dir", metavar="DIR",
+        help="where prompts are kept for the next start (default: in the cache folder; none: nowhere)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stuck-after", metavar="SECONDS", type=float, default=None,
+        help="restart an engine that has work and does nothing for so long; 0 never (default: by what batches take)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--for", dest="client", choices=sorted(CLIENTS), help="print how to point this agent at the server"
+    )
+    parser.add_argument("--launch", action="store_true", help="with --for: start the agent, and end with it")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -89,9 +132,37 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.host} can be reached from other machines: set {KEY_VARIABLE} to a key of your choice")
     if args.parallel > 250:
         raise UsageError("--parallel: at most 250 requests are decoded together")
+    for origin in args.cors:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise UsageError(f"--cors {origin}: an origin is http://HOST or https://HOST, with a port where it has one")
+    if args.launch and args.client is None:
+        raise UsageError("--launch needs --for: which agent is to be started?")
+    if args.launch and shutil.which(CLIENTS[args.client].command) is None:
+        raise CliError(f"{CLIENTS[args.client].command} is not installed here", "leave out --launch")
     path = resolve_model(args.model, args)
-    request = load_request(args, path, n_seq_max=args.parallel)
+    request = load_request(
+        args, path, n_seq_max=args.parallel, kv_budget_bytes=args.kv_budget, kv_dir=_kv_folder(args.kv_dir)
+    )
     return asyncio.run(_serve(args, request, key))
+
+
+def _kv_budget(text: str) -> int | None:
+    """Bytes; None: the engine chooses."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of GiB nor auto")
+    return int(value * GIB)
+
+
+def _kv_folder(given: str | None) -> str | None:
+    if given is not None and given.lower() in ("none", "off", ""):
+        return None
+    return str(Path(given).expanduser().absolute()) if given is not None else str(prompts_dir())
 
 
 def _key() -> str | None:
@@ -130,7 +201,7 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
         listener = bind(args.host, args.port)
     except OSError as e:
         raise CliError(f"can't listen on {args.host} port {args.port}: {e.strerror}", "choose another --port") from None
-    engine = Engine(request, log_file("serve.log"), args.name)
+    engine = Engine(request, log_file("serve.log"), args.name, stuck_s=args.stuck_after)
     progress = ProgressLine()
     progress.update(f"loading {args.model}", force=True)
     loop = asyncio.get_running_loop()
@@ -146,18 +217,55 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
         if not loading.done() or loading.cancelled() or loading.exception() is not None:
             listener.close()
             await engine.stop()
+    hosts = ["*"] if key else ["localhost", "127.0.0.1", "[::1]", "::1", args.host, *args.allow_host]
+    app = create_app(engine, api_key=key, allowed_hosts=hosts, cors=args.cors, strict_model=args.strict_model)
+    server = uvicorn.Server(config(app))
+    for number in (signal.SIGINT, signal.SIGTERM):  # until uvicorn takes them itself
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     note(f"{engine.model_id} ({info.backend}) at http://{shown}:{port}/v1 — press Ctrl+C to stop")
     if info.lossy:
         note(info.lossy)
-    hosts = ["*"] if key else ["localhost", "127.0.0.1", "[::1]", "::1", args.host]
-    app = create_app(engine, api_key=key, allowed_hosts=hosts)
-    server = uvicorn.Server(config(app))
+    place = Place(f"http://{shown}:{port}", engine.model_id, engine.request_ctx, key)
+    launched = None
+    if args.client is not None and not args.launch:
+        out("\n".join(lines_for(args.client, place)))
+    elif args.client is not None:
+        launched = asyncio.create_task(_launch(args.client, place, server))
     try:
         with contextlib.suppress(KeyboardInterrupt):
             await server.serve(sockets=[listener])
     finally:
+        if launched is not None:
+            launched.cancel()
+            await asyncio.gather(launched, return_exceptions=True)
         await engine.stop()
         listener.close()
     return EXIT_OK
+
+
+def _write_file(client: Client, place: Place) -> None:
+    if client.file is None:
+        return
+    name, text = client.file(place)
+    if not Path(name).exists():
+        Path(name).write_text(text + "\n")
+        note(f"{name} was written here, for the agent to find the server")
+
+
+async def _launch(name: str, place: Place, server: uvicorn.Server) -> None:
+    """Runs an agent in this terminal until it ends, then the server does."""
+    while not server.started:  # noqa: ASYNC110 - uvicorn tells it by nothing else
+        await asyncio.sleep(0.05)
+    client = CLIENTS[name]
+    _write_file(client, place)
+    env = {**os.environ, **client.env(place)}
+    process = await asyncio.create_subprocess_exec(client.command, *client.arguments(place), env=env)
+    try:
+        await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        raise
+    server.should_exit = True

@@ -1,347 +1,328 @@
 """OpenAI's chat and text completion requests, read into `GenerateRequest`: for `serve` and for OpenAI's batch lines.
 
-Requests come from anywhere, so every field is checked: what changes the answer and isn't supported is refused by name,
-what is harmless is accepted, what is unknown is refused as OpenAI's own server does.
+Requests come from anywhere: the structs bound every field. What changes the answer and can't be done is refused by
+name, what is harmless is taken, what is unknown is refused as OpenAI's own server does.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta, Struct
 
-from backends.errors import ReportedError
-from backends.interface import ChatMessage, GenerateRequest, Sampling, ToolCall, ToolSpec
+from backends.interface import GenerateRequest, Sampling
+from flashmoe.openai import fields as f
+from flashmoe.openai.fields import BadRequestError as BadRequestError
+from flashmoe.openai.fields import read
+from flashmoe.openai.messages import Message, Tool, ToolChoice, messages_of, tools_of
 
-MAX_MESSAGES = 4096
-MAX_STOPS = 16
-MAX_STOP_CHARS = 512
-MAX_SCHEMA_BYTES = 64 * 1024
-MAX_TOOLS = 512
-MAX_TOOL_NAME = 200
-MAX_TOOLS_BYTES = 4 << 20
-
-_SAMPLING = {
-    "temperature": (0.0, 5.0),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repeat_penalty": (0.0, 10.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-}
-_HARMLESS = frozenset({
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "stream_options", "verbosity", "cache_prompt",
-})  # fmt: skip
-_UNSUPPORTED = frozenset({
-    "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "modalities",
-    "audio", "prediction", "best_of", "echo", "suffix", "web_search_options",
-})  # fmt: skip
-_READ = frozenset({
-    "model", "messages", "prompt", "stream", "stop", "seed", "max_tokens", "max_completion_tokens", "n", "top_k",
-    "response_format", "reasoning_effort", "chat_template_kwargs", "grammar", "tools", "tool_choice",
-    "parallel_tool_calls",
-}) | _SAMPLING.keys()  # fmt: skip
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Scalar = str | int | float | bool
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+MAX_PROMPTS = 128
+MAX_BIASES = 1024
 
 
-class BadRequestError(ReportedError):
-    """A request that can't be run; `param` names the field."""
-
-    def __init__(self, what: str, param: str | None = None, *, advice: str = "") -> None:
-        super().__init__("bad_request", what, advice)
-        self.param = param
+class StreamOptions(Struct):
+    include_usage: bool | None = None
 
 
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+class NamedSchema(Struct):
+    schema: dict[str, Any] | bool
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct):
+    """`json_object` may have a schema beside it, as llama.cpp's server takes it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+    schema: dict[str, Any] | bool | None = None
+
+
+class _Common(Struct, kw_only=True):
+    """Fields of chat and text completions alike."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: f.MaxTokens | None = None
+    temperature: f.Temperature | None = None
+    top_p: f.Share | None = None
+    min_p: f.Share | None = None
+    top_k: f.TopK | None = None
+    repeat_penalty: f.RepeatPenalty | None = None
+    repetition_penalty: f.RepeatPenalty | None = None
+    """Another name of `repeat_penalty`."""
+    presence_penalty: f.Penalty | None = None
+    frequency_penalty: f.Penalty | None = None
+    seed: f.Seed | None = None
+    stop: str | list[f.Stop] | None = None
+    n: f.Count | None = None
+    logit_bias: dict[str, Bias] | None = None
+    """Token ids, as text, to what is added to their logits."""
+    grammar: str | None = None
+    """GBNF that the answer must match."""
+    response_format: ResponseFormat | None = None
+
+    # taken, and without effect here
+    user: str | None = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    cache_prompt: Any = None
+    best_of: Literal[1] | None = None
+    typical_p: Literal[1] | None = None
+    mirostat: Literal[0] | None = None
+
+
+HARMLESS = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "cache_prompt", "best_of", "typical_p", "mirostat", "verbosity", "modalities", "web_search_options",
+        "prediction", "audio", "suffix", "provider", "transforms", "usage", "think", "options", "keep_alive",
+    }
+)  # fmt: skip
+"""Fields that are taken and have no effect."""
+
+
+class ChatRequest(_Common, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``/v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Meta(max_length=f.MAX_MESSAGES)]
+    max_completion_tokens: f.MaxTokens | None = None
+    tools: Annotated[list[Tool], Meta(max_length=f.MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: f.TopLogprobs | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: dict[str, Scalar] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    verbosity: Any = None
+    modalities: list[Literal["text"]] | None = None
+    prediction: Any = None
+    audio: None = None
+    web_search_options: None = None
+    functions: Annotated[list[Any], Meta(max_length=0)] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    provider: Any = None
+    transforms: Any = None
+    usage: Any = None
+    think: Any = None
+    options: Any = None
+    keep_alive: Any = None
+
+
+Tokens = Annotated[list[int], Meta(max_length=1 << 20)]
+
+
+class TextRequest(_Common, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``/v1/completions``."""
+
+    prompt: str | list[Any]
+    """One prompt or several, each as text or as token ids."""
+    echo: bool | None = None
+    logprobs: f.TopLogprobs | None = None
+    suffix: Literal[""] | None = None
+
+
+class CompletionRequest(Struct, frozen=True, kw_only=True):
     """A checked request: what to generate, and how the caller wants it back."""
 
-    generate: GenerateRequest
-    stream: bool
-    include_usage: bool
-    model: str | None
+    generate: tuple[GenerateRequest, ...]
+    """One for each answer: `n` for each prompt, in order."""
+    stream: bool = False
+    include_usage: bool = False
+    model: str | None = None
+    echo: bool = False
+    top_logprobs: int | None = None
+    """How many of the likeliest tokens are told beside each; None: nothing is told of tokens."""
+    nothing: bool = False
+    """Only the prompt's own tokens are asked about."""
 
 
-def _number(body: dict[str, Any], key: str, low: float, high: float) -> float | None:
-    value = body.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise BadRequestError(f"{key} must be a number from {low:g} to {high:g}", key)
-    return float(value)
+def _sampling(given: _Common, max_tokens: int | None, **more: Any) -> Sampling:
+    top_k = given.top_k
+    penalty = given.repeat_penalty if given.repeat_penalty is not None else given.repetition_penalty
+    numbers = {
+        "temperature": given.temperature, "top_p": given.top_p, "min_p": given.min_p, "repeat_penalty": penalty,
+        "presence_penalty": given.presence_penalty, "frequency_penalty": given.frequency_penalty,
+        "top_k": None if top_k is None else max(0, top_k),
+    }  # fmt: skip
+    schema = _schema(given.response_format)
+    if given.grammar and schema:
+        raise BadRequestError("give either grammar or response_format, not both", "grammar")
+    if given.grammar is not None and len(given.grammar) > f.MAX_SCHEMA_BYTES:
+        raise BadRequestError(f"the grammar is larger than {f.MAX_SCHEMA_BYTES // 1024} KiB", "grammar")
+    return msgspec.structs.replace(
+        f.DEFAULTS,
+        **{name: value for name, value in numbers.items() if value is not None},
+        seed=f.seed_of(given.seed),
+        stop=f.stops_of(given.stop),
+        max_tokens=f.tokens_of(max_tokens),
+        grammar=given.grammar or None,
+        json_schema=schema,
+        logit_bias=_biases(given.logit_bias),
+        **more,
+    )
 
 
-def _integer(body: dict[str, Any], key: str, low: int, high: int) -> int | None:
-    value = body.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise BadRequestError(f"{key} must be a whole number from {low} to {high}", key)
-    return value
-
-
-def _boolean(body: dict[str, Any], key: str) -> bool:
-    value = body.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise BadRequestError(f"{key} must be true or false", key)
-    return bool(value)
-
-
-def _text(content: Any, where: str) -> str:
-    """A message's content: a string, or a list of text parts."""
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        parts = []
-        for part in content:
-            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                raise BadRequestError(f"{where}: only parts of type text are understood", "messages")
-            parts.append(part["text"])
-        return "\n".join(parts)
-    raise BadRequestError(f"{where} must be a string or a list of text parts", "messages")
-
-
-def parse_messages(value: Any) -> tuple[ChatMessage, ...]:
-    """Checks a list of `{"role", "content"}`; raises `BadRequestError`."""
-    if not isinstance(value, list) or not value:
-        raise BadRequestError("messages must be a list with at least one message", "messages")
-    if len(value) > MAX_MESSAGES:
-        raise BadRequestError(f"messages has {len(value)} entries, at most {MAX_MESSAGES} are taken", "messages")
-    out: list[ChatMessage] = []
-    for i, message in enumerate(value):
-        if not isinstance(message, dict):
-            raise BadRequestError(f"messages[{i}] must be an object", "messages")
-        role = message.get("role")
-        if role == "developer":  # OpenAI's newer word for it
-            role = "system"
-        if role not in ("system", "user", "assistant", "tool"):
-            raise BadRequestError(f"messages[{i}].role must be system, developer, user, assistant or tool", "messages")
-        thinking = message.get("reasoning_content") or ""
-        if not isinstance(thinking, str):
-            raise BadRequestError(f"messages[{i}].reasoning_content must be a string", "messages")
-        calls = _tool_calls(message.get("tool_calls"), i) if role == "assistant" else ()
-        call_id = message.get("tool_call_id") or ""
-        if not isinstance(call_id, str):
-            raise BadRequestError(f"messages[{i}].tool_call_id must be a string", "messages")
-        named = next((c.name for m in reversed(out) for c in m.tool_calls if c.id == call_id), "")
-        name = message.get("name")
-        out.append(
-            ChatMessage(
-                role,
-                _text(message.get("content"), f"messages[{i}].content"),
-                thinking,
-                tool_calls=calls,
-                tool_call_id=call_id if role == "tool" else "",
-                name=(name if isinstance(name, str) else named) if role == "tool" else "",
-            )
-        )
-    return tuple(out)
-
-
-def _tool_calls(value: Any, i: int) -> tuple[ToolCall, ...]:
-    """An assistant's `tool_calls`."""
-    if value is None:
+def _biases(given: dict[str, float] | None) -> tuple[tuple[int, float], ...]:
+    if not given:
         return ()
-    if not isinstance(value, list) or len(value) > MAX_TOOLS:
-        raise BadRequestError(f"messages[{i}].tool_calls must be a list of at most {MAX_TOOLS} calls", "messages")
-    calls = []
-    for call in value:
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRequestError(f"messages[{i}].tool_calls: each call needs a function with a name", "messages")
-        arguments = function.get("arguments")
-        if isinstance(arguments, dict):
-            arguments = msgspec.json.encode(arguments).decode()
-        if not isinstance(arguments, str | None):
-            raise BadRequestError(f"messages[{i}].tool_calls: arguments must be JSON text", "messages")
-        call_id = call.get("id")
-        calls.append(ToolCall(call_id if isinstance(call_id, str) else "", function["name"], arguments or "{}"))
-    return tuple(calls)
+    if len(given) > MAX_BIASES:
+        raise BadRequestError(f"logit_bias has {len(given)} tokens, at most {MAX_BIASES} are taken", "logit_bias")
+    try:
+        return tuple((int(token), bias) for token, bias in given.items())
+    except ValueError:
+        raise BadRequestError("logit_bias maps token ids to numbers", "logit_bias") from None
 
 
-def parse_tools(value: Any) -> tuple[ToolSpec, ...]:
-    """Checks a request's `tools`; raises `BadRequestError`."""
-    if value is None:
-        return ()
-    if not isinstance(value, list) or len(value) > MAX_TOOLS:
-        raise BadRequestError(f"tools must be a list of at most {MAX_TOOLS} tools", "tools")
-    tools: list[ToolSpec] = []
-    for i, tool in enumerate(value):
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or tool.get("type", "function") != "function":
-            raise BadRequestError(f"tools[{i}] must be of type function, with a function", "tools")
-        name, parameters = function.get("name"), function.get("parameters")
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME:
-            raise BadRequestError(f"tools[{i}].function.name must be text of 1 to {MAX_TOOL_NAME} characters", "tools")
-        if parameters is not None and not isinstance(parameters, dict):
-            raise BadRequestError(f"tools[{i}].function.parameters must be a JSON schema", "tools")
-        description = function.get("description")
-        tools.append(
-            ToolSpec(
-                name,
-                description if isinstance(description, str) else "",
-                parameters or {},
-                strict=function.get("strict") is True,
-            )
-        )
-    if len(msgspec.json.encode(tools)) > MAX_TOOLS_BYTES:
-        raise BadRequestError(f"tools are larger than {MAX_TOOLS_BYTES >> 20} MiB", "tools")
-    return tuple(tools)
-
-
-def parse_tool_choice(
-    value: Any, tools: tuple[ToolSpec, ...]
-) -> tuple[Literal["auto", "none", "required"], str | None]:
-    """`tool_choice` as (mode, the tool that must be called); raises `BadRequestError`."""
-    if value is None or value == "auto":
-        return "auto", None
-    if value == "none":
-        return "none", None
-    if isinstance(value, dict):
-        function = value.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        if not any(t.name == name for t in tools):
-            raise BadRequestError(f"tool_choice names {str(name)[:80]!r}, which is none of the tools", "tool_choice")
-        return "required", name
-    if value == "required":
-        if not tools:
-            raise BadRequestError("tool_choice is required, but there are no tools", "tool_choice")
-        return "required", None
-    raise BadRequestError("tool_choice must be auto, none, required or a function", "tool_choice")
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
-        raise BadRequestError(f"stop must be a string or a list of at most {MAX_STOPS} strings", "stop")
-    for stop in stops:
-        if not isinstance(stop, str) or not 0 < len(stop) <= MAX_STOP_CHARS:
-            raise BadRequestError(f"each stop must be a string of 1 to {MAX_STOP_CHARS} characters", "stop")
-    return tuple(stops)
-
-
-def _schema(value: Any) -> str | None:
+def _schema(given: ResponseFormat | None) -> str | None:
     """`response_format` as a JSON schema text, None for free text."""
-    if value is None:
+    if given is None or given.type == "text":
         return None
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        schema = value.get("schema")
-        return msgspec.json.encode(schema).decode() if isinstance(schema, dict) else '{"type": "object"}'
-    if kind == "json_schema":
-        holder = value.get("json_schema")
-        schema = holder.get("schema") if isinstance(holder, dict) else None
-        if not isinstance(schema, dict):
+    if given.type == "json_schema":
+        if given.json_schema is None:
             raise BadRequestError("response_format.json_schema.schema must be an object", "response_format")
-        text = msgspec.json.encode(schema)
-        if len(text) > MAX_SCHEMA_BYTES:
-            raise BadRequestError(f"the JSON schema is larger than {MAX_SCHEMA_BYTES // 1024} KiB", "response_format")
-        return text.decode()
-    raise BadRequestError("response_format.type must be text, json_object or json_schema", "response_format")
+        return f.schema_text(given.json_schema.schema, "response_format")
+    if given.schema is not None:
+        return f.schema_text(given.schema, "response_format")
+    return '{"type": "object"}'
 
 
-def _template_args(body: dict[str, Any]) -> tuple[dict[str, str | int | float | bool], bool | None]:
-    args: dict[str, str | int | float | bool] = {}
-    extra = body.get("chat_template_kwargs")
-    if extra is not None:
-        if not isinstance(extra, dict) or not all(
-            isinstance(k, str) and isinstance(v, str | int | float | bool) for k, v in extra.items()
-        ):
-            raise BadRequestError(
-                "chat_template_kwargs must map names to plain values (text, numbers, true or false)",
-                "chat_template_kwargs",
-            )
-        args.update(extra)
-    effort = body.get("reasoning_effort")
-    if effort is not None:
-        if not isinstance(effort, str) or len(effort) > 32:
-            raise BadRequestError("reasoning_effort must be a short string", "reasoning_effort")
-        args["reasoning_effort"] = effort
+def _several(first: GenerateRequest, n: int | None) -> tuple[GenerateRequest, ...]:
+    """`n` requests of one prompt: it is read once, and each answer is drawn by itself."""
+    if n is None or n == 1:
+        return (first,)
+    seed = first.sampling.seed
+    return tuple(
+        msgspec.structs.replace(
+            first,
+            id=f"{first.id}-{i}",
+            sampling=msgspec.structs.replace(first.sampling, seed=None if seed is None else seed + i),
+        )
+        for i in range(n)
+    )
+
+
+def parse_chat(body: Any, request_id: str) -> CompletionRequest:
+    """Checks a body for ``/v1/chat/completions``. Raises `BadRequestError`."""
+    given = read(body, ChatRequest)
+    messages = messages_of(given.messages)
+    tools = tools_of(given.tools, given.tool_choice)
+    args: dict[str, Scalar] = dict(given.chat_template_kwargs or {})
     thinking = args.pop("enable_thinking", None)
     if thinking is not None and not isinstance(thinking, bool):
         raise BadRequestError("chat_template_kwargs.enable_thinking must be true or false", "chat_template_kwargs")
-    return args, False if effort == "none" and thinking is None else thinking
-
-
-def parse_completion(body: Any, request_id: str, *, chat: bool, n_ctx: int) -> CompletionRequest:
-    """Checks a request body (already parsed from JSON) for /v1/chat/completions or /v1/completions.
-
-    Raises `BadRequestError`. `n_ctx` bounds max_tokens: more can never be produced.
-    """
-    if not isinstance(body, dict):
-        raise BadRequestError("the request body must be a JSON object")
-    for key in body:
-        if key in _UNSUPPORTED and body[key] not in (None, [], {}, False, "none", "auto"):
-            raise BadRequestError(f"{key} is not supported here", key)
-        if key not in _READ and key not in _HARMLESS and key not in _UNSUPPORTED:
-            raise BadRequestError(f"unrecognized request argument: {key[:80]}", key[:80])
-    if body.get("n") not in (None, 1) or body.get("n") is True:
-        raise BadRequestError("n must be 1: send the request again for another answer", "n")
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise BadRequestError("model must be a string", "model")
-    max_tokens = _integer(body, "max_completion_tokens", 1, n_ctx)
-    if max_tokens is None:
-        max_tokens = _integer(body, "max_tokens", 1, n_ctx)
-    numbers = {k: v for k, (low, high) in _SAMPLING.items() if (v := _number(body, k, low, high)) is not None}
-    top_k = _integer(body, "top_k", 0, 1_000_000)
-    grammar = body.get("grammar")
-    if grammar is not None and (not isinstance(grammar, str) or len(grammar) > MAX_SCHEMA_BYTES):
-        raise BadRequestError(f"grammar must be GBNF text of at most {MAX_SCHEMA_BYTES // 1024} KiB", "grammar")
-    schema = _schema(body.get("response_format"))
-    if grammar and schema:
-        raise BadRequestError("give either grammar or response_format, not both", "grammar")
-    defaults = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0)  # what OpenAI's clients expect
-    sampling = msgspec.structs.replace(
-        defaults,
-        **numbers,
-        seed=_integer(body, "seed", -(2**63), 2**63 - 1),
-        stop=_stops(body.get("stop")),
-        max_tokens=max_tokens,
-        grammar=grammar,
-        json_schema=schema,
-        **({"top_k": top_k} if top_k is not None else {}),
+    effort, thinking = effort_of(given.reasoning_effort, thinking)
+    limit = given.max_completion_tokens if given.max_completion_tokens is not None else given.max_tokens
+    if given.top_logprobs is not None and not given.logprobs:
+        raise BadRequestError("top_logprobs needs logprobs: true", "top_logprobs")
+    top = (given.top_logprobs or 0) if given.logprobs else None
+    last = messages[-1]
+    goes_on = last.role == "assistant" and not last.tool_calls and given.continue_final_message is not False
+    if given.add_generation_prompt:
+        goes_on = False
+    generate = GenerateRequest(
+        id=request_id,
+        messages=messages,
+        sampling=_sampling(given, limit, logprobs=top),
+        enable_thinking=thinking,
+        effort=effort,
+        tools=tools.specs,
+        tool_choice=tools.choice,
+        forced_tool=tools.forced,
+        parallel_tool_calls=given.parallel_tool_calls is not False,
+        continue_final=goes_on,
+        template_args=args,
     )
-    args, thinking = _template_args(body)
-    tools = parse_tools(body.get("tools")) if chat else ()
-    tool_choice, forced = parse_tool_choice(body.get("tool_choice"), tools)
-    parallel = body.get("parallel_tool_calls")
-    messages: tuple[ChatMessage, ...] | None = None
-    prompt: str | None = None
-    tokens: tuple[int, ...] | None = None
-    if chat:
-        messages = parse_messages(body.get("messages"))
-    else:
-        value = body.get("prompt")
-        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-            value = value[0]
-        if isinstance(value, list) and value and all(isinstance(t, int) and not isinstance(t, bool) for t in value):
-            tokens = tuple(value)
-        elif isinstance(value, str):
-            prompt = value
-        else:
-            raise BadRequestError("prompt must be one string or one list of token ids", "prompt")
-    options = body.get("stream_options")
     return CompletionRequest(
-        generate=GenerateRequest(
-            id=request_id,
-            messages=messages,
-            prompt=prompt,
-            tokens=tokens,
-            sampling=sampling,
-            enable_thinking=thinking,
-            template_args=args,
-            tools=tools,
-            tool_choice=tool_choice,
-            forced_tool=forced,
-            parallel_tool_calls=parallel is not False,
-        ),
-        stream=_boolean(body, "stream"),
-        include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
-        model=model,
+        generate=_several(generate, given.n),
+        stream=bool(given.stream),
+        include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        model=given.model,
+        top_logprobs=top,
     )
+
+
+def effort_of(
+    effort: Effort | None, thinking: bool | None
+) -> tuple[Literal["low", "medium", "high"] | None, bool | None]:
+    """An effort as templates know it, and the switch that it means where none was set."""
+    match effort:
+        case None:
+            return None, thinking
+        case "none":
+            return None, False if thinking is None else thinking
+        case "minimal" | "low":
+            return "low", thinking
+        case "medium":
+            return "medium", thinking
+        case _:
+            return "high", thinking
+
+
+def parse_text(body: Any, request_id: str) -> CompletionRequest:
+    """Checks a body for ``/v1/completions``. Raises `BadRequestError`."""
+    given = read(body, TextRequest)
+    prompts = _prompts(given.prompt)
+    echo = bool(given.echo)
+    limit = given.max_tokens
+    nothing = limit == 0 and echo  # some evaluators ask for nothing but what the prompt's own tokens were worth
+    sampling = _sampling(
+        given, 1 if nothing else limit, logprobs=given.logprobs, prompt_logprobs=echo and given.logprobs is not None
+    )
+    if limit is None:
+        sampling = msgspec.structs.replace(sampling, max_tokens=16)  # as OpenAI's endpoint does
+    requests: list[GenerateRequest] = []
+    for i, prompt in enumerate(prompts):
+        one = GenerateRequest(
+            id=f"{request_id}-p{i}" if len(prompts) > 1 else request_id,
+            prompt=prompt if isinstance(prompt, str) else None,
+            tokens=None if isinstance(prompt, str) else prompt,
+            sampling=sampling,
+        )
+        requests += _several(one, given.n)
+    return CompletionRequest(
+        generate=tuple(requests),
+        stream=bool(given.stream),
+        include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        model=given.model,
+        echo=echo,
+        top_logprobs=given.logprobs,
+        nothing=nothing,
+    )
+
+
+def _prompts(value: str | list[Any]) -> list[str | tuple[int, ...]]:
+    if isinstance(value, str):
+        return [value]
+    if value and all(type(token) is int for token in value):
+        return [tuple(value)]
+    if not value or len(value) > MAX_PROMPTS:
+        raise BadRequestError(f"prompt must hold 1 to {MAX_PROMPTS} prompts", "prompt")
+    prompts: list[str | tuple[int, ...]] = []
+    for one in value:
+        if isinstance(one, str):
+            prompts.append(one)
+        elif isinstance(one, list) and one and all(type(token) is int for token in one):
+            prompts.append(tuple(one))
+        else:
+            raise BadRequestError("prompt must be text or token ids, or a list of such", "prompt")
+    return prompts
+
+
+def parse_one(body: Any, request_id: str, *, chat: bool) -> GenerateRequest:
+    """Checks a body that must ask for one answer alone: a line of a batch. Raises `BadRequestError`."""
+    parsed = (parse_chat if chat else parse_text)(body, request_id)
+    if len(parsed.generate) != 1:
+        raise BadRequestError("a line gives one answer: write several lines for several", "n")
+    return parsed.generate[0]

@@ -1,148 +1,81 @@
-"""The OpenAI-compatible endpoint: routes over one engine.
+"""The HTTP endpoints: routes over one engine, in the shapes of OpenAI's and Anthropic's APIs.
 
-Every request becomes a `GenerateRequest` with an id of its own; the engine decodes them together. A client that goes
-away has its request cancelled within a layer. Nothing here touches a model: `Engine` (serve/engine.py) does.
+Every request becomes one or several `GenerateRequest`s with ids of their own; the engine decodes them together. A
+request that is refused is told so before the status line is sent, in its API's own shape. A client that goes away has
+its answers cancelled within a layer. Nothing here touches a model: `Engine` (serve/engine.py) does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import hmac
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from backends.chat_format.events import Said
-from backends.interface import Delta, EngineError, Event, Finished, GenerateRequest
-from flashmoe.openai.requests import BadRequestError, CompletionRequest, parse_completion
-from flashmoe.openai.responses import Shape, finish_reason, usage_of
+from backends.interface import Delta, EngineError, Finished
+from flashmoe.anthropic.requests import parse_count
+from flashmoe.anthropic.responses import engine_message
+from flashmoe.openai.fields import BadRequestError, read
+from flashmoe.openai.responses import Frame
+from flashmoe.openai.tokens import DetokenizeRequest, TokenizeRequest, tokenize_request
+from flashmoe.serve.answers import Answers
+from flashmoe.serve.apis import Api, Chat, Job, Messages, Responses, Text
 from flashmoe.serve.engine import BusyError, Engine
+from flashmoe.serve.guard import AllowedHosts, Guard, Refusal, anthropic_error, errors_for
 
-MAX_BODY = 4 * 1024 * 1024
-BODY_S = 60.0
-"""A body that takes longer to arrive is given up: a client that dribbles must not keep a connection for ever."""
 HEARTBEAT_S = 15.0
 """A comment line goes out this often while a prompt is prefilled, so that proxies keep the connection."""
 
-_STATUS = {
-    "bad_request": 400, "prompt_too_long": 400, "bad_template": 400, "unsupported": 400, "context_too_large": 400,
-    "engine_died": 503, "no_memory": 503, "not_found": 503,
-}  # fmt: skip
 log = logging.getLogger(__name__)
-
-
-def error(status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None,
-          code: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:  # fmt: skip
-    """An error in OpenAI's shape."""
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
-def keys_as_sent(key: str) -> tuple[bytes, ...]:
-    """The bytes that a client may send for a key: most write it as UTF-8, some as Latin-1."""
-    forms = {key.encode()}
-    with contextlib.suppress(UnicodeEncodeError):
-        forms.add(key.encode("latin-1"))
-    return tuple(forms)
-
-
-class _Refusal(Exception):
-    """Ends a route early with this response."""
-
-    def __init__(self, response: Response) -> None:
-        self.response = response
 
 
 class Server:
     """The routes and what they share: the engine and, beyond loopback, a key."""
 
-    def __init__(self, engine: Engine, api_key: str | None) -> None:
+    def __init__(self, engine: Engine, api_key: str | None, *, strict_model: bool = False) -> None:
+        """`strict_model`: a request that names another model is refused; else the loaded one answers."""
         self.engine = engine
-        self._keys = keys_as_sent(api_key) if api_key else ()
+        self._guard = Guard(api_key)
+        self._strict = strict_model
         self.started = int(time.time())
+        self._chat, self._text, self._messages, self._responses = Chat(), Text(), Messages(), Responses()
 
-    # ---- what every route checks --------------------------------------------------------------------------------
-
-    def _authorise(self, request: Request) -> None:
-        if not self._keys:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        sent = given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
-        if not any(hmac.compare_digest(sent, key) for key in self._keys):
-            raise _Refusal(
-                error(
-                    401,
-                    "this server needs the API key it was started with, as 'Authorization: Bearer …'",
-                    code="invalid_api_key",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
-            )
-
-    async def _body(self, request: Request) -> Any:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # also keeps web pages from posting here without asking first
-            raise _Refusal(error(415, "send the request as Content-Type: application/json"))
-        too_large = _Refusal(error(413, f"the request body is larger than {MAX_BODY // 2**20} MiB"))
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > MAX_BODY:
-            raise too_large
-        raw = bytearray()
-        try:
-            async with asyncio.timeout(BODY_S):
-                async for chunk in request.stream():
-                    raw += chunk
-                    if len(raw) > MAX_BODY:
-                        raise too_large
-        except TimeoutError:
-            raise _Refusal(error(408, f"the request body did not arrive within {BODY_S:g} seconds")) from None
-        try:
-            return msgspec.json.decode(bytes(raw))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise _Refusal(error(400, f"the request body is not valid JSON: {e}")) from None
-
-    # ---- routes -------------------------------------------------------------------------------------------------
+    # ---- the model ----------------------------------------------------------------------------------------------
 
     async def models(self, request: Request) -> Response:
         """The loaded model, as a list of one."""
-        self._authorise(request)
+        self._guard.authorise(request)
         return JSONResponse({"object": "list", "data": [self._model_object()]})
 
     async def model(self, request: Request) -> Response:
-        """One model's name, context and architecture."""
-        self._authorise(request)
-        self._check_model(request.path_params["name"])
+        """One model's name, context and architecture; whatever name is asked for, unless --strict-model."""
+        self._guard.authorise(request)
+        self._check_model(request.path_params["name"], request)
         return JSONResponse(self._model_object())
 
     def _model_object(self) -> dict[str, Any]:
-        info = self.engine.info
+        info, n_ctx = self.engine.info, self.engine.request_ctx
         return {
             "id": self.engine.model_id, "object": "model", "created": self.started, "owned_by": "local",
-            "meta": {"architecture": info.architecture, "quant": info.quant, "n_ctx": info.n_ctx,
-                     "n_ctx_train": info.n_ctx_train, "lossy": info.lossy},
+            "max_model_len": n_ctx, "context_length": n_ctx,
+            "meta": {"architecture": info.architecture, "quant": info.quant, "n_ctx": n_ctx,
+                     "n_ctx_train": info.n_ctx_train, "n_vocab": info.n_vocab, "size": info.file_bytes,
+                     "lossy": info.lossy},
         }  # fmt: skip
 
-    def _check_model(self, name: str | None) -> None:
-        if name not in (None, "", "default", self.engine.model_id):
-            raise _Refusal(
-                error(
-                    404,
-                    f"the model {name[:120]!r} is not loaded here; {self.engine.model_id!r} is",
-                    param="model",
-                    code="model_not_found",
-                )
-            )
+    def _check_model(self, name: str | None, request: Request) -> None:
+        if self._strict and name not in (None, "", "default", self.engine.model_id):
+            message = f"the model {name[:120]!r} is not loaded here; {self.engine.model_id!r} is"
+            raise Refusal(errors_for(request.url.path)(404, message, param="model", code="model_not_found"))
 
     async def health(self, request: Request) -> Response:
         """200 while answers can be had, 503 otherwise; no key needed, nothing told but the state."""
@@ -153,180 +86,222 @@ class Server:
 
     async def metrics(self, request: Request) -> Response:
         """Counters and gauges for Prometheus."""
-        self._authorise(request)
+        self._guard.authorise(request)
         from flashmoe.serve.metrics import CONTENT_TYPE, render
 
         return Response(render(self.engine), media_type=CONTENT_TYPE)
 
+    # ---- answers ------------------------------------------------------------------------------------------------
+
     async def chat(self, request: Request) -> Response:
-        """OpenAI's chat completions, streamed or whole."""
-        return await self._complete(request, chat=True)
+        """OpenAI's chat completions with tools, streamed or whole."""
+        return await self._answer(request, self._chat)
 
     async def completions(self, request: Request) -> Response:
         """OpenAI's text completions, streamed or whole."""
-        return await self._complete(request, chat=False)
+        return await self._answer(request, self._text)
 
-    async def _complete(self, request: Request, *, chat: bool) -> Response:
-        self._authorise(request)
-        body = await self._body(request)
-        request_id = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
+    async def messages(self, request: Request) -> Response:
+        """Anthropic's messages with tools, streamed or whole."""
+        return await self._answer(request, self._messages)
+
+    async def responses(self, request: Request) -> Response:
+        """OpenAI's responses with functions, streamed or whole."""
+        return await self._answer(request, self._responses)
+
+    async def _answer(self, request: Request, api: Api) -> Response:
+        self._guard.authorise(request)
+        body = await self._guard.body(request)
         try:
-            parsed = parse_completion(body, request_id, chat=chat, n_ctx=self.engine.info.n_ctx)
+            job = await api.read(body, self.engine)
+            self._check_model(job.model, request)
+            answers = Answers(self.engine, job.generate)
+            await answers.begin()
         except BadRequestError as e:
-            return error(400, str(e), param=e.param)
-        self._check_model(parsed.model)
-        shape = Shape(chat=chat, id=request_id, created=int(time.time()), model=self.engine.model_id)
-        try:
-            ticket = await self.engine.admit(parsed.generate)
+            return api.bad_request(e)
         except BusyError as e:
-            return error(429, str(e), kind="rate_limit_error", headers={"Retry-After": "5"})
+            return api.busy(str(e), self.engine.queue_s)
         except EngineError as e:
-            return _engine_error(e)
-        events = self.engine.generate(parsed.generate, ticket)
-        if parsed.stream:
-            return await self._stream(parsed, shape, events)
-        return await self._whole(request, parsed.generate, shape, events)
+            return api.engine_error(e)
+        if job.stream:
+            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            return StreamingResponse(_sse(job, answers), media_type="text/event-stream", headers=headers)
+        return await _whole(request, job, answers, api)
 
-    async def _whole(
-        self, request: Request, generate: GenerateRequest, shape: Shape, events: AsyncIterator[Event]
-    ) -> Response:
-        """Collects the answer; gives up (and frees the slot) when the client has gone."""
-        said = Said()
-        finished: Finished | None = None
+    # ---- tokens -------------------------------------------------------------------------------------------------
 
-        async def collect() -> None:
-            nonlocal finished
-            async for event in events:
-                if isinstance(event, Delta):
-                    said.hear(event)
-                elif isinstance(event, Finished):
-                    finished = event
-
-        async def gone() -> None:
-            while not await request.is_disconnected():  # noqa: ASYNC110 - ASGI tells it only when asked
-                await asyncio.sleep(0.5)
-
-        answer, watch = asyncio.create_task(collect()), asyncio.create_task(gone())
+    async def count_tokens(self, request: Request) -> Response:
+        """How many tokens a request to /v1/messages has."""
+        self._guard.authorise(request)
+        body = await self._guard.body(request)
         try:
-            await asyncio.wait({answer, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                return Response(status_code=499)
-            await answer
+            count = await self.engine.client.count_tokens(parse_count(body, "count"))
+        except BadRequestError as e:
+            return anthropic_error(400, str(e))
         except EngineError as e:
-            return _engine_error(e)
-        finally:
-            for task in (answer, watch):
-                task.cancel()
-            await asyncio.gather(answer, watch, return_exceptions=True)
-        assert finished is not None
-        return JSONResponse(shape.whole(said, finished))
+            if e.code != "prompt_too_long":
+                return self._messages.engine_error(e)
+            return anthropic_error(400, engine_message(e))
+        return JSONResponse({"input_tokens": count})
 
-    async def _stream(self, parsed: CompletionRequest, shape: Shape, events: AsyncIterator[Event]) -> Response:
-        """Server-sent events. The first event is waited for, so that a refused request gets a proper status."""
-        first = asyncio.create_task(_next(events))
+    async def tokenize(self, request: Request) -> Response:
+        """The token ids of a text or of messages."""
+        self._guard.authorise(request)
+        body = await self._guard.body(request)
         try:
-            done, _ = await asyncio.wait({first}, timeout=0.25)
-            if done and (failure := first.exception()) is not None:
-                raise failure
+            given = read(body, TokenizeRequest)
+            tokens = await self.engine.client.tokenize(tokenize_request(given), special=given.adds_special)
+        except BadRequestError as e:
+            return self._text.bad_request(e)
         except EngineError as e:
-            return _engine_error(e)
-        body = _sse(parsed, shape, events, first)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+            return self._text.engine_error(e)
+        told = {"tokens": tokens, "count": len(tokens), "max_model_len": self.engine.request_ctx}
+        return JSONResponse(told)
+
+    async def detokenize(self, request: Request) -> Response:
+        """The text of token ids."""
+        self._guard.authorise(request)
+        body = await self._guard.body(request)
+        try:
+            text = await self.engine.client.detokenize(tuple(read(body, DetokenizeRequest).tokens))
+        except BadRequestError as e:
+            return self._text.bad_request(e)
+        except EngineError as e:
+            return self._text.engine_error(e)
+        return JSONResponse({"content": text, "prompt": text})
 
 
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
+async def _whole(request: Request, job: Job, answers: Answers, api: Api) -> Response:
+    """Collects the answers; gives up (and frees their places) when the client has gone."""
 
+    async def collect() -> None:
+        async for index, event in answers.events():
+            if isinstance(event, Finished):
+                job.shape.said[index].finished = event
+            else:
+                job.shape.said[index].hear(event)
 
-async def _sse(
-    parsed: CompletionRequest, shape: Shape, events: AsyncIterator[Event], first: asyncio.Task[Event | None]
-) -> AsyncIterator[bytes]:
-    pending: asyncio.Task[Event | None] = first
-    called = False
+    async def gone() -> None:
+        while not await request.is_disconnected():  # noqa: ASYNC110 - ASGI tells it only when asked
+            await asyncio.sleep(0.5)
+
+    collected, watch = asyncio.create_task(collect()), asyncio.create_task(gone())
     try:
-        if shape.chat:
-            yield _line(shape.opening())
+        await asyncio.wait({collected, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not collected.done():
+            return Response(status_code=499)
+        await collected
+    except EngineError as e:
+        return api.engine_error(e)
+    finally:
+        for task in (collected, watch):
+            task.cancel()
+        await asyncio.gather(collected, watch, return_exceptions=True)
+        await answers.close()
+    job.done()
+    return Response(msgspec.json.encode(job.shape.whole()), media_type="application/json")
+
+
+async def _sse(job: Job, answers: Answers) -> AsyncIterator[bytes]:
+    """The answers as server-sent events."""
+    shape = job.shape
+    events = answers.events()
+    pending: asyncio.Task[tuple[int, Delta | Finished] | None] | None = None
+    try:
+        for frame in shape.opening(answers.prompt_tokens):
+            yield _line(frame)
         while True:
+            pending = pending or asyncio.create_task(_next(events))
             done, _ = await asyncio.wait({pending}, timeout=HEARTBEAT_S)
             if not done:
                 yield b": still working\n\n"
                 continue
-            event = pending.result()
-            if event is None:
+            got, pending = pending.result(), None
+            if got is None:
                 break
-            pending = asyncio.create_task(_next(events))
-            if isinstance(event, Delta):
-                called = called or (event.kind == "call_end" and event.complete)
-                if (chunk := shape.delta(event)) is not None:
-                    yield _line(chunk)
-            elif isinstance(event, Finished):
-                yield _line(shape.closing(finish_reason(event, called=called)))
-                if parsed.include_usage:
-                    yield _line(shape.usage_only(usage_of(event)))
-        yield b"data: [DONE]\n\n"
+            index, event = got
+            told = shape.finished(index, event) if isinstance(event, Finished) else shape.delta(index, event)
+            for frame in told:
+                yield _line(frame)
+        job.done()
+        if shape.end:
+            yield shape.end
     except EngineError as e:
-        yield _line({"error": {"message": e.message, "type": "server_error", "param": None, "code": e.code}})
+        yield _line(shape.failed(e))
     finally:
         # a client that went away cancels this generator: the engine must hear of it
-        pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
-        aclose = getattr(events, "aclose", None)
-        if aclose is not None:
-            with contextlib.suppress(Exception):
-                await aclose()
+        if pending is not None:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+        await answers.close()
 
 
-def _line(body: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+async def _next(events: AsyncIterator[tuple[int, Delta | Finished]]) -> tuple[int, Delta | Finished] | None:
+    return await anext(events, None)
 
 
-def _engine_error(e: EngineError) -> JSONResponse:
-    status = _STATUS.get(e.code, 500)
-    kind = "invalid_request_error" if status == 400 else "server_error"
-    headers = {"Retry-After": "5"} if status == 503 else None
-    return error(status, e.message, kind=kind, code=e.code, headers=headers)
+def _line(frame: Frame) -> bytes:
+    name, data = frame
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
-def _guard(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+def _guarded(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
     """Refusals become their response; anything unforeseen a plain 500, told to the log and not to the client."""
 
-    @functools.wraps(handler)
     async def run(request: Request) -> Response:
         try:
             response: Response = await handler(request)
-        except _Refusal as r:
+        except Refusal as r:
             return r.response
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
             log.exception("%s %s failed", request.method, request.url.path)
-            return error(500, "the server failed on this request; its log says why", kind="server_error")
+            return errors_for(request.url.path)(500, "the server failed on this request; its log says why")
         return response
 
+    run.__doc__ = handler.__doc__  # the reference reads it
     return run
 
 
-def create_app(engine: Engine, *, api_key: str | None, allowed_hosts: list[str]) -> Starlette:
-    """The ASGI app. `allowed_hosts` guards a keyless loopback server against DNS rebinding; ``["*"]`` takes any."""
-    server = Server(engine, api_key)
+def create_app(
+    engine: Engine,
+    *,
+    api_key: str | None,
+    allowed_hosts: Sequence[str],
+    cors: Sequence[str] = (),
+    strict_model: bool = False,
+) -> Starlette:
+    """The ASGI app. `allowed_hosts` guards a keyless loopback server against DNS rebinding; ``["*"]`` takes any.
+    `cors`: origins whose pages may ask."""
+    server = Server(engine, api_key, strict_model=strict_model)
     routes = [
-        Route("/v1/models", _guard(server.models), methods=["GET"]),
-        Route("/v1/models/{name:path}", _guard(server.model), methods=["GET"]),
-        Route("/v1/chat/completions", _guard(server.chat), methods=["POST"]),
-        Route("/v1/completions", _guard(server.completions), methods=["POST"]),
-        Route("/health", _guard(server.health), methods=["GET"]),
-        Route("/metrics", _guard(server.metrics), methods=["GET"]),
+        Route("/v1/models", _guarded(server.models), methods=["GET"]),
+        Route("/v1/models/", _guarded(server.models), methods=["GET"]),
+        Route("/v1/models/{name:path}", _guarded(server.model), methods=["GET"]),
+        Route("/v1/chat/completions", _guarded(server.chat), methods=["POST"]),
+        Route("/v1/completions", _guarded(server.completions), methods=["POST"]),
+        Route("/v1/responses", _guarded(server.responses), methods=["POST"]),
+        Route("/v1/messages", _guarded(server.messages), methods=["POST"]),
+        Route("/v1/messages/count_tokens", _guarded(server.count_tokens), methods=["POST"]),
+        Route("/tokenize", _guarded(server.tokenize), methods=["POST"]),
+        Route("/detokenize", _guarded(server.detokenize), methods=["POST"]),
+        Route("/health", _guarded(server.health), methods=["GET"]),
+        Route("/metrics", _guarded(server.metrics), methods=["GET"]),
     ]
 
     async def not_found(request: Request, exc: Exception) -> Response:
-        return error(404, f"there is nothing at {request.url.path[:200]}")
+        return errors_for(request.url.path)(404, f"there is nothing at {request.url.path[:200]}")
 
     async def not_allowed(request: Request, exc: Exception) -> Response:
-        return error(405, f"{request.method} is not for {request.url.path[:200]}")
+        return errors_for(request.url.path)(405, f"{request.method} is not for {request.url.path[:200]}")
 
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)],
-        exception_handlers={404: not_found, 405: not_allowed},
-    )
+    middleware = [Middleware(AllowedHosts, hosts=list(allowed_hosts))]
+    if cors:
+        names = ["GET", "POST", "OPTIONS"]
+        middleware.append(
+            Middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=names, allow_headers=["*"])
+        )
+    handlers: dict[Any, Any] = {404: not_found, 405: not_allowed}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)

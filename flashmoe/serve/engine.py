@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class Engine:
         self._reload: asyncio.Task[None] | None = None
         self.telemetry: Telemetry | None = None
         self.in_flight = 0
+        self._took_s = 5.0
+        """Seconds that a request takes from its admission to its end, on a sliding mean."""
         self.finished: dict[str, int] = {"stop": 0, "length": 0, "context": 0, "cancelled": 0}
         self.failed = 0
         self.restarts = 0
@@ -64,6 +67,16 @@ class Engine:
     @property
     def model_id(self) -> str:
         return self._model_id or self.info.name or Path(self.info.path).stem
+
+    @property
+    def request_ctx(self) -> int:
+        """Tokens that one request's prompt and answer may have together."""
+        return min(self.info.n_ctx, self.info.n_ctx_train or self.info.n_ctx)
+
+    @property
+    def queue_s(self) -> int:
+        """Seconds until a place in the queue is likely free again, by how long requests have taken lately."""
+        return max(1, min(600, round(self._took_s / max(1, self.info.n_seq_max))))
 
     @property
     def ready(self) -> bool:
@@ -133,10 +146,12 @@ class Engine:
     async def generate(self, request: GenerateRequest, ticket: Ticket) -> AsyncIterator[Event]:
         """The request's events. Closing the iterator early cancels the request in the engine."""
         ended = False
+        began = time.monotonic()
         try:
             async for event in self.client.generate(request):
                 if isinstance(event, Finished):
                     ended = True
+                    self._took_s += (time.monotonic() - began - self._took_s) / 8
                     self.finished[event.reason] += 1
                 yield event
             ended = True

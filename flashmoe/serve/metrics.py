@@ -40,6 +40,8 @@ class _EngineCollector(Collector):
             return
         counters = [
             ("flashmoe_prefill_tokens", "Prompt tokens computed", t.prefill_tokens),
+            ("flashmoe_prompt_reused_tokens", "Prompt tokens that the KV cache had already", t.reused_tokens),
+            ("flashmoe_prompt_restored_tokens", "Prompt tokens that came from the store of prompts", t.restored_tokens),
             ("flashmoe_decode_tokens", "Tokens generated", t.decode_tokens),
             ("flashmoe_prefill_seconds", "Seconds of prefill", t.prefill_s),
             ("flashmoe_decode_seconds", "Seconds of decode", t.decode_s),

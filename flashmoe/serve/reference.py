@@ -6,9 +6,24 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec.inspect
 from starlette.routing import Route
 
+from flashmoe.anthropic.requests import CountRequest, MessagesRequest
 from flashmoe.openai import requests
+from flashmoe.openai.response_requests import ResponseRequest
+from flashmoe.openai.tokens import DetokenizeRequest, TokenizeRequest
+
+BODIES: dict[str, type[Any]] = {
+    "/v1/chat/completions": requests.ChatRequest,
+    "/v1/completions": requests.TextRequest,
+    "/v1/responses": ResponseRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
+"""Routes that take a body, and what it may hold."""
 
 
 def describe() -> Iterator[str]:
@@ -24,6 +39,10 @@ def describe() -> Iterator[str]:
             methods = ", ".join(sorted((route.methods or set()) - {"HEAD"}))
             yield f"| `{route.path}` | {methods} | {inspect.cleandoc(route.endpoint.__doc__ or '').splitlines()[0]} |"
     yield ""
-    yield f"Fields that are read: {', '.join(f'`{n}`' for n in sorted(requests._READ))}."
-    yield ""
-    yield f"Fields that are taken and have no effect: {', '.join(f'`{n}`' for n in sorted(requests._HARMLESS))}."
+    for title, kind in BODIES.items():
+        known = msgspec.inspect.type_info(kind)
+        assert isinstance(known, msgspec.inspect.StructType)
+        names = [field.encode_name for field in known.fields if field.encode_name not in requests.HARMLESS]
+        yield f"`{title}` reads {', '.join(f'`{n}`' for n in sorted(names))}."
+        yield ""
+    yield f"Taken without effect: {', '.join(f'`{n}`' for n in sorted(requests.HARMLESS))}."
