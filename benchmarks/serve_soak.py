@@ -2,6 +2,7 @@
 """Many clients at once against `serve`: some leave in the middle. Looks for leaks, stuck places and wrong answers.
 
     python benchmarks/serve_soak.py demo --clients 32 --minutes 5
+    python benchmarks/serve_soak.py demo --requests 100000 --tokens 1    # a day of short requests in fast motion
 
 Each client asks, streams the answer, and with the given probability hangs up early. Questions are asked at
 temperature 0; an answer that finished must equal the one that the same question got alone, up to the point where
@@ -11,6 +12,7 @@ llama.cpp's own rounding at another batch width may turn a near tie (counted apa
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -30,10 +32,10 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def ask(client: httpx2.Client, question: str, leave_after: int | None) -> str | None:
+def ask(client: httpx2.Client, question: str, leave_after: int | None, tokens: int) -> str | None:
     """The streamed answer, or None where the client left."""
     body = {
-        "messages": [{"role": "user", "content": question}], "max_tokens": 64, "temperature": 0, "stream": True,
+        "messages": [{"role": "user", "content": question}], "max_tokens": tokens, "temperature": 0, "stream": True,
     }  # fmt: skip
     text, events = [], 0
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -58,6 +60,8 @@ def main() -> int:
     parser.add_argument("--leave", type=float, default=0.3, help="share of answers that their client leaves")
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--requests", type=int, help="end after so many requests instead of after --minutes")
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer at most")
     args = parser.parse_args()
     command = [sys.executable, "-m", "flashmoe.cli.main", "serve", args.model, "--port", "0"]
     server = subprocess.Popen([*command, "--parallel", str(args.parallel)], stderr=subprocess.PIPE, text=True)
@@ -72,19 +76,20 @@ def main() -> int:
         return 1
     threading.Thread(target=server.stderr.read, daemon=True).start()
     with httpx2.Client(base_url=url, timeout=120) as client:
-        alone = {q: ask(client, q, None) for q in QUESTIONS}
+        alone = {q: ask(client, q, None, args.tokens) for q in QUESTIONS}
     counts = {"finished": 0, "same": 0, "differ": 0, "left": 0, "failed": 0}
     differing: dict[str, str] = {}
-    lock, end = threading.Lock(), time.monotonic() + args.minutes * 60
+    lock, end, tickets = threading.Lock(), time.monotonic() + args.minutes * 60, itertools.count(1)
+    began = time.monotonic()
 
     def clientele(number: int) -> None:
         rng = random.Random(args.seed * 1000 + number)
         with httpx2.Client(base_url=url, timeout=120) as client:
-            while time.monotonic() < end:
+            while time.monotonic() < end if args.requests is None else next(tickets) <= args.requests:
                 question = rng.choice(QUESTIONS)
                 leave = rng.randint(1, 12) if rng.random() < args.leave else None
                 try:
-                    text = ask(client, question, leave)
+                    text = ask(client, question, leave, args.tokens)
                 except httpx2.HTTPError as e:
                     with lock:
                         counts["failed"] += 1
@@ -121,7 +126,8 @@ def main() -> int:
     time.sleep(2)
     metrics = httpx2.get(url + "/metrics").text
     in_flight = next(x for x in metrics.splitlines() if x.startswith("flashmoe_requests_in_flight ")).split()[1]
-    print(f"{args.clients} clients, {args.minutes:g} min, {os.cpu_count()} cores: {counts}")
+    minutes = (time.monotonic() - began) / 60
+    print(f"{args.clients} clients, {minutes:.1f} min, {os.cpu_count()} cores: {counts}")
     print(f"requests in flight at the end: {in_flight}")
     third = max(len(samples) // 3, 1)
     print("| MiB | first third | second | last | last to first |\n|---|---|---|---|---|")
