@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from backends.errors import ReportedError
 from backends.interface import Sampling
 
 MAX_MESSAGES = 4096
@@ -42,13 +43,13 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(.{1,80})`")
 _MISSING = re.compile(r"^Object missing required field `(.{1,80})`")
 
 
-class BadRequestError(ValueError):
-    """A request that can't be run; `param` names the field, the message says what to do."""
+class BadRequestError(ReportedError):
+    """A request that can't be run; `param` names the field, `api_code` is what an API's clients look for."""
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, param: str | None = None, api_code: str | None = None, *, advice: str = "") -> None:
+        super().__init__("bad_request", what, advice)
         self.param = param
-        self.code = code
+        self.api_code = api_code
 
 
 def read(body: Any, kind: type[T]) -> T:

@@ -14,7 +14,7 @@ _AHEAD = 8
 
 
 class Answers:
-    """Asks the engine for each of some requests. `begin` first, `close` in any case."""
+    """Asks the engine for each of some requests. `begin` first, `stop` in any case."""
 
     def __init__(self, engine: Engine, requests: Sequence[GenerateRequest]) -> None:
         self._engine = engine
@@ -41,10 +41,14 @@ class Answers:
             asyncio.create_task(self._run(i, request, ticket))
             for i, (request, ticket) in enumerate(zip(self._requests, tickets, strict=True))
         ]
-        for taken in self._taken:
-            await taken.wait()
+        try:
+            for taken in self._taken:
+                await taken.wait()
+        except asyncio.CancelledError:
+            self.stop()
+            raise
         if self._refused is not None:
-            await self.close()
+            self.stop()
             raise self._refused
 
     async def _run(self, index: int, request: GenerateRequest, ticket: Ticket) -> None:
@@ -79,8 +83,7 @@ class Answers:
             left -= isinstance(event, Finished)
             yield index, event
 
-    async def close(self) -> None:
-        """Stops what still runs."""
+    def stop(self) -> None:
+        """Stops what still runs; the engine hears of it in a moment."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -73,7 +73,7 @@ class Api(Protocol):
 
 class _OpenAI:
     def bad_request(self, e: BadRequestError) -> JSONResponse:
-        return openai_error(400, str(e), param=e.param, code=e.code)
+        return openai_error(400, e.message, param=e.param, code=e.api_code)
 
     def engine_error(self, e: EngineError) -> JSONResponse:
         status = STATUS.get(e.code, 500)
@@ -137,7 +137,7 @@ class Messages:
         return Job((asked.generate,), shape, stream=asked.stream, model=asked.model)
 
     def bad_request(self, e: BadRequestError) -> JSONResponse:
-        return anthropic_error(400, str(e))
+        return anthropic_error(400, e.message)
 
     def engine_error(self, e: EngineError) -> JSONResponse:
         status = STATUS.get(e.code, 500)

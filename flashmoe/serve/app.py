@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from backends.interface import Delta, EngineError, Finished
 from flashmoe.anthropic.requests import parse_count
@@ -125,7 +126,7 @@ class Server:
             return api.engine_error(e)
         if job.stream:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            return StreamingResponse(_sse(job, answers), media_type="text/event-stream", headers=headers)
+            return _Events(_sse(job, answers), answers, headers)
         return await _whole(request, job, answers, api)
 
     # ---- tokens -------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ class Server:
         try:
             count = await self.engine.client.count_tokens(parse_count(body, "count"))
         except BadRequestError as e:
-            return anthropic_error(400, str(e))
+            return anthropic_error(400, e.message)
         except EngineError as e:
             if e.code != "prompt_too_long":
                 return self._messages.engine_error(e)
@@ -197,7 +198,7 @@ async def _whole(request: Request, job: Job, answers: Answers, api: Api) -> Resp
         for task in (collected, watch):
             task.cancel()
         await asyncio.gather(collected, watch, return_exceptions=True)
-        await answers.close()
+        answers.stop()
     job.done()
     return Response(msgspec.json.encode(job.shape.whole()), media_type="application/json")
 
@@ -206,7 +207,7 @@ async def _sse(job: Job, answers: Answers) -> AsyncIterator[bytes]:
     """The answers as server-sent events."""
     shape = job.shape
     events = answers.events()
-    pending: asyncio.Task[tuple[int, Delta | Finished] | None] | None = None
+    pending: asyncio.Future[tuple[int, Delta | Finished] | None] | None = None
     try:
         for frame in shape.opening(answers.prompt_tokens):
             yield _line(frame)
@@ -229,11 +230,22 @@ async def _sse(job: Job, answers: Answers) -> AsyncIterator[bytes]:
     except EngineError as e:
         yield _line(shape.failed(e))
     finally:
-        # a client that went away cancels this generator: the engine must hear of it
         if pending is not None:
             pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
-        await answers.close()
+
+
+class _Events(StreamingResponse):
+    """A stream of events. However it ends, also before its first one, the engine hears of it."""
+
+    def __init__(self, content: AsyncIterator[bytes], answers: Answers, headers: dict[str, str]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers=headers)
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answers.stop()  # nothing can be awaited where the client went away
 
 
 async def _next(events: AsyncIterator[tuple[int, Delta | Finished]]) -> tuple[int, Delta | Finished] | None:

@@ -34,7 +34,7 @@ def openai_client(server: Running) -> Iterator[openai.OpenAI]:
 
 
 ASK: dict[str, Any] = {
-    "model": "claude-any", "max_tokens": 12, "temperature": 0.0,
+    "model": "claude-any", "max_tokens": 12, "extra_body": {"temperature": 0.0},
     "messages": [{"role": "user", "content": "Hello there"}],
 }  # fmt: skip
 

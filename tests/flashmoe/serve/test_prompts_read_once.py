@@ -51,7 +51,7 @@ class Agent:
 def settled(folder: Path) -> None:
     """Until the files of the store grow no more."""
     seen, since = -1, time.monotonic()
-    while time.monotonic() - since < 1.0:
+    while time.monotonic() - since < 3.0:
         now = sum(1 for _ in folder.rglob("*.kv"))
         if now != seen:
             seen, since = now, time.monotonic()
