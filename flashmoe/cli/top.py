@@ -135,6 +135,11 @@ async def _print(path: Path, recorder: Recorder | None, *, once: bool, as_json: 
                 f"RAM {figures.size(frame.ram_used)} of {figures.size(frame.ram_total)} · "
                 f"engine {figures.size(frame.engine_own)} · reads {figures.rate(frame.read_s)}"
             )
+            if (t := message.telemetry) is not None:
+                out(
+                    f"prompt tokens: {t.prefill_tokens:,} computed · {t.reused_tokens:,} from the KV cache · "
+                    f"{t.restored_tokens:,} from the store of prompts"
+                )
         return EXIT_OK
     if watcher.problem:
         raise CliError(watcher.problem)
