@@ -64,6 +64,8 @@ class Said:
 
     def hear(self, delta: Delta) -> None:
         """Adds what an engine told."""
+        if delta.kind == "prompt":
+            return
         raw = delta.text if delta.kind == "call_end" else ""
         text = "" if raw else delta.text
         self.add(Piece(delta.kind, text, delta.name, delta.call_id, delta.complete, raw))

@@ -146,7 +146,8 @@ def _input() -> str:
 
 def _tools(value: Any) -> tuple[ToolSpec, ...]:
     """Tools as a request has them, or the inner objects alone."""
-    from flashmoe.openai.requests import BadRequestError, parse_tools
+    from flashmoe.openai.fields import BadRequestError
+    from flashmoe.openai.messages import parse_tools
 
     if isinstance(value, dict) and isinstance(value.get("tools"), list):
         value = value["tools"]
@@ -226,7 +227,8 @@ def _lines(args: argparse.Namespace, template: ChatTemplate) -> None:
 
 
 def _render(args: argparse.Namespace, template: ChatTemplate) -> None:
-    from flashmoe.openai.requests import BadRequestError, parse_messages
+    from flashmoe.openai.fields import BadRequestError
+    from flashmoe.openai.messages import parse_messages
 
     body = _json_file(args.render)
     if isinstance(body, list):

@@ -8,7 +8,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backends.interface import ChatMessage, ToolCall, ToolSpec
-from flashmoe.openai.fields import MAX_ARGUMENTS, BadRequestError, CallId, Description, Name, schema_text
+from flashmoe.openai.fields import (
+    MAX_ARGUMENTS,
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    BadRequestError,
+    CallId,
+    Description,
+    Name,
+    read,
+    schema_text,
+)
 
 
 class Part(Struct):
@@ -170,3 +180,20 @@ def chosen(specs: list[ToolSpec], choice: str | None, param: str, *, named: bool
     if choice in ("required", "any"):
         return Tools(tuple(specs), "required")
     return Tools(tuple(specs), "none" if choice == "none" else "auto")
+
+
+class _Given(Struct):
+    """What can be read apart from a request."""
+
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+
+
+def parse_messages(value: Any) -> tuple[ChatMessage, ...]:
+    """Messages as a request has them, from JSON that was parsed. Raises `BadRequestError`."""
+    return messages_of(read({"messages": value}, _Given).messages or [])
+
+
+def parse_tools(value: Any) -> tuple[ToolSpec, ...]:
+    """Tools as a request has them, from JSON that was parsed. Raises `BadRequestError`."""
+    return tools_of(read({"tools": value}, _Given).tools, None).specs
