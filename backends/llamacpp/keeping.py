@@ -7,14 +7,14 @@ import numpy as np
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.prompt_store import Node, PromptStore
-from backends.llamacpp.sequences import KvBook, KvSequence
+from backends.llamacpp.sequences import KvBook, KvSequence, common_prefix
 from backends.llamacpp.slices import put_slices, read_slice, window_before
 
 CHECKPOINT_EVERY = 4096
 """Tokens of a long prompt between two states to go back to, where the model needs such: each may have 200 MiB."""
 STORE_EVERY = 1024
 """Tokens of a long prompt that go to the store together."""
-MIN_PART = 32
+MIN_PART = 16
 """Fewer tokens aren't worth a part of their own in the store."""
 
 
@@ -73,25 +73,42 @@ class Keeper:
             self._book.thin_checkpoints(self._most)
         return state
 
-    def restore(self, node: Node, length: int, session: str | None) -> KvSequence | None:
-        """A new sequence with the first `length` tokens of what the store has up to a node; None where the store has
-        them no more, or the cache no room."""
+    def restore(self, node: Node, length: int, session: str | None, base: KvSequence | None) -> KvSequence | None:
+        """A new sequence with the first `length` tokens of what the store has up to a node; what `base` has of them
+        isn't read. None where the store has them no more, or the cache no room."""
         assert self.store is not None
-        slices = self.store.slices(node)
-        if slices is None or not self._book.make_room(node.end):
+        chain, book = node.chain(), self._book
+        agreed = 0
+        if base is not None:
+            tokens = np.concatenate([each.tokens for each in chain])
+            agreed = common_prefix(np.asarray(base.tokens, np.int32), tokens)
+        start = max((each.end for each in chain if each.end <= agreed), default=0)
+        slices = self.store.slices(node, start)
+        if not slices:
             return None
-        sequence = self._book.open(session)
+        held = base.active if base is not None else False
+        if base is not None:
+            base.active = True  # it must not be evicted for what begins with it
+        try:
+            sequence = book.open(session) if book.make_room(node.end - start) else None
+        finally:
+            if base is not None:
+                base.active = held
         if sequence is None:
+            # where the base has the only number that is free, it gives way to what is read whole
+            return None if base is None or held else self.restore(node, length, session, None)
+        if base is not None and start:
+            book.begin_with(base, sequence, start)
+        if put_slices(self._context, sequence.seq_id, slices, start) != node.end:
+            book.release(sequence)
             return None
-        if put_slices(self._context, sequence.seq_id, slices) != node.end:
-            self._book.release(sequence)
-            return None
-        for each in node.chain():
-            self._book.append(sequence, (int(t) for t in each.tokens))
+        for each in chain:
+            if each.start >= start:
+                book.append(sequence, (int(t) for t in each.tokens))
         for part in slices:
             if part.last is not None:
                 sequence.checkpoints.add(part.end, part.last)
-        self._book.thin_checkpoints(self._most)
+        book.thin_checkpoints(self._most)
         sequence.stored = node.end
-        self._book.truncate(sequence, length)
+        book.truncate(sequence, length)
         return sequence

@@ -12,7 +12,7 @@ from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.keeping import Keeper
 from backends.llamacpp.sequences import KvBook, KvSequence, common_prefix
 
-STORED_FROM = 64
+STORED_FROM = 16
 """The store is read where it has so many more tokens than the cache."""
 GROWTH = 32
 """An answer that had to give up its place comes back when each running one can grow by so many tokens: less, and it
@@ -35,7 +35,7 @@ class Placer:
                 return None
             return book.open(answer.request.session)
         source, shared = book.longest_match(tokens)
-        restored = self._restore(answer, tokens, shared, active)
+        restored = self._restore(answer, tokens, source, shared, active)
         if restored is not None:
             return restored
         source, shared = book.longest_match(tokens)  # the attempt may have dropped what was found before
@@ -51,7 +51,9 @@ class Placer:
             return self._take_over(answer, source, shared)
         return self._branch(answer, source, shared)
 
-    def _restore(self, answer: Answer, tokens: Any, shared: int, active: Sequence[Answer]) -> KvSequence | None:
+    def _restore(
+        self, answer: Answer, tokens: Any, source: KvSequence | None, shared: int, active: Sequence[Answer]
+    ) -> KvSequence | None:
         store = self._keeper.store
         if store is None:
             return None
@@ -59,11 +61,11 @@ class Placer:
         if node is None or length < shared + STORED_FROM:
             return None
         needed = max(node.end, len(tokens)) + answer.reserve + self._promised(answer, active)
-        if not self._book.make_room(needed) and active:
+        if not self._book.make_room(needed - shared, keep=source) and active:
             return None
-        sequence = self._keeper.restore(node, length, answer.request.session)
+        sequence = self._keeper.restore(node, length, answer.request.session, source)
         if sequence is not None:
-            answer.restored = len(sequence.tokens)
+            answer.restored = len(sequence.tokens) - shared
         return sequence
 
     def _promised(self, answer: Answer, active: Sequence[Answer]) -> int:

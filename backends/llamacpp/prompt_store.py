@@ -177,11 +177,14 @@ class PromptStore:
                 return
             self.drop(min(leaves, key=lambda n: n.worth))
 
-    def slices(self, node: Node) -> list[Slice] | None:
-        """The slices from the first token to a node's end. None: one is gone or damaged; it is forgotten, then."""
+    def slices(self, node: Node, start: int = 0) -> list[Slice] | None:
+        """The slices from the token `start`, where one begins, to a node's end. None: one is gone or damaged; it is
+        forgotten, then."""
         found: list[Slice] = []
         now = time.time()
         for each in node.chain():
+            if each.end <= start:
+                continue
             part = each.memory
             if part is None and self._files is not None:
                 part = self._files.read(each.key)

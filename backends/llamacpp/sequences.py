@@ -173,6 +173,16 @@ class KvBook:
                 return False
             self.append(target, source.tokens[:length])
             return True
+        self._note_shared(source, target, length)
+        return True
+
+    def begin_with(self, source: KvSequence, target: KvSequence, length: int) -> None:
+        """Gives an empty sequence the cells of another's first `length` tokens, in a cache that all share, without what
+        else it takes to go on from there: that is put after it."""
+        self._context.copy_range(source.seq_id, target.seq_id, 0, length)
+        self._note_shared(source, target, length)
+
+    def _note_shared(self, source: KvSequence, target: KvSequence, length: int) -> None:
         target.tokens = source.tokens[:length]
         target.cells = source.cells[:length]
         for cell in target.cells:
@@ -180,7 +190,6 @@ class KvBook:
         target.checkpoints = source.checkpoints.up_to(length)
         target.stored = min(source.stored, length)
         self.touch(source)
-        return True
 
     def empty(self, sequence: KvSequence) -> None:
         """Drops all tokens of a sequence, keeps the sequence."""

@@ -60,10 +60,10 @@ def window_before(context: LlamaContext, seq_id: int, end: int) -> bytes | None:
         context.remove(spare, 0)
 
 
-def put_slices(context: LlamaContext, seq_id: int, slices: Iterable[Slice]) -> int:
-    """Puts slices that follow each other from 0 on into an empty sequence; returns how many tokens stand there then, 0
-    where it can't be done."""
-    spare, done, last = context.spare, 0, None
+def put_slices(context: LlamaContext, seq_id: int, slices: Iterable[Slice], done: int = 0) -> int:
+    """Puts slices that follow each other into a sequence that has the cells of the `done` tokens before them; returns
+    how many tokens stand there then, 0 where it can't be done: the sequence is empty then."""
+    spare, last = context.spare, None
     if spare is None:
         return 0
     for part in slices:

@@ -1,8 +1,8 @@
 """How a process of our own is started: the one place that runs Python.
 
 What lies in the current folder, and what the environment says about Python, is somebody else's: a ``json.py`` beside a
-model must not be imported. A child finds modules where this process does, the current folder excepted; it works in the
-folder of this program, so that nothing relative to the user's can be meant.
+model must not be imported. A child finds modules where this process does, in the same order, the current folder
+excepted; it works in the folder of this program, so that nothing relative to the user's can be meant.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 """Where the package `backends` is found."""
 
 _START = (
-    "import sys, runpy; known = set(sys.path); "
-    "sys.path += [p for p in sys.argv.pop(1).split({sep!r}) if p not in known]; "
+    "import sys, runpy; given = sys.argv.pop(1).split({sep!r}); "
+    "sys.path[:] = given + [p for p in sys.path if p not in given]; "
     "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
 )
 _PATHS = ("FLASHMOE_HOME", "FLASHMOE_CONFIG", "FLASHMOE_MODELS")
