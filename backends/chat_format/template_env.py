@@ -7,15 +7,16 @@ on stdin, one on stdout. `backends.chat_format.rendering` talks to it.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
+from backends.system.helper import run_jobs
+
 MAX_OUTPUT = 8 << 20
 """Characters that a rendered prompt may have."""
 MEMORY_LIMIT = 768 << 20
-"""Bytes of address space that rendering may take."""
+"""Bytes of address space that rendering may take beyond what the process has."""
 
 CPU_SECONDS = 20
 """Of processor time for one rendering; the parent gives up earlier by the clock."""
@@ -122,23 +123,13 @@ def render(environment: Any, template: str, variables: dict[str, Any], kept: dic
 
 
 def main() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     environment = make_environment()
     kept: dict[str, Any] = {}
-    for line in sys.stdin.buffer:
-        job = json.loads(line)
-        spent = resource.getrusage(resource.RUSAGE_SELF)  # a template that never ends must not outlive its parent
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + CPU_SECONDS, hard))
-        try:
-            answer = json.dumps(render(environment, job["template"], job["variables"], kept))
-        except MemoryError:
-            answer = '{"error": "it takes too much memory"}'
-        sys.stdout.buffer.write(answer.encode() + b"\n")
-        sys.stdout.buffer.flush()
+    run_jobs(
+        lambda job: render(environment, job["template"], job["variables"], kept),
+        cpu_s=CPU_SECONDS,
+        memory_bytes=MEMORY_LIMIT,
+    )
 
 
 if __name__ == "__main__":
