@@ -125,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
     request = BenchRequest(
         prompt_tokens=args.prompt_tokens, tokens=args.tokens, seed=args.seed, parallel=args.parallel, skew=args.skew
     )
-    load = load_request(args, path, n_seq_max=args.parallel, store=args.store)
+    load = load_request(args, path, n_seq_max=args.parallel, store=args.store, kv_budget_bytes=0)
     need = (args.prompt_tokens + args.tokens) * args.parallel
     if load.n_ctx is None:
         own_caches = own_caches_fit(path, args.parallel, args.prompt_tokens + args.tokens)

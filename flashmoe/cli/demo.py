@@ -54,4 +54,4 @@ def main(args: argparse.Namespace) -> int:
     if not args.text.strip():
         raise UsageError("the question is empty.")
     request = GenerateRequest(id="demo", messages=(ChatMessage("user", args.text),))
-    return run_async(answer(args, load_request(args, demo_model()), request))
+    return run_async(answer(args, load_request(args, demo_model(), kv_budget_bytes=0), request))

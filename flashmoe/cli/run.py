@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
         request = GenerateRequest(
             id="run", messages=(*system, ChatMessage("user", prompt)), enable_thinking=thinking
         )  # fmt: skip
-    return run_async(answer(args, load_request(args, path), request))
+    return run_async(answer(args, load_request(args, path, kv_budget_bytes=0), request))
 
 
 def _prompt(args: argparse.Namespace) -> str:
