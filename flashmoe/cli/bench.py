@@ -132,7 +132,8 @@ def main(args: argparse.Namespace) -> int:
         # as llama.cpp pads it: the same for all backends
         n_ctx = need if own_caches else max(padded(need), 1024)
         load = load_request(
-            args, path, n_seq_max=args.parallel, store=args.store, n_ctx=n_ctx, own_caches=own_caches
+            args, path, n_seq_max=args.parallel, store=args.store, n_ctx=n_ctx, own_caches=own_caches,
+            kv_budget_bytes=0,
         )  # fmt: skip
     elif load.n_ctx < need:
         raise UsageError(f"--ctx {load.n_ctx} is too small for {need} tokens: raise it or leave it out")
