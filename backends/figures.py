@@ -140,3 +140,24 @@ class BenchResult(Struct, kw_only=True, frozen=True, tag=True):
     """Seconds of each layer with experts, from one router's choice to the next one's, over all passes."""
     n_threads: int | None = None
     lossy: str | None = None
+
+
+class Usage(Struct, kw_only=True, frozen=True):
+    """What one answer took. `prefill_s` and `decode_s` are wall seconds; the rates follow from them.
+
+    Token counts are None only where a remote server doesn't tell them.
+    """
+
+    prompt_tokens: int | None
+    reused_tokens: int | None
+    """Of the prompt's tokens those that weren't computed, because they had been before."""
+    completion_tokens: int | None
+    restored_tokens: int = 0
+    """Of the reused tokens those that weren't in the KV cache any more, but in the store of prompts."""
+    thinking_tokens: int = 0
+    prefill_s: float
+    decode_s: float
+    hit_rate: float | None = None
+    read_bytes: int | None = None
+    stall_s: float | None = None
+    seed: int | None = None

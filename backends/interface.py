@@ -24,6 +24,7 @@ from backends.figures import BenchResult as BenchResult
 from backends.figures import ExpertMap as ExpertMap
 from backends.figures import Telemetry as Telemetry
 from backends.figures import TokenLogprob as TokenLogprob
+from backends.figures import Usage as Usage
 
 # ---- requests --------------------------------------------------------------------------------------------------
 
@@ -175,27 +176,6 @@ class Delta(Struct, kw_only=True, frozen=True, tag=True):
             index=self.index,
             logprobs=self.logprobs + later.logprobs,
         )
-
-
-class Usage(Struct, kw_only=True, frozen=True):
-    """What one answer took. `prefill_s` and `decode_s` are wall seconds; the rates follow from them.
-
-    Token counts are None only where a remote server doesn't tell them.
-    """
-
-    prompt_tokens: int | None
-    reused_tokens: int | None
-    """Of the prompt's tokens those that weren't computed, because they had been before."""
-    completion_tokens: int | None
-    restored_tokens: int = 0
-    """Of the reused tokens those that weren't in the KV cache any more, but in the store of prompts."""
-    thinking_tokens: int = 0
-    prefill_s: float
-    decode_s: float
-    hit_rate: float | None = None
-    read_bytes: int | None = None
-    stall_s: float | None = None
-    seed: int | None = None
 
 
 class Finished(Struct, kw_only=True, frozen=True, tag=True):
