@@ -139,7 +139,7 @@ class EngineClient:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def _new_id(self) -> str:
+    def new_id(self) -> str:
         return f"call-{next(self._ids)}"
 
     @contextlib.contextmanager
@@ -155,7 +155,7 @@ class EngineClient:
         p.require_utf8(request.path)
         async with self._load_lock:
             await self.start()
-            call_id = self._load_id = self._new_id()
+            call_id = self._load_id = self.new_id()
             self.model = None
             try:
                 with self._call(call_id) as inbox:
@@ -199,9 +199,10 @@ class EngineClient:
             self.model = None
             return
         self.model = None
-        await self._ask(p.Unload(self._new_id()))
+        await self.ask(p.Unload(self.new_id()))
 
-    async def _ask(self, command: Any) -> p.Counted | p.Tokens | p.Text | p.Done | p.Reply:
+    async def ask(self, command: Any) -> p.Counted | p.Tokens | p.Text | p.Done | p.Reply:
+        """Sends a command that has one answer. Raises `EngineError`."""
         with self._call(command.id) as inbox:
             await self._child.send(command)
             while True:
@@ -212,34 +213,24 @@ class EngineClient:
                     return event
 
     async def _count(self, command: Any) -> int:
-        event = await self._ask(command)
+        event = await self.ask(command)
         return event.n if isinstance(event, p.Counted) else 0
 
     async def count_tokens(self, request: GenerateRequest) -> int:
         """Tokens of the request's prompt after the chat template. Raises `EngineError`."""
-        return await self._count(p.CountTokens(self._new_id(), request))
-
-    async def tokenize(self, request: GenerateRequest, *, special: bool = True) -> tuple[int, ...]:
-        """The token ids of the request's prompt; `special` False leaves out what the model wants before a raw one."""
-        event = await self._ask(p.Tokenize(self._new_id(), request, special))
-        return event.tokens if isinstance(event, p.Tokens) else ()
-
-    async def detokenize(self, tokens: tuple[int, ...]) -> str:
-        """The text of token ids. Raises `EngineError`."""
-        event = await self._ask(p.Detokenize(self._new_id(), tokens))
-        return event.text if isinstance(event, p.Text) else ""
+        return await self._count(p.CountTokens(self.new_id(), request))
 
     async def save_state(self, session: str, path: str) -> int:
         """Writes a session's KV cache to a file; returns its bytes, 0 where not supported."""
-        return await self._count(p.SaveState(self._new_id(), session, path))
+        return await self._count(p.SaveState(self.new_id(), session, path))
 
     async def restore_state(self, session: str, path: str) -> int:
         """Restores a session; returns its tokens, 0 where the file doesn't fit."""
-        return await self._count(p.RestoreState(self._new_id(), session, path))
+        return await self._count(p.RestoreState(self.new_id(), session, path))
 
     async def bench(self, request: BenchRequest, on_progress: Callable[[int, int], None] | None = None) -> BenchResult:
         """Runs the benchmark; `on_progress(done, total)`. Cancelling the task stops it. Raises `EngineError`."""
-        call_id = self._new_id()
+        call_id = self.new_id()
         with self._call(call_id) as inbox:
             await self._child.send(p.Bench(call_id, request))
             try:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from starlette.responses import JSONResponse
 
+from backends.engine.tokens import detokenize
 from backends.interface import ChatMessage, Delta, EngineError, Finished, GenerateRequest
 from flashmoe.anthropic.requests import parse_messages
 from flashmoe.anthropic.responses import MessageShape, engine_message
@@ -112,7 +113,7 @@ class Text(_OpenAI):
         if parsed.echo:
             for generate in parsed.generate:
                 text = generate.prompt
-                echo.append(await engine.client.detokenize(generate.tokens or ()) if text is None else text)
+                echo.append(await detokenize(engine.client, generate.tokens or ()) if text is None else text)
         shape = Shape(
             chat=False,
             id=request_id,

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from backends.engine.tokens import detokenize, tokenize
 from backends.interface import Delta, EngineError, Finished
 from flashmoe.anthropic.requests import parse_count
 from flashmoe.anthropic.responses import engine_message
@@ -151,7 +152,7 @@ class Server:
         body = await self._guard.body(request)
         try:
             given = read(body, TokenizeRequest)
-            tokens = await self.engine.client.tokenize(tokenize_request(given), special=given.adds_special)
+            tokens = await tokenize(self.engine.client, tokenize_request(given), special=given.adds_special)
         except BadRequestError as e:
             return self._text.bad_request(e)
         except EngineError as e:
@@ -164,7 +165,7 @@ class Server:
         self._guard.authorise(request)
         body = await self._guard.body(request)
         try:
-            text = await self.engine.client.detokenize(tuple(read(body, DetokenizeRequest).tokens))
+            text = await detokenize(self.engine.client, tuple(read(body, DetokenizeRequest).tokens))
         except BadRequestError as e:
             return self._text.bad_request(e)
         except EngineError as e:
