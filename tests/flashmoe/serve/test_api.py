@@ -42,7 +42,7 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 
 
 def post(server: Running, body: object, route: str = "chat/completions", **kw: object) -> httpx2.Response:
-    return httpx2.post(f"{server.url}/v1/{route}", json=body, timeout=60, **kw)  # type: ignore[arg-type]
+    return httpx2.post(f"{server.url}/v1/{route}", json=body, timeout=300, **kw)  # type: ignore[arg-type]
 
 
 def test_openai_client_chats(client: openai.OpenAI, server: Running) -> None:
@@ -187,7 +187,7 @@ def test_heads_and_bodies_that_never_end(server: Running, monkeypatch: pytest.Mo
     assert say(server, flood, timeout=3.0).partition(b"\r\n")[0].split()[1:2] in ([b"400"], [b"431"], [])
     assert post(server, CHAT).status_code == 200
     # a second request on a connection is awaited as patiently as the first, and one that came whole is left alone
-    with httpx2.Client(base_url=server.url, timeout=20) as client:
+    with httpx2.Client(base_url=server.url, timeout=300) as client:
         assert client.get("/health").status_code == 200
         slow = {**CHAT, "max_tokens": 1500}
         assert client.post("/v1/chat/completions", json=slow).status_code == 200
@@ -252,7 +252,7 @@ def test_metrics_count_what_was_done(server: Running) -> None:
 def test_a_client_that_leaves_frees_its_place(server: Running) -> None:
     body = {**CHAT, "max_tokens": 1900, "stream": True, "stop": None}
     for _ in range(6):  # more than there are places: a stuck one would block the next
-        with httpx2.stream("POST", server.url + "/v1/chat/completions", json=body, timeout=30) as response:
+        with httpx2.stream("POST", server.url + "/v1/chat/completions", json=body, timeout=300) as response:
             for _ in response.iter_bytes():
                 break
     deadline = time.monotonic() + 20

@@ -31,9 +31,9 @@ class Agent:
         """One turn; what was computed is at most what is new."""
         self.messages.append({"role": "user", "content": f"{self.name}: {text}"})
         body = {"messages": self.messages, "max_tokens": 8, "temperature": 0}
-        end = time.monotonic() + 90
+        end = time.monotonic() + 300
         while True:
-            response = httpx2.post(self.server.url + "/v1/chat/completions", json=body, timeout=100)
+            response = httpx2.post(self.server.url + "/v1/chat/completions", json=body, timeout=300)
             if response.status_code != 503 or time.monotonic() > end:
                 break
             time.sleep(0.2)

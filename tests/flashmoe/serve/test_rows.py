@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def post(server: Running, body: object, route: str = "chat/completions", **more: Any) -> httpx2.Response:
-    return httpx2.post(f"{server.url}/v1/{route}", json=body, timeout=100, **more)
+    return httpx2.post(f"{server.url}/v1/{route}", json=body, timeout=300, **more)
 
 
 def text(response: httpx2.Response) -> str:
