@@ -263,6 +263,42 @@ async def test_gated_says_what_to_do(hub: HubServer) -> None:
         assert not screen.query_one(DownloadPane).views
 
 
+async def test_more_of_the_hubs_results(hub: HubServer, home: Path) -> None:
+    for i in range(45):
+        (home / f"srv/many/Repo-{i:02d}-GGUF").mkdir(parents=True)
+        (home / f"srv/many/Repo-{i:02d}-GGUF/Repo-Q4_0.gguf").write_bytes(b"GGUF")
+    hub.page_size = 20
+    async with models() as (pilot, screen):
+        await type_text(pilot, "many")
+        await until(pilot, lambda: len(screen._rows["hub"]) == 21)
+        for expected in (41, 45):
+            await pilot.press("pagedown", "pagedown", "pagedown", "pagedown", "pagedown")
+            await until(pilot, lambda: screen.here is not None and screen.here.name == "more …")
+            await pilot.press("enter")
+            await until(pilot, lambda n=expected: len(screen._rows["hub"]) == n)  # type: ignore[misc]
+        assert all(row.repo for row in screen._rows["hub"]), "at the end there is no more"
+
+
+async def test_a_large_download_asks_first(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmoe.hub.lookup.is_large", lambda size, free: True)
+    async with models() as (pilot, screen):
+        await type_text(pilot, "large")
+        await until(pilot, lambda: screen.here is not None and screen.here.repo == "acme/Large-A2B-GGUF")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await pilot.press("enter")
+        await until(pilot, lambda: "more than half of the 120 GiB" in picture(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        assert not screen.query_one(DownloadPane).views
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        await pilot.press("enter")
+        await until(pilot, lambda: "more than half" in picture(pilot))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: bool(screen.query_one(DownloadPane).views))
+
+
 async def test_delete_refuses_what_is_loaded_then_says_what_is_freed(home: Path) -> None:
     path = home / "home/data/models/acme/Tiny-GGUF/Tiny-Q8_0.gguf"
     async with models() as (pilot, screen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from flashmoe.cli.common import UsageError
+from flashmoe.cli.pull import _sure
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.inuse import InUse, holder
 from flashmoe.hub.library import Library, find_entry, resolve_model
@@ -291,3 +294,69 @@ def test_garbled_answers_are_one_sentence(
     done = run("search", "x", env=env)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+# ---- one answer in every command
+
+
+def main_of(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], free: int, answer: str, *args: str) -> int:
+    """Runs a command in this process, on a disk with so many bytes free and a person at the terminal."""
+    from flashmoe.cli.main import main
+
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("flashmoe.hub.downloads.jobs.free_bytes", lambda path: free)
+    monkeypatch.setattr("flashmoe.hub.lookup.free_bytes", lambda path: free)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})(answer))
+    return main(list(args))
+
+
+@pytest.mark.parametrize(
+    ("answer", "args", "code", "there"), [("n\n", [], 1, False), ("y\n", [], 0, True), ("", ["--yes"], 0, True)]
+)
+def test_more_than_half_of_the_free_disk_asks_first(
+    hub: tuple[HubServer, dict[str, str]], places: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], answer: str, args: list[str], code: int, there: bool,
+) -> None:  # fmt: skip
+    server, env = hub
+    grow(server.root / "acme/New-GGUF/New-Q4_K_M.gguf", 200 << 20, 1)
+    assert main_of(monkeypatch, env, 300 << 20, answer, "pull", "acme/New-GGUF:Q4_K_M", *args) == code
+    said = capsys.readouterr().err
+    assert ("more than half of the" in said) is (not args)
+    assert bool(list((places / "home/data/models").rglob("New-Q4_K_M.gguf"))) is there
+
+
+def test_without_a_terminal_a_large_download_says_what_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(UsageError, match="add --yes"):
+        _sure("acme/New-GGUF", "Q4_K_M", 3 << 20, 4 << 20, yes=False)
+
+
+def test_search_plan_and_pull_take_the_same_file(hub: tuple[HubServer, dict[str, str]], places: Path) -> None:
+    server, env = hub
+    folder = server.root / "acme/New-GGUF"
+    (folder / "mtp").mkdir()
+    make_gguf(folder / "mtp/New-Q4_0.gguf", seed=7)
+    make_gguf(folder / "draft-New-UD-Q4_K_XL.gguf", seed=8)
+    make_gguf(folder / "New-F16.gguf", seed=9)
+    (folder / "New-Q6_K-00002-of-00002.gguf").write_bytes(b"GGUF")
+    listed = run("search", "acme/New-GGUF", env=env)
+    chosen = [line for line in listed.stdout.splitlines() if "pull takes this one" in line]
+    assert len(chosen) == 1
+    assert chosen[0].startswith("Q4_K_M")
+    assert "Q6_K" in listed.stdout
+    assert "(incomplete on the hub: 1 missing)" in listed.stdout
+    assert "draft" not in listed.stdout
+    planned = run("plan", "acme/New-GGUF", "--json", "--no-probe", env=env)
+    assert "Taking Q4_K_M" in planned.stderr
+    for command in ("pull", "plan"):
+        lacking = run(command, "acme/New-GGUF:Q6_K", env=env)
+        assert lacking.returncode == 1
+        assert "1 part is missing of 2 (New-Q6_K-00001-of-00002.gguf)" in lacking.stderr
+    pulled = run("pull", f"{env['HF_ENDPOINT']}/acme/New-GGUF", env=env)
+    assert pulled.stdout.strip().endswith("New-Q4_K_M.gguf"), pulled.stderr
+    assert "sha256 verified" in pulled.stderr
+    address = f"{env['HF_ENDPOINT']}/acme/New-GGUF/blob/main/New-F16.gguf"
+    assert "isn't downloaded; `flashmoe-tui pull" in run("run", address, "hello", env=env).stderr
+    assert run("pull", address, env=env).stdout.strip().endswith("New-F16.gguf")
+    assert run("plan", address, "--no-probe", "--json", env=env).returncode in (0, 1)
