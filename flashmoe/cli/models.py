@@ -63,9 +63,9 @@ def _of_the_hub(url: str, args: argparse.Namespace) -> Path | None:
 
     if not looks_like_reference(url, endpoint=configured_endpoint()):
         return None
-    found = _in_library(url, args)
+    found = _in_library(url, args, hints=False)
     if found is None:
-        raise UsageError(f"{url} isn't downloaded", f"`flashmoe-tui pull {url}` fetches it")
+        raise UsageError(f"{url} isn't downloaded", f"`flashmoe-tui pull {url}` fetches it.")
     return found
 
 
@@ -80,14 +80,15 @@ def _only_model_in(folder: Path) -> Path:
     raise UsageError(f"{folder} is a folder with {len(firsts)} models", f"name one of them: {shown}.")
 
 
-def _in_library(name: str, args: argparse.Namespace) -> Path | None:
+def _in_library(name: str, args: argparse.Namespace, *, hints: bool = True) -> Path | None:
+    """The model of that name; None where there is none (and, with `hints`, none like it)."""
     from flashmoe.hub.errors import HubError
     from flashmoe.hub.library import Library, default_sources
 
     try:
         entry = Library(default_sources(settings_of(args, quiet=True).config)).find(name)
     except HubError as error:
-        if error.code == "not_found" and not error.close:
+        if error.code == "not_found" and not (hints and error.close):
             return None
         raise UsageError(error.message) from None
     if entry.missing:

@@ -307,6 +307,7 @@ def main_of(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], free: int, ans
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("flashmoe.hub.downloads.jobs.free_bytes", lambda path: free)
     monkeypatch.setattr("flashmoe.hub.lookup.free_bytes", lambda path: free)
+    monkeypatch.setattr("flashmoe.hub.downloads.jobs.JobStore.check_space", lambda *a, **k: None)
     monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})(answer))
     return main(list(args))
 
@@ -319,8 +320,8 @@ def test_more_than_half_of_the_free_disk_asks_first(
     capsys: pytest.CaptureFixture[str], answer: str, args: list[str], code: int, there: bool,
 ) -> None:  # fmt: skip
     server, env = hub
-    grow(server.root / "acme/New-GGUF/New-Q4_K_M.gguf", 200 << 20, 1)
-    assert main_of(monkeypatch, env, 300 << 20, answer, "pull", "acme/New-GGUF:Q4_K_M", *args) == code
+    grow(server.root / "acme/New-GGUF/New-Q4_K_M.gguf", 3 << 20, 1)
+    assert main_of(monkeypatch, env, 5 << 20, answer, "pull", "acme/New-GGUF:Q4_K_M", *args) == code
     said = capsys.readouterr().err
     assert ("more than half of the" in said) is (not args)
     assert bool(list((places / "home/data/models").rglob("New-Q4_K_M.gguf"))) is there
