@@ -100,6 +100,6 @@ class Downloading:
         if quiet:
             return
         if view.state == "done":
-            self._owner.notify(f"{view.repo}:{view.label} is here, its checksums are right.", markup=False, timeout=10)
+            self._owner.notify(f"{view.repo}:{view.label} downloaded: {view.checked}.", markup=False, timeout=10)
         elif view.state == "failed" or (view.state == "paused" and view.message):
             self._owner.notify(f"{view.repo}:{view.label}: {view.message}", severity="error", markup=False, timeout=15)

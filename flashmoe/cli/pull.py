@@ -46,7 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "model", metavar="REPO[:QUANT|:FILE]",
         help="a repository (owner/name, or with @REVISION) or an address on the hub; without a quant, the usual one",
     )  # fmt: skip
-    parser.add_argument("--parallel", metavar="N", type=positive_int, default=None, help="connections at once")
+    parser.add_argument("--parallel", metavar="N", type=positive_int, default=None, help="connections in parallel")
     parser.add_argument("--limit", metavar="MIB_S", type=_mib_s, default=None, help="at most so many MiB a second")
     parser.add_argument(
         "-y", "--yes", action="store_true", help="don't ask before more than half of the free disk is taken"
@@ -110,7 +110,7 @@ def _sure(repo: str, label: str, nbytes: int, free: int, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError(f"{what}", "that asks first, and there is no terminal to ask on: add --yes")
+        raise UsageError(f"{what}", "that needs a confirmation, and there is no terminal to ask on: add --yes")
     sys.stderr.write(visible(f"{what}. Download it? [y/N] "))
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -58,7 +58,7 @@ def _drop_download(name: str, *, yes: bool, as_json: bool) -> bool:
     view = next((v for v in manager.jobs() if name.lower() in (f"{v.repo}:{v.label}".lower(), v.id.lower())), None)
     if view is None:
         return False
-    if not _sure(f"Delete the unfinished download {view.repo}:{view.label} ({size(view.done)} are here)?", yes=yes):
+    if not _sure(f"Delete the unfinished download {view.repo}:{view.label} ({size(view.done)} downloaded)?", yes=yes):
         note("Nothing was deleted.")
         return True
     manager.cancel(view.id)

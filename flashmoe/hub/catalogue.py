@@ -93,7 +93,7 @@ def load_catalogue(*files: Path) -> Catalogue:
 
 def _items(raw: bytes, path: Path, problems: list[str]) -> list[Any]:
     if len(raw) > _MAX_BYTES:
-        problems.append(f"{display(path)} is larger than 1 MiB: that is no catalogue.")
+        problems.append(f"{display(path)} is larger than 1 MiB: that isn't a catalogue.")
         return []
     try:
         data = yaml.load(raw, Loader=_Loader)
@@ -148,7 +148,7 @@ def _size(value: Any) -> int:
     if isinstance(value, str):
         match = _SIZE.match(value.strip())
         if not match:
-            raise ValueError(f"“{show(value, 30)}” is no size such as 20.5 GiB")
+            raise ValueError(f"“{show(value, 30)}” isn't a size such as 20.5 GiB")
         value = float(match[1]) * _UNITS[match[2].lower()]
     size = int(value)
     if not 0 < size < 1 << 60:

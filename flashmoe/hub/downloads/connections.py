@@ -182,7 +182,7 @@ class Connections:
                 raise
             with self._owner.cond:
                 f.plain = True
-                self._owner.notice = f"{error.gist}; going on by plain HTTP."
+                self._owner.notice = f"{error.gist}; continuing by plain HTTP."
             self._owner.changed()
 
     def _write(self, claim: Claim, chunks: Iterable[bytes]) -> bool:

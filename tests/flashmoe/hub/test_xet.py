@@ -64,7 +64,7 @@ def test_where_the_storage_fails_plain_http_goes_on(stored: Place) -> None:
         view = stored.pull(manager, 60)
     assert view.state == "done", view
     stored.assert_right()
-    assert any("going on by plain HTTP" in e.message for e in stored.events)
+    assert any("continuing by plain HTTP" in e.message for e in stored.events)
 
 
 def test_without_hf_xet_it_is_said(stored: Place, monkeypatch: pytest.MonkeyPatch) -> None:

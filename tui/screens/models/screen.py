@@ -271,7 +271,7 @@ class ModelsScreen(Screen[str | None]):
                 if path.is_file():
                     self.finish(str(path))
                     return
-            self.say(f"{typed} is no file.", error=True)
+            self.say(f"{typed} isn't a file.", error=True)
             return
         row = self.here
         if row is not None:
