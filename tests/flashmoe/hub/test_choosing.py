@@ -11,6 +11,7 @@ from msgspec import structs
 from backends.gguf.header import Value
 from flashmoe.hub.client import HubClient
 from flashmoe.hub.errors import HubError
+from flashmoe.hub.listing import read_listing
 from flashmoe.hub.lookup import check_header, look_up, read_reference
 from flashmoe.hub.roles import role_of_header, role_of_name
 from flashmoe.hub.selection import choose, usual
@@ -130,6 +131,19 @@ def test_folders_revisions_and_parts_missing() -> None:
             choose(repo, reference)
         assert caught.value.code == "incomplete"
     assert choose(repo)[0].quant == "Q2_K", "what can be pulled whole"
+
+
+FORBIDDEN = [
+    "../evil-Q4_0.gguf", ".hidden/m-Q4_0.gguf", "a/../../m.gguf", "/etc/m.gguf", "m\x1b[31m-Q4_0.gguf",
+    "m-\u202efugg.4_Q.gguf", "x" * 300 + ".gguf", "~/m.gguf", "m\u200b-Q4_0.gguf",
+]  # fmt: skip
+
+
+def test_forbidden_names_are_not_offered() -> None:
+    siblings = [{"rfilename": name, "size": 5, "lfs": {"sha256": "0" * 64}} for name in [*FORBIDDEN, "m-Q4_0.gguf"]]
+    repo = read_listing({"id": "a/b", "sha": "0" * 40, "siblings": siblings}, "a/b")
+    assert [q.label for q in repo.quants] == ["Q4_0"]
+    assert repo.other == ()
 
 
 def test_what_a_repository_without_models_has_is_said() -> None:

@@ -9,6 +9,7 @@ from flashmoe import figures
 from flashmoe.hub.errors import HubError
 from flashmoe.hub.library import undeletable
 from flashmoe.hub.listing import HubQuant, HubRepo
+from flashmoe.hub.names import show
 from flashmoe.paths import display
 from flashmoe.plans.model_list import FIT_WORDS, MORE_KEY, Row, quant_fit
 from tui.screens.dialogs import Choice, ChoiceDialog
@@ -192,4 +193,4 @@ def _quant_line(quant: HubQuant, here: Machine, *, usual: bool) -> str:
     parts = f", {len(quant.files)} parts" if len(quant.files) > 1 else ""
     word = FIT_WORDS[quant_fit(quant.size, here)]
     mark = "   (usual)" if usual else ""
-    return f"{quant.label:<14} {figures.size(quant.size):>9}{parts}   {word}{mark}"
+    return f"{show(quant.label, 60):<14} {figures.size(quant.size):>9}{parts}   {word}{mark}"
