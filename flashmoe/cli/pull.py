@@ -28,6 +28,7 @@ from flashmoe.text_safety import visible
 if TYPE_CHECKING:
     from flashmoe.hub.downloads.manager import DownloadManager
     from flashmoe.hub.downloads.views import JobView
+    from flashmoe.hub.listing import HubQuant, HubRepo
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -78,13 +79,17 @@ def main(args: argparse.Namespace) -> int:
     except HubError as problem:
         raise UsageError(problem.what, problem.advice) from None
     manager = open_manager(connections=args.parallel, limit_bytes_s=args.limit)
-    found = look_up(manager.client, wanted, models=manager.root, waiting=say_wait)
+
+    def begun(repo: HubRepo, quant: HubQuant) -> bool:
+        return manager.store.load(job_id(repo.repo, quant.label, repo.revision)) is not None
+
+    found = look_up(manager.client, wanted, models=manager.root, waiting=say_wait, known=begun)
     repo, quant = found.repo, found.quant
     if found.why:
         note(f"Taking {found.why}")
     free = free_bytes(manager.root)
-    begun = manager.store.load(job_id(repo.repo, quant.label, repo.revision)) is not None
-    if is_large(quant.size, free) and not begun and not _sure(repo.repo, quant.label, quant.size, free, yes=args.yes):
+    asks = is_large(quant.size, free) and not begun(repo, quant)
+    if asks and not _sure(repo.repo, quant.label, quant.size, free, yes=args.yes):
         note("Nothing was downloaded.")
         return EXIT_FAILED
     signal.signal(signal.SIGTERM, _interrupt)

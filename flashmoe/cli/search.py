@@ -91,7 +91,7 @@ def _show_repo(client: HubClient, wanted: Reference, as_json: bool) -> int:
     note(f"{repo.repo}  {state}{repo.licence}".rstrip())
     usual, why = None, ""
     try:
-        found = pick(client, repo, wanted, free=free_bytes(models_root()), waiting=say_wait)
+        found = pick(client, repo, wanted, free=free_bytes(models_root()))
         usual, why = found.quant, found.why
     except HubError as error:
         note(error.message)

@@ -6,7 +6,6 @@ A name decides first; before anything of size is fetched the first kilobytes of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -44,17 +43,30 @@ def read_reference(text: str) -> Reference:
     return parse_reference(text, endpoint=configured_endpoint())
 
 
-def look_up(client: HubClient, wanted: Reference, *, models: Path, waiting: Waiting | None = None) -> Found:
-    """The model that is meant. `models` is the folder that it would go to; `waiting` hears of pauses.
+def look_up(
+    client: HubClient,
+    wanted: Reference,
+    *,
+    models: Path,
+    waiting: Waiting | None = None,
+    known: Callable[[HubRepo, HubQuant], bool] | None = None,
+) -> Found:
+    """The model that is meant. `models` is the folder that it would go to; `waiting` hears of pauses; `known` tells
+    what was looked at before (a download that was begun).
 
     Raises `HubError`.
     """
     repo = patiently(lambda: client.repo(wanted.repo, wanted.revision), waiting=waiting)
-    return pick(client, repo, wanted, free=free_bytes(models), waiting=waiting)
+    return pick(client, repo, wanted, free=free_bytes(models), known=known)
 
 
 def pick(
-    client: HubClient, repo: HubRepo, wanted: Reference | None, *, free: int | None, waiting: Waiting | None = None
+    client: HubClient,
+    repo: HubRepo,
+    wanted: Reference | None,
+    *,
+    free: int | None,
+    known: Callable[[HubRepo, HubQuant], bool] | None = None,
 ) -> Found:
     """The model of a repository that was listed already; its header is looked at. Raises `HubError`."""
     without: list[str] = []
@@ -64,8 +76,10 @@ def pick(
             quant, why = choose(repo, wanted, free=free, without=without)
         except HubError as error:
             raise unmasked if unmasked is not None and error.code == "not_found" else error from None
+        if known is not None and known(repo, quant):
+            return Found(repo, quant, why)
         try:
-            patiently(partial(check_header, client, repo, quant), waiting=waiting)
+            check_header(client, repo, quant)
         except HubError as error:
             if error.code != "not_a_model" or (wanted is not None and wanted.wanted) or len(without) >= TRIES:
                 raise

@@ -32,7 +32,7 @@ MAX_STEP = 4 << 20
 MAX_ALL_BYTES = 2 * MAX_HEADER_BYTES
 """Headers of all parts together; a set of a hundred parts has about 30 MB."""
 PARALLEL = 6
-BACKOFF = Backoff(first_s=0.3, most_s=5.0, attempts=4)
+BACKOFF = Backoff(first_s=0.3, most_s=5.0, attempts=6)
 
 
 class RangeSource:
