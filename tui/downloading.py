@@ -67,7 +67,7 @@ class Downloading:
         if running:
             await self.manager()
             what = f"{running[0].repo}:{running[0].label}" if len(running) == 1 else f"{len(running)} downloads"
-            self._owner.notify(f"Going on with {what}.", markup=False, timeout=4)
+            self._owner.notify(f"Resuming {what}.", markup=False, timeout=4)
 
     @property
     def active(self) -> bool:

@@ -212,8 +212,8 @@ async def test_a_download_goes_on_at_the_next_start_and_tells_its_end(hub: HubSe
     hub.faults.rate = 0
     app = FlashmoeApp(AppOptions(measure=False))
     async with app.run_test(size=(120, 36), notifications=True) as pilot:
-        await until(pilot, lambda: "Going on with acme/Large-A2B-GGUF:Q8_0" in picture(pilot))
-        await until(pilot, lambda: "is here, its" in picture(pilot))
+        await until(pilot, lambda: "Resuming acme/Large-A2B-GGUF:Q8_0" in picture(pilot))
+        await until(pilot, lambda: "downloaded: sha256 verified" in picture(pilot))
         await app.downloading.close()
     assert hub.stats.body_bytes < 6 * MIB * 1.2
 
