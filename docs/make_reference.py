@@ -63,9 +63,17 @@ def settings() -> Iterator[str]:
 
 
 def keys() -> Iterator[str]:
-    from tui.keymap import KEYS, SCOPE_TITLES, display_key
+    from tui.key_table import KEYS, SCOPE_TITLES
+    from tui.keymap import display_key
+    from tui.screens.chat.commands import COMMANDS
 
-    yield "Remap them by id in `ui.keys`, for instance `chat.stop: ctrl+x`. F1 shows the keys in force."
+    yield (
+        "Remap them by id in `ui.keys`, for instance `chat.new: ctrl+x b`; `set: classic` takes the former keys. "
+        "F1 shows the keys in force."
+    )
+    yield "\n### Commands in the composer\n"
+    rows = [(f"`/{c.name} {c.argument}`".replace(" `", "`"), c.description) for c in COMMANDS]
+    yield from table(("command", "does"), rows)
     for scope, title in SCOPE_TITLES.items():
         rows = [
             (f"`{k.id}`", ", ".join(display_key(key) for key in k.keys.split(",") if key) or "-", k.description)

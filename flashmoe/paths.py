@@ -105,9 +105,19 @@ def kv_dir() -> Path:
     return cache_dir() / "kv"
 
 
+def state_dir() -> Path:
+    """What is kept from one start to the next and nobody would miss for long."""
+    return _base("XDG_STATE_HOME", ".local/state", "state")
+
+
+def chosen_file() -> Path:
+    """What was chosen in the app: theme, set of keys, monitor, order of the models."""
+    return state_dir() / "chosen.json"
+
+
 def log_dir() -> Path:
     """Logs: the engine's own prints, and the app's."""
-    return _base("XDG_STATE_HOME", ".local/state", "state") / "log"
+    return state_dir() / "log"
 
 
 def runtime_dir() -> Path:
@@ -148,6 +158,7 @@ def all_paths() -> dict[str, Path]:
         "cache": cache_dir(),
         "kv_cache": kv_dir(),
         "prompts": prompts_dir(),
+        "chosen": chosen_file(),
         "logs": log_dir(),
         "runtime": runtime_dir(),
         "guide_model": guide_model(),

@@ -22,19 +22,21 @@ from textual.worker import WorkerFailed
 
 from backends.interface import LoadRequest
 from flashmoe import failures, paths
+from flashmoe.config.chosen import read_chosen
 from flashmoe.config.load import load_config
 from flashmoe.config.loading import load_request
 from flashmoe.config.schema import LoadedConfig
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
-from tui import themes
 from tui.downloading import Downloading
 from tui.engine.controller import EngineController
 from tui.engine.messages import DownloadNews
 from tui.monitor.monitoring import Monitoring
+from tui.screens.app_keys import AppKeys
+from tui.screens.app_looks import AppLooks
 from tui.screens.chat.screen import ChatScreen
+from tui.screens.palette import palette_commands
 from tui.terminal import facts as terminal
-from tui.terminal.key_order import KeyOrder
 from tui.terminal.repaint import SparingApp
 from tui.terminal.too_small import SMALL_CSS, SmallTerminal
 
@@ -61,7 +63,7 @@ class AppOptions:
     """Sample the machine for the monitor."""
 
 
-class FlashmoeApp(SparingApp, KeyOrder):
+class FlashmoeApp(SparingApp, AppLooks, AppKeys):
     """One window on one engine."""
 
     TITLE = "flashmoe-tui"
@@ -71,14 +73,15 @@ class FlashmoeApp(SparingApp, KeyOrder):
     CSS = (
         SMALL_CSS
         + """
-    Toast { padding: 0 1; margin: 0 0 1 0; }
+    ToastRack { dock: top; align: right top; margin: 1 0 0 0; }
+    Toast { padding: 0 1; margin: 0 0 1 0; max-width: 60%; }
     OptionList { scrollbar-size-vertical: 1; }
     OptionList > .option-list--option-highlighted,
     OptionList:focus > .option-list--option-highlighted {
-        background: $primary 25%; color: $foreground; text-style: none;
+        background: $selected; color: $foreground; text-style: none;
     }
     OptionList:ansi > .option-list--option-highlighted, OptionList:nocolor > .option-list--option-highlighted {
-        text-style: reverse;
+        background: ansi_default; color: ansi_default; text-style: reverse;
     }
     CommandPalette > Vertical { width: 84; max-width: 96%; }
     CommandPalette #--input { border: round $primary; }
@@ -86,19 +89,15 @@ class FlashmoeApp(SparingApp, KeyOrder):
     )
 
     def __init__(self, options: AppOptions, loaded: LoadedConfig | None = None, **extra: Any) -> None:
+        self.loaded = loaded if loaded is not None else load_config()
         super().__init__(**extra)
         self.options = options
-        self.loaded = loaded if loaded is not None else load_config()
         self.config = self.loaded.config
         calm = options.calm if options.calm is not None else {"on": True, "off": False}.get(self.config.ui.calm)
         self.calm = terminal.over_ssh() if calm is None else calm
         self.animation_level = "none"
-        self.keymap = keys.resolve(self.config.ui.keys)
-        self.set_keymap(self.keymap.overrides)
-        self.theme_set = themes.load_themes(paths.builtin_themes_dir(), paths.user_themes_dir())
-        for theme in self.theme_set.themes.values():
-            self.register_theme(theme)
-        self.theme = self._first_theme()
+        self.use_keys(keys.resolve(self.config.ui.keys, read_chosen().keys or "standard"))
+        self.theme = self.first_theme(options.theme)
         self._painted = False
         self._first_colours = self.get_css_variables()
         self.stylesheet.set_variables(self._first_colours)
@@ -116,21 +115,14 @@ class FlashmoeApp(SparingApp, KeyOrder):
 
     # ---- start ----------------------------------------------------------------------------------------------------
 
-    def _first_theme(self) -> str:
-        known = self.theme_set.themes
-        wanted = self.options.theme or self.config.ui.theme
-        if wanted != "auto":
-            if wanted in known:
-                return wanted
-            self.theme_set.problems.append(f"There is no theme '{wanted}'; there are {', '.join(sorted(known))}.")
-        elif terminal.colours() == "16" and "terminal" in known:
-            return "terminal"
-        return themes.DEFAULT_THEME if themes.DEFAULT_THEME in known else next(iter(known), "textual-dark")
-
     def refresh_css(self, animate: bool = True) -> None:
         """Not once more before the first paint: the sheets were parsed with this theme's colours to begin with."""
         if self._painted or self.get_css_variables() != self._first_colours:
             super().refresh_css(animate)
+
+    def configured(self, name: str) -> bool:
+        """Whether the configuration file sets this field: it wins over what was chosen in the app."""
+        return name in self.loaded.lines
 
     def get_default_screen(self) -> Screen[Any]:
         """The main screen is there from the start."""
@@ -194,7 +186,7 @@ class FlashmoeApp(SparingApp, KeyOrder):
         for problem in (await asyncio.to_thread(self.chat_screen.flow.given.read_presets)).problems:
             self.notify(problem.sentence, severity="warning", timeout=15, markup=False)
         prompts = await history.in_thread(history.recent_prompts)
-        self.chat_screen.composer.remember_all(list(reversed(prompts)))
+        self.chat_screen.composer.prompts.remember_all(list(reversed(prompts)))
         if self.options.chat is not None:
             draft = await self.chat_screen.flow.open_chat(self.options.chat)
             self.chat_screen.composer.set_text(draft)
@@ -232,8 +224,22 @@ class FlashmoeApp(SparingApp, KeyOrder):
 
         path = await self.ask_screen(ModelsScreen(self, downloads=downloads))
         if path is not None:
-            await self.chat_screen.flow.leave()  # its computed context goes with the model that is loaded now
-            self.controller.load(self.chat_screen.flow.given.with_chosen_context(self.with_defaults(path)))
+            await self.load_model(path)
+
+    async def load_model(self, path: str) -> None:
+        """Loads another model; asks first where that ends an answer."""
+        if self.chat_screen.flow.busy and not await self._may_end_answer():
+            return
+        await self.chat_screen.flow.leave()  # its computed context goes with the model that is loaded now
+        self.controller.load(self.chat_screen.flow.given.with_chosen_context(self.with_defaults(path)))
+
+    async def _may_end_answer(self) -> bool:
+        from tui.screens.dialogs import Choice, ChoiceDialog
+
+        said = "Loading another model stops it. What is written so far is kept."
+        stop = Choice("stop", "Stop the answer and load the model")
+        wait = Choice("wait", "Let it go on", "The model isn't loaded")
+        return await self.ask_screen(ChoiceDialog("An answer is being written", said, [wait, stop])) == "stop"
 
     def on_download_news(self, news: DownloadNews) -> None:
         """A download moved: the model screen shows it, elsewhere its end is told."""
@@ -249,9 +255,9 @@ class FlashmoeApp(SparingApp, KeyOrder):
         feed = self.monitoring.feed
         model = self.controller.model
         if feed is None or model is None or not model.n_experts:
-            self.chat_screen.say(
-                "This model is dense: it has no experts." if model is not None else "No model is loaded.", "warning"
-            )
+            remote = model is not None and model.backend == "remote"
+            why = "A server computes: nothing is known here of its experts." if remote else "It is dense: no experts."
+            self.chat_screen.say(why if model is not None else "No model is loaded.", "warning")
             return
         from tui.screens.experts import ExpertsScreen
 
@@ -284,23 +290,25 @@ class FlashmoeApp(SparingApp, KeyOrder):
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.keymap))
 
-    def action_themes(self) -> None:
-        """Chooses a theme with a live preview."""
-        from tui.screens.theme_picker import ThemePicker
+    def action_redraw(self) -> None:
+        """Sends the whole screen again."""
+        self.redraw()
 
-        self.push_screen(ThemePicker(self.theme_set, self.theme))
+    async def stop_what_runs(self) -> bool:
+        """Stops an answer or a load; False where there is none."""
+        return await self.chat_screen.asking.interrupt()
+
+    def tell(self, sentence: str) -> None:
+        """On the main screen over the composer, elsewhere in a toast."""
+        if self.screen is self.chat_screen:
+            self.chat_screen.say(sentence)
+        else:
+            super().tell(sentence)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: every action of the screen, by what it does, with its key."""
-        yield SystemCommand("Theme", "Choose the colours, with a live preview", self.action_themes)
-        yield SystemCommand("Redraw the screen", "After something else wrote on it", self.redraw)
         on_chat = screen is self.chat_screen
-        for spec in keys.KEYS:
-            if (spec.scope == "app" and spec.id != "app.palette") or (spec.scope == "chat" and on_chat):
-                title, detail = _title_and_detail(spec.description)
-                shown = self.keymap.display(spec.id)
-                help_text = f"{shown}   {detail}" if shown else detail
-                yield SystemCommand(title, help_text, self._runner(spec.action))
+        yield from palette_commands(self.keymap, frozenset({"app", "chat"} if on_chat else {"app"}), self._runner)
         if on_chat:
             copy, edit = self.chat_screen.copying.copy_command, self.chat_screen.drafting.open_editor
             yield SystemCommand("Copy the last command", "The last shell command of the answer", copy)
@@ -376,15 +384,6 @@ class FlashmoeApp(SparingApp, KeyOrder):
 def _warm_up() -> None:
     """What the first answer will need and the first paint didn't."""
     import tui.widgets.transcript.safe_markdown  # noqa: F401
-
-
-def _title_and_detail(description: str) -> tuple[str, str]:
-    """Splits ``Chats: list, search`` and ``Answer again; the old one stays`` where the explanation begins."""
-    for sign in (": ", "; ", " ("):
-        title, found, detail = description.partition(sign)
-        if found:
-            return title, detail.rstrip(")").capitalize() if sign != ": " else detail
-    return description, ""
 
 
 def run_app(options: AppOptions, loaded: LoadedConfig) -> int:

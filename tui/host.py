@@ -49,6 +49,10 @@ class Host(Protocol):
         """Shows a screen and waits for its answer; for coroutines that run apart from message handlers."""
         ...
 
+    def configured(self, name: str) -> bool:
+        """Whether the configuration file sets this field (``ui.monitor``): it wins over what was chosen in the app."""
+        ...
+
     def hold_keys(self) -> Callable[[], None]:
         """Keys wait until what is returned is called, a screen asks, or some seconds have passed: for what will open a
         screen, or empty the composer, once it has waited for something."""
@@ -56,6 +60,23 @@ class Host(Protocol):
 
     async def choose_model(self, *, downloads: bool = False) -> None:
         """Lets the user choose a model and loads it; `downloads` puts the cursor on what is being downloaded."""
+        ...
+
+    async def load_model(self, path: str) -> None:
+        """Loads another model."""
+        ...
+
+    @property
+    def theme_names(self) -> list[str]:
+        """The themes that can be chosen."""
+        ...
+
+    def choose_theme(self, name: str) -> bool:
+        """Takes a theme and keeps the choice; False where there is none of that name."""
+        ...
+
+    def choose_key_set(self, name: str) -> None:
+        """Takes a named set of keys and keeps the choice."""
         ...
 
     def open_experts(self) -> None:

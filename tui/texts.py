@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import shlex
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from flashmoe import paths
 from flashmoe.text_safety import encodable
 
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
 MOST_ATTACHED = 4 << 20
 """Bytes: a larger file is no text for a context."""
-_FENCE = re.compile(r"^(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _SHELLS = frozenset({"sh", "bash", "zsh", "fish", "shell", "console", "shell-session", "terminal"})
 
 
 def code_blocks(text: str) -> list[tuple[str, str]]:
-    """(language, code) of each fenced block, in order."""
-    return [(match[2].lower(), match[3].rstrip("\n")) for match in _FENCE.finditer(text)]
+    """(language, code) of each block in order, as it is drawn: also within lists and quotes, and while it is open."""
+    blocks = [token for token in markdown_parser().parse(text) if token.type in ("fence", "code_block")]
+    return [((token.info.split() or [""])[0].lower(), token.content.rstrip("\n")) for token in blocks]
+
+
+@lru_cache(maxsize=1)
+def markdown_parser() -> MarkdownIt:
+    """The one parser of answers: what it takes for code is drawn as code, and copied as code."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("gfm-like", {"html": False, "linkify": False, "maxNesting": 100})
 
 
 def last_command(text: str) -> str | None:
@@ -31,8 +46,22 @@ def last_command(text: str) -> str | None:
 
 
 def typed_path(text: str) -> Path:
-    """A path as people type it."""
-    return Path(text.strip()).expanduser()
+    """A path as people type it, or as a terminal types it when a file is dropped on it: quoted, with escaped blanks, or
+    as a ``file://`` address."""
+    text = text.strip()
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if Path(text).expanduser().exists():  # a name may well hold a quote or a backslash
+            return Path(text).expanduser()
+    if text.startswith("file://"):
+        address = urlsplit(text)
+        if address.netloc in ("", "localhost"):
+            return Path(unquote(address.path))
+    if "\\" in text or text[:1] in ("'", '"'):
+        with contextlib.suppress(ValueError):
+            words = shlex.split(text)
+            if len(words) == 1:
+                text = words[0]
+    return Path(text).expanduser()
 
 
 def write_new(path: Path, text: str) -> None:

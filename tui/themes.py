@@ -15,6 +15,7 @@ from textual.color import Color, ColorParseError
 from textual.theme import BUILTIN_THEMES, Theme
 
 from backends.errors import ReportedError
+from tui.theme_fit import fit
 
 DEFAULT_THEME = "ember"
 DEFAULT_LIGHT_THEME = "paper"
@@ -56,8 +57,11 @@ class ThemeSet:
     problems: list[str] = field(default_factory=list)
 
 
-def load_themes(*folders: Path) -> ThemeSet:
-    """Reads ``*.yaml`` and ``*.yml`` of the folders in order; later ones win where names are equal."""
+def load_themes(*folders: Path, colours: str = "truecolor") -> ThemeSet:
+    """Reads ``*.yaml`` and ``*.yml`` of the folders in order; later ones win where names are equal.
+
+    `colours` is what the terminal has (see `tui.terminal.facts.colours`); themes are made readable in them.
+    """
     found = ThemeSet()
     for folder in folders:
         try:
@@ -70,7 +74,7 @@ def load_themes(*folders: Path) -> ThemeSet:
             except ThemeError as error:
                 found.problems.append(str(error))
                 continue
-            found.themes[theme.name] = theme
+            found.themes[theme.name] = fit(theme, colours)
             found.descriptions[theme.name] = description
     return found
 

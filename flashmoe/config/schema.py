@@ -54,12 +54,14 @@ class UiConfig(Struct, kw_only=True, frozen=True):
     """A theme's name (from themes/*.yaml here or in the program); auto picks one that fits the terminal."""
     calm: Literal["auto", "on", "off"] = "auto"
     """No animation and at most 4 repaints a second besides typing and streaming; auto turns it on over SSH."""
+    characters: Literal["auto", "unicode", "ascii"] = "auto"
+    """What lines, bars and curves are drawn with; auto takes ascii on terminals that are known to have nothing else."""
     monitor: Literal["shown", "hidden"] = "shown"
     """The monitor at start: beside the chat where the terminal is wide enough, else as a strip; or hidden."""
     markdown: bool = True
     """Render answers as Markdown; false shows them as plain text."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Remapped keys: a binding's id, as F1 shows it, to a key, as in "chat.stop: ctrl+x" (several with commas)."""
+    """Keys by the id that F1 shows, as in "chat.new: ctrl+x n" (several with commas); "set: classic" takes that set."""
 
 
 class ModelsConfig(Struct, kw_only=True, frozen=True):

@@ -15,7 +15,7 @@ from flashmoe import figures
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.prediction import predict_total_s
 
-Bound = Literal["none", "idle", "ssd", "cpu", "gpu", "memory", "faults", "hook", "prefill"]
+Bound = Literal["none", "idle", "ssd", "cpu", "gpu", "memory", "faults", "hook", "prefill", "remote"]
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -62,6 +62,8 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
     """The verdict on a frame. `ceiling`: bytes per second that the model's disk can give, None while unknown."""
     if info is None or frame.phase == "none":
         return Verdict(kind="none", headline="no model loaded")
+    if info.backend == "remote":
+        return _remote(frame, info)
     if frame.phase == "prefill" and frame.prefill is not None and frame.prefill.tokens:
         return _prefill(frame, frame.prefill, info, ceiling)
     if frame.phase == "prefill":
@@ -84,6 +86,14 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
     if stall > compute:
         return _ssd(frame, work, info, ceiling)
     return _compute(frame, work, info)
+
+
+def _remote(frame: Frame, info: ModelInfo) -> Verdict:
+    """A server computes. What bounds it can't be seen from here; its speed as it arrives can."""
+    if frame.phase == "prefill":
+        return Verdict(kind="remote", headline="waiting for the server", detail=info.path)
+    speed = f"{figures.speed(frame.tok_s)} tok/s as they arrive" if frame.tok_s is not None else ""
+    return Verdict(kind="remote", headline="a server computes", detail=speed, tok_s=frame.tok_s)
 
 
 def _taken_back(frame: Frame, work: Work, info: ModelInfo) -> Verdict | None:
@@ -133,7 +143,7 @@ def _hook(frame: Frame, work: Work, info: ModelInfo, hook: float) -> Verdict:
         )
     return Verdict(
         kind="hook",
-        headline="bound by the router hook",
+        headline="bound by the router's call-back",
         detail=f"{figures.percent(hook / work.total_s).strip()} of each token",
         advice=advice,
         share=(work.total_s - hook) / work.total_s,

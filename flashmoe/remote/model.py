@@ -29,6 +29,7 @@ from backends.interface import (
     Usage,
 )
 from flashmoe.remote.http import network_error, status_error
+from flashmoe.remote.think_tag import Piece, ThinkTag
 
 MAX_EVENT = 4 * 1024 * 1024
 """A server-sent event longer than this is not an answer but an attack or a fault."""
@@ -147,6 +148,7 @@ class RemoteModel:
 
     def _finish(self, running: _Running, answer: _Answer, start: float) -> None:
         end = time.monotonic()
+        answer.end()
         first = answer.first or end
         usage = Usage(
             prompt_tokens=answer.prompt_tokens,
@@ -187,6 +189,7 @@ class _Answer:
         self.reused_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.thinking_tokens = 0
+        self._tag = ThinkTag()
 
     def take(self, chunk: dict[str, Any]) -> None:
         """One decoded event of the stream. Raises `EngineError` where the server reports a failure."""
@@ -213,7 +216,18 @@ class _Answer:
         if isinstance(text, str) and text:
             if self.first is None:
                 self.first = time.monotonic()
-            self._emit(Delta(id=self._id, text=text, kind="thinking" if thinking else "answer"))
+            if thinking:
+                self._emit(Delta(id=self._id, text=text, kind="thinking"))
+            else:
+                self._pieces(self._tag.feed(text))
+
+    def end(self) -> None:
+        """The stream ended: what was held back as the possible beginning of a tag is text."""
+        self._pieces(self._tag.end())
+
+    def _pieces(self, pieces: list[Piece]) -> None:
+        for kind, piece in pieces:
+            self._emit(Delta(id=self._id, text=piece, kind=kind))
 
 
 def _count(holder: Any, name: str) -> int | None:

@@ -12,7 +12,8 @@ from flashmoe.cli.table import COMMANDS
 from guide import devset
 from guide.conversations import Corpus
 from guide.phrasing import Grammar, noise, parse
-from tui.keymap import KEYS
+from tui.key_table import KEYS
+from tui.screens.chat.commands import COMMANDS as SLASH
 
 GUIDE = Path(devset.__file__).parent
 
@@ -62,9 +63,19 @@ def test_commands_in_answers_exist(corpus: Corpus) -> None:
 
 def test_keys_in_answers_are_bound(corpus: Corpus) -> None:
     bound = {key for spec in KEYS for key in spec.keys.split(",")} | {"enter", "escape", "pageup", "pagedown", "tab"}
+    bound |= {key.partition(" ")[0] for key in bound}  # leaders
     for text in texts(corpus):
-        for key in re.findall(r"\*\*((?:Ctrl|Alt|Shift)\+[A-Za-z]+|F\d+|Esc)\*\*", text):
-            assert key.lower().replace("esc", "escape") in bound, (key, text)
+        for key in re.findall(r"\*\*((?:Ctrl|Alt|Shift)\+[A-Za-z]+(?: \S)?|F\d+|Esc)\*\*", text):
+            named = key.lower().replace("esc", "escape").replace("/", "slash")
+            assert named in bound, (key, text)
+
+
+def test_slash_commands_in_answers_exist(corpus: Corpus) -> None:
+    known = {command.name for command in SLASH} | {"NAME", "review", "command"}
+    known |= {"v", "health", "metrics"}  # of the server
+    for text in texts(corpus):
+        for name in re.findall(r"`/([A-Za-z]+)", text):
+            assert name in known, text
 
 
 @pytest.mark.parametrize("name", ["eval_questions.yaml", "check_questions.yaml"])

@@ -87,7 +87,7 @@ async def test_regenerate_and_edit_make_branches_that_can_be_walked(tiny: Path) 
         first = await ask(pilot, "First question")
         limit(app, 6, seed=2)
         flow = app.chat_screen.flow
-        await pilot.press("ctrl+r")
+        await pilot.press("ctrl+x", "r")
         await until(pilot, lambda: len(flow.conversation.turns) == 2 and flow.conversation.turns[-1].variant == 2)
         await until(pilot, lambda: not flow.busy)
         second = flow.conversation.turns[-1]

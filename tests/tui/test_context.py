@@ -62,7 +62,7 @@ async def test_what_was_left_out_is_shown_kept_and_can_be_taken_back(tiny: Path)
         limit(app, 4)
         assert [turn.id for turn in flow.conversation.dropped] == dropped
         await until(pilot, lambda: "messages above" in shown(app))
-        await pilot.press("ctrl+r")  # the same question again: nothing is asked
+        await pilot.press("ctrl+x", "r")  # the same question again: nothing is asked
         await until(pilot, lambda: not flow.busy and flow.conversation.turns[-1].variant == 2)
         assert type(app.screen).__name__ == "ChatScreen"
         await until(pilot, lambda: "length limit" in app.chat_screen.activity.text)  # the answer's own last word
@@ -172,7 +172,7 @@ async def test_a_larger_context_is_kept_with_the_chat_and_the_model(tiny: Path, 
         await app.chat_screen.flow.open_chat(chat)
         await until(pilot, lambda: context(app) == larger)
         await until(pilot, lambda: app.chat_screen.flow.conversation.turns)
-        await pilot.press("ctrl+r")  # it fits: nothing is asked
+        await pilot.press("ctrl+x", "r")  # it fits: nothing is asked
         await until(pilot, lambda: app.chat_screen.flow.conversation.turns[-1].variant == 2)
         await until(pilot, lambda: not app.chat_screen.flow.busy)
         assert not app.chat_screen.flow.conversation.dropped

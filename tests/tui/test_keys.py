@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +111,13 @@ def test_a_character_is_one_step(probe: Probe, character: str) -> None:
     probe.type("\x1b", pause=0.5)
 
 
+def test_what_was_cut_comes_back(probe: Probe) -> None:
+    probe.type("one two three" + W + W + HOME + Y)
+    assert probe.field()["text"] == "two threeone "
+    probe.type("abc" + LEFT + K + U + Y + "|" + Y)
+    assert probe.field()["text"] == "abc|abc"
+
+
 # ---- any keys ----------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +185,7 @@ class Editor:
 
 
 LETTERS = [*"abcdefghij XYZ.,-1", " ", " ", "ä", "é", "漢", "👍🏽", "🇩🇪", "👨‍👩‍👧"]
-EDITING = [LEFT, LEFT, RIGHT, HOME, END, A, BACKSPACE, BACKSPACE, DELETE, K, U, W, J]
+EDITING = [LEFT, LEFT, RIGHT, HOME, END, A, BACKSPACE, BACKSPACE, DELETE, E, K, U, W, Y, J]
 
 
 def characters(text: str) -> list[str]:
@@ -207,6 +217,9 @@ def some_keys(draw: random.Random, n: int) -> list[str]:
     [(1, 150), (20, 150), (200, 25)] + [pytest.param(n, 500, marks=pytest.mark.slow) for n in (1, 20, 200)],
 )
 def test_any_keys_in_any_bursts_do_what_a_plain_editor_does(probe: Probe, burst: int, sequences: int) -> None:
+    probe.type("x" + U)  # what was cut before this test
+    assert probe.field()["text"] == ""
+    cut = "x"
     for seed in range(sequences):
         draw = random.Random(f"{burst} {seed}")
         keys = some_keys(draw, draw.randint(1, max(12, burst)))
@@ -218,8 +231,81 @@ def test_any_keys_in_any_bursts_do_what_a_plain_editor_does(probe: Probe, burst:
             index += size
             if burst == 1 or draw.random() < 0.2:
                 probe.wait(draw.choice([0, 0, 0.001]))
+        model.cut = cut
         for key in keys:
             model.press(key)
+        cut = model.cut
         shown = probe.field()
         assert shown["text"] == model.text, (burst, seed, keys, sizes)
         assert not shown["sent"]
+
+
+# ---- the leader, ^C, earlier prompts, / commands ---------------------------------------------------------------------
+
+
+LEADER, CTRL_C, CTRL_R, TAB, DOWN, ESC = "\x18", "\x03", "\x12", "\t", "\x1b[B", "\x1b"
+
+
+def test_the_leader_and_a_letter_open_a_screen_and_the_rest_goes_there(probe: Probe) -> None:
+    probe.type("kept" + LEADER + "oqwen")
+    field = probe.field()
+    assert (field["screen"], field["text"]) == ("ModelsScreen", "qwen")
+    probe.type(ESC, pause=0.5)
+    assert probe.field()["text"] == "kept"
+    probe.type("a" + LEADER + "zb")  # means nothing, and isn't typed either
+    assert probe.field()["text"] == "ab"
+
+
+def test_a_command_is_completed_and_run_however_fast_it_is_typed(probe: Probe) -> None:
+    probe.type("/the" + TAB + "pap" + TAB + ENTER)
+    probe.wait(1)
+    assert probe.field()["text"] == ""
+    probe.type("/mod" + DOWN + DOWN + ENTER)
+    probe.wait(1)
+    field = probe.field()
+    assert field["screen"] == "ModelsScreen"
+    probe.type(ESC, pause=0.5)
+    probe.type("/etc/passwd has what?" + ENTER)
+    probe.wait(0.5)
+    assert probe.field()["sent"][-1] == "/etc/passwd has what?"  # it was no command
+
+
+def test_earlier_prompts_are_searched_backwards(probe: Probe) -> None:
+    # Nothing is loaded, so no question is accepted: commands are prompts, too.
+    probe.type("/keys standard" + ENTER)
+    probe.wait(0.5)
+    probe.type("/theme paper" + ENTER)
+    probe.wait(0.5)
+    probe.type("draft" + CTRL_R + "stand" + ENTER)
+    assert probe.field()["text"] == "/keys standard"
+    probe.type("draft" + CTRL_R + "/" + CTRL_R + ENTER)
+    assert probe.field()["text"] == "/keys standard"
+    probe.type("draft" + CTRL_R + "zzz" + ESC, pause=0.5)
+    assert probe.field()["text"] == "draft"
+
+
+def test_a_backslash_and_alt_break_the_line(probe: Probe) -> None:
+    probe.type("one\\")
+    probe.wait(0.2)
+    probe.type(ENTER, pause=0.2)
+    probe.type("two\x1b\rthree", pause=0.3)
+    field = probe.field()
+    assert field["text"] == "one\ntwo\nthree"
+    assert not field["sent"]
+
+
+def test_ctrl_c_says_how_to_quit_and_twice_quits(tmp_path: Path) -> None:
+    app = Probe(tmp_path / "home", 100, 30)
+    try:
+        app.type(CTRL_C, pause=0.5)
+        assert app.field()["screen"] == "ChatScreen"
+        assert b"again or ^Q to quit" in app.written
+        app.type(CTRL_C)
+        app.wait(0.2)
+        app.type(CTRL_C)
+        end = time.monotonic() + 60
+        while not (ended := os.waitpid(app.pid, os.WNOHANG)[0]) and time.monotonic() < end:
+            app.wait(0.1)
+        assert ended
+    finally:
+        app.close()

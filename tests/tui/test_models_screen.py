@@ -122,7 +122,7 @@ async def test_the_guide_is_always_there(home: Path) -> None:
         await type_text(pilot, "demo")
         await until(pilot, lambda: screen.here is not None and screen.here.path == home / "guide.gguf")
         assert "needs no download" in picture(pilot)
-        await pilot.press("ctrl+d")
+        await pilot.press("ctrl+x", "d")
         await until(pilot, lambda: "The guide stays." in picture(pilot))
 
 
@@ -303,15 +303,15 @@ async def test_delete_refuses_what_is_loaded_then_says_what_is_freed(home: Path)
     path = home / "home/data/models/acme/Tiny-GGUF/Tiny-Q8_0.gguf"
     async with models() as (pilot, screen):
         with InUse(path):
-            await pilot.press("ctrl+d")
+            await pilot.press("ctrl+x", "d")
             await until(pilot, lambda: "is loaded by this app" in picture(pilot))
-        await pilot.press("ctrl+d")
+        await pilot.press("ctrl+x", "d")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
         assert "It frees" in picture(pilot)
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is screen)
         assert path.exists()
-        await pilot.press("ctrl+d")
+        await pilot.press("ctrl+x", "d")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
         await pilot.press("down", "enter")
         await until(pilot, lambda: "are free again" in picture(pilot))

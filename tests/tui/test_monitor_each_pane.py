@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import msgspec
 import pytest
 from textual.app import App, ComposeResult
 
@@ -28,12 +29,20 @@ PANES = {
     "verdict": ("verdict", "48x128", 6),
     "map": ("experts", "guide", 12),
     "curve": ("hit rate by budget", "48x128", 10),
+    "graphs": ("over time", "48x128", 22),
+    "server": ("server", "remote", 4),
 }
 
 
 @cache
 def feed_at_the_end(name: str) -> MonitorFeed:
     feed = MonitorFeed()
+    if name == "remote":
+        local = feed_at_the_end("48x128")
+        assert local.model is not None
+        feed.frame = local.frame
+        feed.model = msgspec.structs.replace(local.model, backend="remote", path="http://127.0.0.1:8080/v1")
+        return feed
     player = Player(Recording(RECORDINGS / f"{name}.fmrec"), feed)
     player.seek(player.duration * 0.9)
     return feed

@@ -89,7 +89,7 @@ async def test_stop_regenerate_and_a_server_that_goes_away(tmp_path: Path) -> No
             assert stopped.content
             await until(pilot, lambda: server.engine.in_flight == 0)  # and the server works no longer for it
             greedy(app, 6)
-            await pilot.press("ctrl+r")
+            await pilot.press("ctrl+x", "r")
             await until(pilot, lambda: flow.conversation.turns[-1].variants == 2 and not flow.busy)
             assert flow.conversation.turns[-1].ending == "length"
             await asyncio.to_thread(stack.close)

@@ -104,8 +104,8 @@ def main() -> None:
     from textual.widgets import Input, TextArea
 
     from tui.app import AppOptions, FlashmoeApp
+    from tui.screens.chat.screen import ChatScreen
     from tui.terminal.driver import AppDriver
-    from tui.widgets.composer import Composer
 
     given = int(sys.argv[1])
     app = FlashmoeApp(AppOptions(measure=False), driver_class=AppDriver)
@@ -115,9 +115,7 @@ def main() -> None:
         field = app.focused
         text = field.text if isinstance(field, TextArea) else field.value if isinstance(field, Input) else None
         screen = type(app.screen).__name__
-        line = json.dumps(
-            {"id": field and field.id, "text": text, "screen": screen, "sent": sent, "size": field and field.size}
-        )
+        line = json.dumps({"id": field and field.id, "text": text, "screen": screen, "sent": sent})
         os.write(given, line.encode() + b"\n")
         sent.clear()
         if isinstance(field, TextArea):
@@ -127,13 +125,13 @@ def main() -> None:
 
     app.action_dump = dump  # type: ignore[attr-defined]
     app._bindings.bind("f12", "dump", priority=True)
-    sends = Composer.action_send
+    asks = ChatScreen.on_composer_sent
 
-    def noted(self: Any) -> None:
-        sent.append(self.text)
-        sends(self)
+    def noted(screen: ChatScreen, event: Any) -> None:
+        sent.append(event.text)
+        asks(screen, event)
 
-    Composer.action_send = noted  # type: ignore[method-assign]
+    ChatScreen.on_composer_sent = noted  # type: ignore[method-assign]
     app.call_later(app.call_after_refresh, os.write, given, b"{}\n")
     app.run()
 

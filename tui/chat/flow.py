@@ -12,9 +12,11 @@ import contextlib
 from backends.interface import EngineError
 from flashmoe.config.schema import Config
 from flashmoe.history.records import Attachment, HistoryError
+from flashmoe.text_safety import visible_line
 from tui.chat.context_fit import ContextFitter
 from tui.chat.conversation import Conversation, Turn
 from tui.chat.given import Given
+from tui.chat.queue import QuestionQueue
 from tui.chat.view import FlowView
 from tui.chat.writing import Writing
 from tui.engine.answer import Answer, Taken
@@ -34,11 +36,15 @@ class ChatFlow:
         """What the model gets of the shown chat: settings, cut, computed context."""
         self._fitter = ContextFitter(view, controller, self.given)
         self._writing: Writing | None = None
+        self.queue = QuestionQueue(view.queue_changed)
+        """The questions that wait for the end of an answer."""
+        self._leaving = 0
+        """How many are waiting for the end of all that runs: nothing is begun then."""
         self._preparing = False
         self._cancelled = False
+        """Whether the user stopped what is being prepared."""
         self._beginning: str | None = None
         """The request that the engine was asked and has neither taken nor refused yet."""
-        """Whether the user stopped what is being prepared."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -48,6 +54,11 @@ class ChatFlow:
     def busy(self) -> bool:
         """Whether an answer is being prepared or written."""
         return self._preparing or self._writing is not None
+
+    @property
+    def free(self) -> bool:
+        """Whether a question that waits may be asked now."""
+        return not self.busy and not self._leaving
 
     @property
     def conversation(self) -> Conversation:
@@ -69,6 +80,16 @@ class ChatFlow:
         """The engine's name for it."""
         return self._writing.id if self._writing is not None else None
 
+    @property
+    def writing_chat(self) -> Conversation | None:
+        """The chat in which an answer is being written; it needn't be the one that is shown."""
+        return self._writing.conversation if self._writing is not None else None
+
+    @property
+    def writes_here(self) -> bool:
+        """Whether an answer is being prepared or written in the shown chat."""
+        return self._preparing or self.writing_chat is self.conversation
+
     # ---- what the model is given ----------------------------------------------------------------------------------
 
     async def bring_context(self) -> None:
@@ -87,7 +108,11 @@ class ChatFlow:
         self._view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
 
     def _is_busy(self) -> str:
-        return f"An answer is being written; {self._view.key('chat.stop')} stops it."
+        stop = self._view.key("chat.stop")
+        chat = self.writing_chat
+        if chat is None or chat is self.conversation:
+            return f"An answer is being written; {stop} stops it."
+        return f"An answer is being written in “{visible_line(chat.title or 'Untitled', 40)}”; {stop} stops it."
 
     # ---- chats ----------------------------------------------------------------------------------------------------
 
@@ -96,11 +121,18 @@ class ChatFlow:
         await self._leave_for(None)
         self.given.begin()
         await self._view.show_turns([])
+        self._view.queue_changed()
 
     async def open_chat(self, chat_id: int, message_id: int | None = None) -> str:
         """Opens a chat of the history (at a message, where a search found one); returns its draft."""
         history = await self._view.history()
         chat = await history.in_thread(history.chat, chat_id)
+        writing = self.writing_chat
+        if writing is not None and writing.id == chat_id:  # what is on the disk is older than what is being written
+            self.given.show(writing, self._writing.tokens if self._writing is not None else 0)
+            await self._view.show_turns(writing.turns)
+            self._view.queue_changed()
+            return chat.draft
         if message_id is not None:
             messages = await history.in_thread(history.show, message_id)
         else:
@@ -108,7 +140,9 @@ class ChatFlow:
         await self._leave_for(chat.uid)
         await self.given.open(chat, messages)
         await self._view.show_turns(self.conversation.turns)
-        self.given.start(self._ready_to_go_on())
+        self._view.queue_changed()
+        if self._writing is None:  # else the engine is at another chat; the next question here brings the context
+            self.given.start(self._ready_to_go_on())
         return chat.draft
 
     async def _ready_to_go_on(self) -> None:
@@ -121,12 +155,18 @@ class ChatFlow:
 
     async def leave(self) -> None:
         """Stops what runs and keeps what is worth keeping of the chat that is shown."""
-        await self.stop_and_wait()
-        await self.given.settled()
-        await self.given.keep_context()
+        self._leaving += 1
+        try:
+            await self.stop_and_wait()
+            await self.given.settled()
+            await self.given.keep_context()
+        finally:
+            self._leaving -= 1
 
     async def _leave_for(self, uid: str | None) -> None:
-        """As `leave`, but the next chat is shown while the context of this one is still being written."""
+        """The next chat is shown while an answer goes on in this one, or its context is still being saved."""
+        if self._writing is not None:
+            return
         await self.stop_and_wait()
         if uid != self.conversation.uid:
             self.given.save_soon()
@@ -283,7 +323,7 @@ class ChatFlow:
             turn = Turn.of(await history.in_thread(history.message, writer.message_id))
             conversation.turns.append(turn)
             await self._view.add_turn(turn)
-        self._writing = Writing(begun.id, turn, writer)
+        self._writing = Writing(begun.id, conversation, turn, writer)
         self._controller.show(begun)
 
     async def _not_asked(self, error: EngineError) -> None:
@@ -305,19 +345,26 @@ class ChatFlow:
         self._writing.add(taken.parts)
         answer = taken.answer
         if answer.prefill is not None:
-            self.given.ctx_used = answer.prefill.total + answer.n_tokens
+            self._writing.tokens = answer.prefill.total + answer.n_tokens
+            if self.writes_here:
+                self.given.ctx_used = self._writing.tokens
         return taken
 
     async def finish(self, answer: Answer) -> None:
         """The answer ended: figures, the rest of the text to disk, and one sentence where something is to be said."""
-        writing, self._writing = self._writing, None
+        writing, shown = self._writing, self.writes_here
+        self._writing = None
         if writing is None:
             return
         if answer.finished is not None:
             usage = answer.finished.usage
-            self.given.ctx_used = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+            tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+            if shown:
+                self.given.ctx_used = tokens
+            else:
+                self.given.save_of(writing.conversation, tokens)
         await writing.finish(answer, self._controller.model, self._view)
-        if writing.turn.ending == "context":
+        if writing.turn.ending == "context" and shown:
             self._view.say(f"The context is full; {self._view.key('chat.continue')} goes on and asks what may go.")
         self._changed()
 

@@ -57,6 +57,14 @@ class Given:
         )
         self._keeper.opened(chat.uid, self.ctx_used)
 
+    def show(self, conversation: Conversation, tokens: int) -> None:
+        """A chat that is still in memory, since an answer is being written in it; `tokens` of the context are its."""
+        self.conversation, self.ctx_used = conversation, tokens
+
+    def save_of(self, conversation: Conversation, tokens: int) -> None:
+        """Saves the context of a chat that isn't shown, soon, where that pays."""
+        self._keeper.save_soon(conversation.uid, tokens)
+
     def _fresh(self) -> Conversation:
         conversation = Conversation()
         conversation.settings = type(conversation.settings)(preset=self._config.chat.preset)

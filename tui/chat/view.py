@@ -58,6 +58,10 @@ class FlowView(Protocol):
         """One sentence that stays in sight."""
         ...
 
+    def queue_changed(self) -> None:
+        """Other questions wait in the shown chat."""
+        ...
+
     def busy_changed(self) -> None:
         """An answer began or ended."""
         ...

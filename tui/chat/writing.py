@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backends.interface import EngineError, ModelInfo
 from flashmoe.history.records import Figures, HistoryError
-from tui.chat.conversation import Turn
+from tui.chat.conversation import Conversation, Turn
 from tui.chat.view import FlowView
 from tui.engine.answer import Answer
 
@@ -20,10 +20,14 @@ _ENDINGS = {"engine_died": "died", "cancelled": "cancelled"}
 class Writing:
     """An answer from its first piece to its figures."""
 
-    def __init__(self, answer_id: str, turn: Turn, writer: AnswerWriter) -> None:
+    def __init__(self, answer_id: str, conversation: Conversation, turn: Turn, writer: AnswerWriter) -> None:
+        """`conversation` is the chat that it belongs to, shown or not."""
         self.id = answer_id
+        self.conversation = conversation
         self.turn = turn
         self._writer = writer
+        self.tokens = 0
+        """Of the context, with what was written so far."""
         self._thinking_since: float | None = None
         self._thinking_s: float | None = None
 

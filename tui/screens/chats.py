@@ -21,6 +21,7 @@ from flashmoe.history import Chat, History, HistoryError, Hit
 from flashmoe.text_safety import visible_line
 from tui.keymap import Keymap, bindings
 from tui.screens.dialogs import TextDialog
+from tui.texts import typed_path
 from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
 
@@ -59,12 +60,16 @@ class ChatsScreen(ModalScreen[Opened | None]):
     """
     BINDINGS = _BINDINGS
 
-    def __init__(self, keymap: Keymap, history: History, current: int | None, *, search: bool = False) -> None:
+    def __init__(
+        self, keymap: Keymap, history: History, current: int | None, *, search: bool = False, writing: int | None = None
+    ) -> None:
+        """`writing` is the chat in which an answer is being written."""
         super().__init__()
         self._keymap = keymap
         self._history = history
         self._current = current
         self._search_first = search
+        self._writing = writing
         self._rows: list[Opened] = []
         self._chats: dict[int, Chat] = {}
         self._deleted: list[int] = []
@@ -143,6 +148,8 @@ class ChatsScreen(ModalScreen[Opened | None]):
         title = visible_line(chat.title or "Untitled", width)
         mark = "• " if chat.id == self._current else "  "
         pin = ("▲ ", "$text-warning") if chat.pinned else ("  ", "")
+        if chat.id == self._writing:
+            mark = "✎ "
         count = f"{chat.messages} message{'s' if chat.messages != 1 else ''}"
         return Content.assemble(
             (mark, "$text-primary"),
@@ -256,7 +263,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
 
         def named(answer: str | None) -> None:
             if answer and answer.strip():
-                self.run_worker(self._export(chat, Path(answer.strip()).expanduser()))
+                self.run_worker(self._export(chat, typed_path(answer)))
 
         self.app.push_screen(
             TextDialog("Export", ".md writes the shown branch as Markdown, .json everything, to import it again.",
@@ -286,7 +293,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
 
         def named(answer: str | None) -> None:
             if answer and answer.strip():
-                self.run_worker(self._import(Path(answer.strip()).expanduser()))
+                self.run_worker(self._import(typed_path(answer)))
 
         self.app.push_screen(
             TextDialog("Import", "Adds the chats of a JSON export; those that are here already stay as they are.",

@@ -11,7 +11,11 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tui.keymap import KEYS, SCOPE_TITLES, Keymap
+from flashmoe import paths
+from tui.chat.prompts import prompts_dir
+from tui.key_table import KEYS, SCOPE_TITLES
+from tui.keymap import Keymap
+from tui.screens.chat.commands import COMMANDS
 
 WIDE = 110
 """Columns of the terminal from which on each key's id is shown beside it."""
@@ -85,6 +89,12 @@ class HelpScreen(ModalScreen[None]):
                     else:
                         parts.append(f"{textwrap.fill(spec.description, NARROW, subsequent_indent=' ' * 17)}\n")
             parts.append("\n")
+        parts.append(("Commands, typed in the composer\n", "bold $text-primary"))
+        for command in COMMANDS:
+            shown = f"/{command.name} {command.argument}".rstrip()
+            parts += [(f"  {shown:<14} ", "bold"), f"{command.description}\n"]
+        where = paths.display(prompts_dir())
+        parts.append(f"  {'/NAME':<14} NAME.txt in {where}; {{{{input}}}} is what you type behind it\n\n")
         parts.append(("What the panes show\n", "bold $text-primary"))
         for name, meaning in _PANES:
             width = 88 if self._wide else 58
@@ -93,7 +103,8 @@ class HelpScreen(ModalScreen[None]):
         parts += [f"  · {sentence}\n" for sentence in _SLOW]
         parts.append(
             (
-                "\nKeys are remapped by their ids in the config: ui: {keys: {chat.stop: ctrl+x}}. "
+                "\nKeys are remapped by their ids in the config: ui: {keys: {chat.new: ctrl+b}}; {set: classic} is "
+                "the set of earlier versions. "
                 "`flashmoe-tui paths` says where it is."
                 + ("" if self._wide else f" A terminal of {WIDE} columns shows the ids here."),
                 "$foreground-muted",

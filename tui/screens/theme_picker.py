@@ -14,8 +14,8 @@ from flashmoe import paths
 from tui.themes import ThemeSet
 
 
-class ThemePicker(ModalScreen[None]):
-    """The themes by name with their descriptions."""
+class ThemePicker(ModalScreen[str | None]):
+    """The themes by name with their descriptions; answers with the one that is kept, None on Esc."""
 
     CSS = """
     ThemePicker { align: right middle; background: transparent; }
@@ -32,8 +32,10 @@ class ThemePicker(ModalScreen[None]):
         Binding("k", "up", show=False),
     ]
 
-    def __init__(self, theme_set: ThemeSet, current: str) -> None:
+    def __init__(self, theme_set: ThemeSet, current: str, *, lasts: bool) -> None:
+        """`lasts`: what is chosen is there again at the next start; else the configuration names another."""
         super().__init__()
+        self._lasts = lasts
         self._set = theme_set
         self._before = current
 
@@ -54,7 +56,8 @@ class ThemePicker(ModalScreen[None]):
                 )
             )
             where = paths.display(paths.config_file())
-            yield Static(Content(f"For good: ui: {{theme: NAME}} in {where}"), markup=False)
+            lasts = "The choice is kept." if self._lasts else f"For this session: ui.theme in {where} decides."
+            yield Static(Content(lasts), markup=False)
 
     @property
     def _names(self) -> list[str]:
@@ -72,9 +75,9 @@ class ThemePicker(ModalScreen[None]):
         if event.option.id:
             self.app.theme = event.option.id
 
-    def on_option_list_option_selected(self, _: OptionList.OptionSelected) -> None:
-        """Keeps it for this session."""
-        self.dismiss(None)
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Keeps it."""
+        self.dismiss(event.option.id)
 
     def action_back(self) -> None:
         """As it was."""

@@ -37,7 +37,10 @@ class TextOfKeys(events.Paste):
 class Bursts:
     """Makes of each piece that was read what it means. Times are seconds of one clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaders: frozenset[str] = frozenset()) -> None:
+        """`leaders`: keys that another follows, which then is no text."""
+        self._leaders = leaders
+        self._led = False
         self._pasted_until = 0.0
         self._text_until = 0.0
 
@@ -54,9 +57,11 @@ class Bursts:
         run: list[events.Key] = []
         first = True
         for message in pieces:
-            if isinstance(message, events.Key) and _is_text(message):
-                run.append(message)
-                continue
+            if isinstance(message, events.Key):
+                led, self._led = self._led, message.key in self._leaders
+                if not led and _is_text(message):
+                    run.append(message)
+                    continue
             taken += self._end(run, first, now)
             run, first = [], False
             taken.append(message)

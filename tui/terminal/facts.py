@@ -41,6 +41,25 @@ def osc52(text: str, environ: Mapping[str, str] | None = None) -> str | None:
     return sequence
 
 
+def in_tmux(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether this terminal is one of tmux's."""
+    return bool((os.environ if environ is None else environ).get("TMUX"))
+
+
+def tmux_copy(text: str) -> bool:
+    """Hands `text` to tmux, which keeps it as its newest buffer and sends it on to the terminal around it (``-w``);
+    whether that went well. Works with tmux's defaults, under which it takes no OSC 52 from programs."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["tmux", "load-buffer", "-w", "-"], input=text.encode("utf-8", "replace"), capture_output=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
 def colours(environ: Mapping[str, str] | None = None) -> str:
     """``truecolor``, ``256``, ``16`` or ``none``, from the environment."""
     environ = os.environ if environ is None else environ
@@ -52,6 +71,17 @@ def colours(environ: Mapping[str, str] | None = None) -> str:
     if "direct" in term or term in ("xterm-kitty", "xterm-ghostty", "alacritty", "foot"):
         return "truecolor"
     return "256" if "256" in term else "16"
+
+
+def without_drawing(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether this terminal has no lines, blocks and braille to draw with: old ones, the Linux console, or no UTF-8."""
+    environ = os.environ if environ is None else environ
+    term = environ.get("TERM", "")
+    if term in ("linux", "dumb", "ansi", "cons25", "vt52", "vt100", "vt102", "vt220"):
+        return True
+    named = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
+    codeset = named.partition("@")[0].partition(".")[2].lower().replace("-", "")
+    return bool(codeset) and codeset != "utf8"
 
 
 def editor_command(environ: Mapping[str, str] | None = None) -> list[str] | None:

@@ -38,6 +38,12 @@ class KeyOrder(App[int]):
         self._typed: deque[events.Key | events.Paste] = deque()
         self._on_its_way: asyncio.Task[None] | None = None
         self._holds: set[asyncio.Event] = set()
+        self.leaders: frozenset[str] = frozenset()
+        """Keys that begin a binding of two, as ``ctrl+x`` in ``ctrl+x n``."""
+        self._led_by = ""
+
+    def leader_changed(self, leader: str, missed: str = "") -> None:
+        """`leader` was pressed and the second key is awaited; empty: it has come. `missed`: it means nothing."""
 
     # ---- what keeps keys waiting ----------------------------------------------------------------------------------
 
@@ -116,12 +122,13 @@ class KeyOrder(App[int]):
         field = self.focused
         is_field = isinstance(field, Input | TextArea)
         if isinstance(event, TextOfKeys):
-            if is_field:
+            if is_field and not self._led_by:
                 event = events.Paste(event.text)
             else:
                 self._typed.extendleft(reversed(event.keys))
                 return None
         if isinstance(event, events.Paste):
+            self._led(None)
             if field is not None and is_field:
                 await _give(field, event)
                 return None
@@ -133,6 +140,11 @@ class KeyOrder(App[int]):
             return None
         if not self.app_focus:
             self.app_focus = True
+        grab = getattr(field, "grab_key", None)
+        if grab is not None and not self._led_by and grab(event):
+            return None
+        if self._led_by or event.key in self.leaders:
+            return await self._lead(event)
         ran = await self._run_binding(event.key, priority=True)
         if ran is None and field is not None and is_field:
             await _give(field, event)
@@ -149,6 +161,24 @@ class KeyOrder(App[int]):
         target = field or self.screen
         target._forward_event(event)
         return _up_from(target)
+
+    def _led(self, leader: str | None, missed: str = "") -> None:
+        if leader or self._led_by:
+            self._led_by = leader or ""
+            self.leader_changed(self._led_by, missed)
+
+    async def _lead(self, event: events.Key) -> list[MessagePump] | None:
+        """A leader, or the key behind it."""
+        if not self._led_by:
+            self._led(event.key)
+            return None
+        keys = f"{self._led_by} {event.key}"
+        for priority in (True, False):
+            if await self._run_binding(keys, priority=priority) is not None:
+                self._led(None)
+                return _up_from(self.focused or self.screen)
+        self._led(None, "" if event.key in ("escape", self._led_by) else keys)
+        return None
 
     async def _run_binding(self, key: str, *, priority: bool) -> tuple[DOMNode, str] | None:
         """As `App._check_bindings`, but says whose action ran."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from textual import events
 from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
@@ -12,10 +14,11 @@ from flashmoe import figures
 from flashmoe.text_safety import encodable, visible_line
 from tui.keymap import bindings
 from tui.widgets.fields import TextField
+from tui.widgets.offers import Offer
+from tui.widgets.prompt_history import PromptHistory
 
 PASTE_LIMIT = 8_000
 """Characters: a larger paste becomes an attachment, since an editor of that size can't echo a key in 50 ms."""
-HISTORY_LENGTH = 200
 
 
 @dataclass
@@ -60,8 +63,19 @@ class Composer(TextField):
     class DropAttachment(Message):
         """Backspace in an empty composer: the last attachment goes."""
 
+    class TakeBack(Message):
+        """Up in an empty composer: the question that was queued last is to be edited."""
+
     class EditorWanted(Message):
         """The user wants to write in their own editor."""
+
+    class OffersChanged(Message):
+        """Other completions are to be shown."""
+
+        def __init__(self, offers: list[Offer], marked: int) -> None:
+            super().__init__()
+            self.offers = offers
+            self.marked = marked
 
     def __init__(self, *, blink: bool) -> None:
         super().__init__(
@@ -73,14 +87,26 @@ class Composer(TextField):
             id="composer",
         )
         self.cursor_blink = blink
-        self._history: list[str] = []
-        self._position: int | None = None
-        self._draft = ""
+        self.has_queued = False
+        """Whether a question waits for the end of an answer."""
+        self.prompts = PromptHistory()
+        self.completer: Callable[[str], list[Offer]] = lambda _: []
+        """What could complete a text that begins with a slash."""
+        self._marked = ("", 0)
+        """A text, and which of its completions is marked."""
+        self._offering = False
+        self._refused = ""
 
     # ---- sending --------------------------------------------------------------------------------------------------
 
     def action_send(self) -> None:
-        """Sends; the screen clears the composer once the question is accepted, so nothing typed is lost."""
+        """Sends; the screen clears the composer once the question is accepted, so nothing typed is lost. Behind a
+        backslash at the end it breaks the line."""
+        row, column = self.cursor_location
+        if self.selection.is_empty and self.document[row][:column].endswith("\\"):
+            self.replace("\n", (row, column - 1), (row, column), maintain_selection_offset=False)
+            self.scroll_cursor_visible()
+            return
         self.post_message(self.Sent(encodable(self.text)))
 
     def action_newline(self) -> None:
@@ -90,57 +116,130 @@ class Composer(TextField):
 
     def accepted(self, sent: str) -> None:
         """`sent` was sent: remember it and start afresh, with what was typed since."""
-        self.remember(sent)
-        rest = self.text[len(sent) :] if self.text.startswith(sent) else ""
-        self._position = None
-        self.set_text(rest)
+        self.prompts.remember(sent)
+        self.set_text(self.text[len(sent) :] if self.text.startswith(sent) else "")
 
     def clear_text(self) -> None:
         """Empties the editor and its undo history."""
         self.load_text("")
-        self._position = None
+        self.prompts.leave()
 
     def set_text(self, text: str) -> None:
         """Puts `text` in, the cursor at its end."""
         self.load_text(text)
         self.move_cursor(self.document.end)
 
-    # ---- prompt history -------------------------------------------------------------------------------------------
-
-    def remember(self, text: str) -> None:
-        """Adds a prompt to the history, newest last, without repeats in a row."""
-        if text.strip() and (not self._history or self._history[-1] != text):
-            self._history.append(text)
-            del self._history[:-HISTORY_LENGTH]
-        self._position = None
-
-    def remember_all(self, texts: list[str]) -> None:
-        """The prompts of earlier chats, oldest first."""
-        self._history = [text for text in texts if text.strip()][-HISTORY_LENGTH:] + self._history
-        del self._history[:-HISTORY_LENGTH]
+    # ---- earlier prompts ------------------------------------------------------------------------------------------
 
     def action_history(self, step: int) -> None:
-        """On the first or last line walks the history; elsewhere moves the cursor."""
+        """On the first or last line walks the prompts; elsewhere moves the cursor."""
+        if step < 0 and self.has_queued and not self.text:
+            self.post_message(self.TakeBack())
+            return
         line = self.wrapped_document.location_to_offset(self.cursor_location).y
         at_edge = line == 0 if step < 0 else line >= self.wrapped_document.height - 1
-        if not at_edge or not self._history or (step > 0 and self._position is None):
-            if step < 0:
-                self.action_cursor_up()
-            else:
-                self.action_cursor_down()
-            return
-        if self._position is None:
-            self._draft = self.text
-            self._position = len(self._history)
-        position = self._position + step
-        if position < 0:
-            return
-        if position >= len(self._history):
-            self._position = None
-            self.set_text(self._draft)
-            return
-        self._position = position
-        self.set_text(self._history[position])
+        if at_edge and self.prompts and (step < 0 or self.prompts.walking):
+            self.action_prompt(step)
+        elif step < 0:
+            self.action_cursor_up()
+        else:
+            self.action_cursor_down()
+
+    def action_prompt(self, step: int) -> None:
+        """Walks the prompts, wherever the cursor is."""
+        text = self.prompts.step(step, self.text)
+        if text is not None:
+            self.set_text(text)
+
+    def action_search_prompts(self) -> None:
+        """Searches them backwards: what is typed from now on is searched for."""
+        self.prompts.begin_search(self.text)
+        self._show_search()
+
+    def _show_search(self, *, missed: bool = False) -> None:
+        query = self.prompts.query
+        if query is None:
+            self.border_title = ""
+        else:
+            found = "nothing holds" if missed else "search prompts:"
+            self.border_title = Content(f"{found} {visible_line(query, 40)}▁  Enter takes it · Esc gives up")
+
+    def _search(self, event: events.Key) -> bool:
+        """A key while prompts are searched; False where it ends the search and does what it does."""
+        keys: str = self.app.keymap.keys["composer.history_search"]  # type: ignore[attr-defined]
+        query, older = self.prompts.query or "", event.key in keys.split(",")
+        if event.key in ("escape", "ctrl+g"):
+            self.set_text(self.prompts.give_up())
+            self._show_search()
+            return True
+        if event.key == "backspace":
+            self.prompts.restart_search()
+            query = query[:-1]
+        elif event.is_printable:
+            query += event.character or ""
+        elif not older:
+            self.prompts.leave()
+            self._show_search()
+            return event.key == "enter"
+        text = self.prompts.search(query, older=older)
+        if text is not None:
+            self.set_text(text)
+        self._show_search(missed=text is None)
+        return True
+
+    # ---- / commands -----------------------------------------------------------------------------------------------
+
+    @property
+    def offers(self) -> list[Offer]:
+        """What could complete the text that stands here."""
+        text = self.text
+        return self.completer(text) if text.startswith("/") and "\n" not in text and text != self._refused else []
+
+    def show_offers(self) -> None:
+        """Shows them, or takes them away; after every change of the text."""
+        offers = self.offers
+        if offers or self._offering:
+            self._offering = bool(offers)
+            self.post_message(self.OffersChanged(offers, self._mark(offers)))
+
+    def _mark(self, offers: list[Offer]) -> int:
+        text, index = self._marked
+        return index if text == self.text and index < len(offers) else 0
+
+    def on_text_area_changed(self) -> None:
+        """The text is another one."""
+        self.show_offers()
+
+    def grab_key(self, event: events.Key) -> bool:
+        """Takes the keys that mean something else while prompts are searched or a command is completed."""
+        if self.prompts.query is not None:
+            return self._search(event)
+        if not self.text.startswith("/") or event.is_printable:
+            return False
+        offers = self.offers
+        if not offers:
+            return False
+        if event.key in ("up", "down", "ctrl+p", "ctrl+n"):
+            step = 1 if event.key in ("down", "ctrl+n") else -1
+            self._marked = (self.text, (self._mark(offers) + step) % len(offers))
+            self.show_offers()
+            return True
+        offer = offers[self._mark(offers)]
+        if event.key == "escape":
+            self._refused = self.text
+            self.show_offers()
+            return True
+        if event.key == "tab":
+            self.set_text(offer.text)
+            return True
+        if event.key == "enter" and offer.text.rstrip() != self.text.rstrip():
+            self.set_text(offer.text)
+            return not offer.runs
+        return False
+
+    def action_complete(self) -> None:
+        """Tab, where there is nothing to complete: to the chat."""
+        self.screen.focus_next()
 
     # ---- keys and pastes ------------------------------------------------------------------------------------------
 
@@ -150,9 +249,21 @@ class Composer(TextField):
             self.post_message(self.DropAttachment())
         super().action_delete_left()
 
+    async def action_delete_or_quit(self) -> None:
+        """As in a shell: deletes a character, or ends where there is nothing."""
+        if self.text:
+            self.action_delete_right()
+        else:
+            await self.app.action_quit()
+
     def paste(self, text: str) -> None:
-        """A text of some length goes along as an attachment."""
-        if len(text) > PASTE_LIMIT:
+        """A text of some length goes along as an attachment; while prompts are searched, it is searched for."""
+        if self.prompts.query is not None:
+            found = self.prompts.search(self.prompts.query + text.partition("\n")[0])
+            if found is not None:
+                self.set_text(found)
+            self._show_search(missed=found is None)
+        elif len(text) > PASTE_LIMIT:
             self.post_message(self.LargePaste(text))
         else:
             super().paste(text)

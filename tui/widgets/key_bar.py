@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.content import Content
 from textual.widget import Widget
 
-from tui.keymap import KEYS, Keymap
+from tui.key_table import KEYS
+from tui.keymap import Keymap
 
 _LABELS = {spec.id: spec.label for spec in KEYS}
+_ACTIONS = {spec.id: spec.action for spec in KEYS}
 
 
 class KeyBar(Widget):
@@ -22,6 +25,11 @@ class KeyBar(Widget):
         self._keymap = keymap
         self._ids = ids
 
+    def use(self, keymap: Keymap) -> None:
+        """Other keys are in force."""
+        self._keymap = keymap
+        self.refresh()
+
     def show(self, ids: list[str]) -> None:
         """Replaces the keys that are shown."""
         if ids != self._ids:
@@ -30,18 +38,31 @@ class KeyBar(Widget):
 
     def render(self) -> Content:
         """As many keys as fit, with the last id always among them."""
-        items = [self._item(binding_id) for binding_id in self._ids if self._keymap.display(binding_id)]
+        return Content("  ").join([item for _, item in self._shown()])
+
+    def _shown(self) -> list[tuple[str, Content]]:
+        items = [(id_, self._item(id_)) for id_ in self._ids if self._keymap.display(id_)]
         if not items:
-            return Content()
+            return []
         *rest, last = items
-        room = self.size.width - last.cell_length
-        shown: list[Content] = []
-        for item in rest:
+        room = self.size.width - last[1].cell_length
+        shown: list[tuple[str, Content]] = []
+        for binding_id, item in rest:
             if item.cell_length + 2 > room:
                 break
-            shown.append(item)
+            shown.append((binding_id, item))
             room -= item.cell_length + 2
-        return Content("  ").join([*shown, last])
+        return [*shown, last]
+
+    async def on_click(self, event: events.Click) -> None:
+        """A click does what the key does."""
+        at = event.get_content_offset(self)
+        start = 0
+        for binding_id, item in self._shown():
+            if at is not None and start <= at.x < start + item.cell_length:
+                await self.app.run_action(_ACTIONS[binding_id], self.screen)
+                return
+            start += item.cell_length + 2
 
     def _item(self, binding_id: str) -> Content:
         label = _LABELS.get(binding_id) or binding_id.partition(".")[2].replace("_", " ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from textual.content import Content
 from textual.widget import Widget
 
@@ -23,6 +25,7 @@ class TitleBar(Widget):
         self._note = "no model"
         self._ctx_used = 0
         self._tok_s: float | None = None
+        self._writing: str | None = None
 
     def show_model(self, model: ModelInfo | None, note: str = "no model") -> None:
         """The loaded model, or for None a few words about why there is none."""
@@ -37,6 +40,12 @@ class TitleBar(Widget):
             self._ctx_used = used
             self.refresh()
 
+    def show_writing(self, title: str | None) -> None:
+        """The chat that is being answered while another is shown; None: none is."""
+        if title != self._writing:
+            self._writing = title
+            self.refresh()
+
     def show_rate(self, tok_s: float | None) -> None:
         """Tokens a second now; None: nothing runs."""
         if figures.speed(tok_s) != figures.speed(self._tok_s):
@@ -47,6 +56,9 @@ class TitleBar(Widget):
         """Lays the parts out from the left, the rate at the right."""
         width = self.size.width
         right = Content.styled(f"{figures.speed(self._tok_s)} tok/s", "bold") if self._tok_s is not None else Content()
+        if self._writing is not None:
+            where = visible_line(self._writing, 24 if width >= 100 else 12)
+            right = Content.assemble(("✎ ", "bold $primary"), f"{where}  ", right)
         brand = Content.styled("flashmoe", "bold $primary")
         model = self._model
         if model is None:
@@ -89,7 +101,9 @@ class TitleBar(Widget):
             words.append({"pagecache": "page cache"}.get(model.store, model.store))
         if model.budget_bytes:
             words.append(figures.size(model.budget_bytes))
-        if not model.n_experts:
+        if model.backend == "remote":
+            words.append(visible_line(urlsplit(model.path).netloc, 32))
+        elif not model.n_experts:
             words.append("dense")
         return " ".join(words)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tui.chat.queue import Queued
 from tui.screens.chat.drafting import Drafting
 from tui.screens.chat.parts import ChatParts
 
@@ -22,6 +23,11 @@ class Asking:
         """Asks `text`; the composer is emptied once the question is kept."""
         if self._sending or not (text.strip() or self._parts.attachments.items):
             return
+        if self._parts.flow.busy:
+            flow, draft = self._parts.flow, self._drafting
+            flow.queue.add(Queued(flow.conversation, text, draft.attachments, draft.editing))
+            self._drafting.sent(text, from_composer=from_composer)
+            return
         self._sending = True
         self._parts.start(self._send(text, from_composer, self._parts.host.hold_keys()))
 
@@ -36,13 +42,45 @@ class Asking:
         if accepted:
             await self._parts.flow.answer()
 
+    def send_queued(self) -> None:
+        """Asks the question that waits in the shown chat, if it may be asked now."""
+        flow = self._parts.flow
+        item = flow.queue.take(flow.conversation) if flow.free and not self._sending else None
+        if item is not None:
+            self._sending = True
+            self._parts.start(self._send_queued(item))
+
+    async def _send_queued(self, item: Queued) -> None:
+        flow = self._parts.flow
+        try:
+            accepted = await flow.send(item.text, item.attachments, item.editing)
+        finally:
+            self._sending = False
+        if accepted:
+            await flow.answer()
+        else:
+            self._drafting.take_back(item)
+
+    def edit_queued(self) -> None:
+        """Puts the question that was queued last back into the composer."""
+        item = self._parts.flow.queue.take(self._parts.flow.conversation, last=True)
+        if item is not None:
+            self._drafting.take_back(item)
+
+    async def interrupt(self) -> bool:
+        """Stops an answer or a load; False where there is none."""
+        if await self._parts.flow.stop():
+            return True
+        if self._parts.host.controller.state == "loading":
+            await self._parts.host.controller.cancel_load()
+            return True
+        return False
+
     async def stop(self) -> None:
         """Stops an answer or a load; else ends whatever is half done: editing, the open monitor, the focus."""
         parts = self._parts
-        if await parts.flow.stop():
-            return
-        if parts.host.controller.state == "loading":
-            await parts.host.controller.cancel_load()
+        if await self.interrupt():
+            pass
         elif self._drafting.editing is not None:
             self._drafting.end_edit(restore=True)
             parts.say("The question stays as it was.")

@@ -41,6 +41,16 @@ class ChatView:
     def busy_changed(self) -> None:
         """An answer began or ended."""
         self._busy_changed()
+        if self._parts.is_mounted and self._parts.key_bar is not None:
+            self._parts.title_bar.show_writing(_elsewhere(self._parts))
+
+    def queue_changed(self) -> None:
+        """Other questions wait in the shown chat."""
+        parts = self._parts
+        texts = [item.text for item in parts.flow.queue.of(parts.flow.conversation)]
+        parts.queue.show(texts, parts.key("composer.history_prev"))
+        parts.composer.has_queued = bool(texts)
+        parts.title_bar.show_writing(_elsewhere(parts))
 
     # ---- the chat -------------------------------------------------------------------------------------------------
 
@@ -91,3 +101,9 @@ class ChatView:
     def summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int) -> None:
         """A summary is being made."""
         self._parts.activity.show_summarising(n_turns, prefill, tokens, self._parts.key("chat.stop"))
+
+
+def _elsewhere(parts: ChatParts) -> str | None:
+    """The title of a chat in which an answer is being written while another is shown."""
+    chat = parts.flow.writing_chat
+    return None if chat is None or chat is parts.flow.conversation else chat.title or "Untitled"

@@ -50,6 +50,25 @@ class Copying:
         if not text:
             parts.say(f"There is no {what} to copy.", "warning")
             return
+        if facts.in_tmux():
+            parts.start(self._copy_by_tmux(text, what))
+            return
+        self._copy_by_terminal(text, what)
+
+    async def _copy_by_tmux(self, text: str, what: str) -> None:
+        """tmux takes it with its defaults, and hands it on to the terminal around it."""
+        if await asyncio.to_thread(facts.tmux_copy, text):
+            self._parts.say(f"The {what} ({len(text):,} characters) is in tmux's buffer and went to the terminal.")
+        else:
+            self._copy_by_terminal(text, what)
+
+    def copy_selection(self, text: str) -> None:
+        """Copies what the mouse marked."""
+        if text.strip():
+            self._copy(text, "selection")
+
+    def _copy_by_terminal(self, text: str, what: str) -> None:
+        parts = self._parts
         sequence = facts.osc52(text)
         if sequence is None:
             large = figures.size(len(text.encode("utf-8", "replace")))

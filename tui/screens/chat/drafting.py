@@ -14,6 +14,7 @@ from backends.interface import ChatMessage, GenerateRequest
 from flashmoe.history.records import Attachment as KeptAttachment
 from flashmoe.text_safety import encodable, visible_line
 from tui.chat.conversation import Turn
+from tui.chat.queue import Queued
 from tui.screens.chat.parts import ChatParts
 from tui.terminal import facts
 from tui.texts import read_text_file, typed_path
@@ -56,6 +57,16 @@ class Drafting:
         self._show_attachments([Attachment(item.name, item.text) for item in turn.attachments])
         parts.composer.focus()
 
+    def take_back(self, item: Queued) -> None:
+        """A question that was queued stands in the composer again, before what was typed since."""
+        typed = self._parts.composer.text
+        if item.editing is not None and self.editing is None:
+            self._kept, self.editing = typed, item.editing
+            self._parts.composer.set_text(item.text)
+        else:
+            self._parts.composer.set_text("\n\n".join(text for text in (item.text, typed) if text))
+        self._show_attachments([Attachment(kept.name, kept.text) for kept in item.attachments])
+
     def end_edit(self, *, restore: bool) -> None:
         """Ends it, if there is one; `restore` puts back what stood in the composer before."""
         if self.editing is None:
@@ -96,7 +107,10 @@ class Drafting:
         )
         if not name or not name.strip():
             return
-        path = typed_path(name)
+        await self.attach_path(typed_path(name))
+
+    async def attach_path(self, path: Path) -> None:
+        """Attaches a text file."""
         try:
             text = await asyncio.to_thread(read_text_file, path)
         except ValueError as error:

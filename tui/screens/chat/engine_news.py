@@ -73,6 +73,8 @@ class EngineNews:
         said = [f"{visible_line(info.name, 40)} is ready after {info.load_s:.1f} s."]
         if info.lossy:
             said.append(info.lossy)
+        elif info.backend == "remote":
+            said.append(f"{info.backend_reason}.")
         elif not info.n_experts:
             said.append("It is a dense model: it has no experts, so nothing streams.")
         parts.say(" ".join(said), "warning" if info.lossy else "info")

@@ -52,8 +52,10 @@ class Opening:
         parts, flow = self._parts, self._parts.flow
         await flow.keep_draft(parts.composer.text)
         history = await parts.archive.history()
-        current = flow.conversation.id
-        screen: Screen[Opened | None] = ChatsScreen(parts.host.keymap, history, current, search=search)
+        current, writing = flow.conversation.id, flow.writing_chat
+        screen: Screen[Opened | None] = ChatsScreen(
+            parts.host.keymap, history, current, search=search, writing=writing.id if writing is not None else None
+        )
         opened: Opened | None = await parts.host.ask_screen(screen)
         if current is not None and await history.in_thread(_is_deleted, history, current):
             await flow.new_chat()

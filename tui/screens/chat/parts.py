@@ -10,7 +10,9 @@ from tui.chat.flow import ChatFlow
 from tui.host import Host
 from tui.widgets.activity_line import ActivityLine
 from tui.widgets.composer import AttachmentBar, Composer
+from tui.widgets.find_bar import FindBar
 from tui.widgets.key_bar import KeyBar
+from tui.widgets.queue_bar import QueueBar
 from tui.widgets.title_bar import TitleBar
 from tui.widgets.transcript.transcript import Transcript
 from tui.widgets.welcome import Welcome
@@ -47,6 +49,16 @@ class ChatParts(Protocol):
     @property
     def attachments(self) -> AttachmentBar:
         """What goes along with the next question."""
+        ...
+
+    @property
+    def queue(self) -> QueueBar:
+        """The questions that wait."""
+        ...
+
+    @property
+    def find_bar(self) -> FindBar:
+        """Finds text in the chat."""
         ...
 
     @property

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 
+from flashmoe.config.chosen import choose, read_chosen
 from flashmoe.history.records import HistoryError
 from tui.chat.archive import Archive
 from tui.chat.flow import ChatFlow
@@ -20,15 +21,20 @@ from tui.keymap import bindings
 from tui.screens.chat.answering import Answering
 from tui.screens.chat.asking import Asking
 from tui.screens.chat.chat_view import ChatView
+from tui.screens.chat.commands import SlashCommands
 from tui.screens.chat.copying import Copying
 from tui.screens.chat.drafting import Drafting
 from tui.screens.chat.engine_news import IDLE_KEYS, EngineNews
+from tui.screens.chat.finding import Finding
 from tui.screens.chat.opening import Opening
 from tui.screens.chat.welcoming import show_welcome
 from tui.terminal.repaint import SparingCompositor
 from tui.widgets.activity_line import ActivityLine
 from tui.widgets.composer import AttachmentBar, Composer
+from tui.widgets.find_bar import FindBar
 from tui.widgets.key_bar import KeyBar
+from tui.widgets.offers import OfferList
+from tui.widgets.queue_bar import QueueBar
 from tui.widgets.title_bar import TitleBar
 from tui.widgets.transcript.transcript import Transcript
 from tui.widgets.welcome import Welcome
@@ -59,6 +65,7 @@ class ChatScreen(Screen[None]):
         (80, "-narrow"),
         (100, "-wide"),
         (160, "-huge"),
+        (180, "-vast"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-tall")]
 
@@ -67,6 +74,7 @@ class ChatScreen(Screen[None]):
     asking: Asking
     opening: Opening
     copying: Copying
+    finding: Finding
 
     def __init__(self, host: Host) -> None:
         super().__init__(id="chat")
@@ -75,13 +83,15 @@ class ChatScreen(Screen[None]):
         self.host = host
         self.archive = Archive()
         self.engine_news = EngineNews(self)
-        self.view = ChatView(self, self.engine_news.busy_changed)
+        self.view = ChatView(self, self._busy_changed)
         self.flow = ChatFlow(self.view, host.controller, host.config)
         self.answering = Answering(self)
         self.drafting = Drafting(self)
         self.asking = Asking(self, self.drafting, self._fold_monitor)
         self.opening = Opening(self, self.drafting)
         self.copying = Copying(self)
+        self.finding = Finding(self)
+        self.commands = SlashCommands(self, self.drafting, self.run_action)
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
@@ -100,8 +110,13 @@ class ChatScreen(Screen[None]):
                 transcript.display = False
                 yield transcript
                 yield ActivityLine()
+                yield FindBar()
+                yield QueueBar()
                 yield AttachmentBar()
-                yield Composer(blink=False)
+                yield OfferList()
+                composer = Composer(blink=False)
+                composer.completer = self.commands.offers
+                yield composer
             yield Vertical(id="monitor")
         yield KeyBar(self.host.keymap, IDLE_KEYS)
 
@@ -113,7 +128,10 @@ class ChatScreen(Screen[None]):
     def on_mount(self) -> None:
         """First the screen, then everything that takes time."""
         show_welcome(self.welcome, self.host.controller, self.host.keymap)
-        self.set_class(self.host.config.ui.monitor == "hidden", "-folded")
+        hidden = self.host.config.ui.monitor == "hidden"
+        if not hidden and not self.host.configured("ui.monitor"):
+            hidden = read_chosen().monitor is False
+        self.set_class(hidden, "-folded")
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
@@ -126,6 +144,16 @@ class ChatScreen(Screen[None]):
     def attachments(self) -> AttachmentBar:
         """What goes along with the next question."""
         return self.query_one(AttachmentBar)
+
+    @property
+    def queue(self) -> QueueBar:
+        """The questions that wait."""
+        return self.query_one(QueueBar)
+
+    @property
+    def find_bar(self) -> FindBar:
+        """Finds text in the chat."""
+        return self.query_one(FindBar)
 
     @property
     def transcript(self) -> Transcript:
@@ -190,6 +218,7 @@ class ChatScreen(Screen[None]):
     action_new_chat = Act(lambda screen: screen.opening.new_chat)
     action_chats = Act(lambda screen: screen.opening.chats)
     action_search_chats = Act(lambda screen: screen.opening.search_chats)
+    action_find = Act(lambda screen: screen.finding.open)
     action_settings = Act(lambda screen: screen.opening.settings)
     action_models = Act(lambda screen: screen.opening.models)
     action_downloads = Act(lambda screen: screen.opening.downloads)
@@ -205,8 +234,17 @@ class ChatScreen(Screen[None]):
 
     async def action_monitor(self) -> None:
         """Folds the monitor away, or opens it; where there is no room beside the chat it takes the whole width."""
-        self.toggle_class("-folded" if self.has_class("-wide") or self.has_class("-huge") else "-opened")
+        if any(map(self.has_class, ("-wide", "-huge", "-vast"))):
+            self.toggle_class("-folded")
+            choose(monitor=not self.has_class("-folded"))
+        else:
+            self.toggle_class("-opened")
         await self.host.monitoring.layout_changed()
+
+    def _busy_changed(self) -> None:
+        self.engine_news.busy_changed()
+        if self.is_mounted:
+            self.call_later(self.asking.send_queued)
 
     def _fold_monitor(self) -> bool:
         """Folds a monitor away that covers the chat; False where there is none."""
@@ -217,13 +255,39 @@ class ChatScreen(Screen[None]):
     # ---- what the widgets say -------------------------------------------------------------------------------------
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
-        """Asks what was typed."""
-        self.asking.send(event.text)
+        """Runs a / command, or asks what was typed."""
+        if not self.commands.run(event.text):
+            self.asking.send(event.text)
+
+    def on_composer_offers_changed(self, event: Composer.OffersChanged) -> None:
+        """What could complete a / command."""
+        self.query_one(OfferList).show(event.offers, event.marked)
 
     def on_welcome_asked(self, event: Welcome.Asked) -> None:
         """Asks one of the offered questions."""
         self.composer.focus()
         self.asking.send(event.question, from_composer=False)
+
+    async def on_find_bar_sought(self, event: FindBar.Sought) -> None:
+        """Another text is looked for in the chat."""
+        if self.find_bar.has_class("-open"):
+            await self.finding.seek(event.text)
+
+    async def on_find_bar_stepped(self, event: FindBar.Stepped) -> None:
+        """Another match."""
+        await self.finding.step(event.step)
+
+    def on_find_bar_closed(self) -> None:
+        """No more."""
+        self.finding.close()
+
+    def on_text_selected(self) -> None:
+        """The mouse marked text."""
+        self.copying.copy_selection(self.get_selected_text() or "")
+
+    def on_composer_take_back(self) -> None:
+        """The question that was queued last is to be edited."""
+        self.asking.edit_queued()
 
     def on_composer_large_paste(self, event: Composer.LargePaste) -> None:
         """A paste that is too large to edit goes along as an attachment."""

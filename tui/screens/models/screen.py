@@ -15,6 +15,7 @@ from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from flashmoe.config.chosen import choose, read_chosen
 from flashmoe.hub.downloads.views import ACTIVE, JobView
 from flashmoe.plans.model_list import SECTION_TITLES, SORTS, Row, matches, sort_rows
 from tui.host import Host
@@ -66,7 +67,8 @@ class ModelsScreen(Screen[str | None]):
         self.finder = ModelFinder(self)
         self.flow = ModelFlow(self, self.finder)
         self._downloads_first = downloads
-        self._sort = SORTS[0]
+        chosen = read_chosen().sort
+        self._sort = chosen if chosen in SORTS else SORTS[0]
         self._filter = ""
         self._rows: dict[str, list[Row]] = {"here": [], "catalogue": [], "hub": []}
         self._notes: dict[str, str] = {"here": "looking…", "catalogue": "", "hub": ""}
@@ -284,6 +286,7 @@ class ModelsScreen(Screen[str | None]):
     def action_sort(self) -> None:
         """The next order."""
         self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
+        choose(sort=self._sort)
         self._title()
         self.fill()
 

@@ -10,6 +10,7 @@ from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets.monitor import sections as sections
 from tui.widgets.monitor.budget_curve import LEAST_ROWS, MOST_ROWS, budget_curve, has_curve
 from tui.widgets.monitor.expert_map import mini_map
+from tui.widgets.monitor.graphs import graph_rows, graphs
 from tui.widgets.monitor.lines import Lines, bottom, framed, rule
 
 _Section = Callable[[MonitorFeed, int, int], list[Content]]
@@ -21,17 +22,20 @@ def _curve(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
 
 # (title, its lines, rows at least, rows at most), in the order of the screen
 _SECTIONS: tuple[tuple[str, _Section, int, int], ...] = (
+    ("server", sections.server, 2, 2),
     ("memory", sections.memory, 3, 6),
     ("SSD", sections.disk, 2, 4),
     ("token", sections.token, 2, 3),
     ("verdict", sections.verdict, 2, 5),
     ("experts", mini_map, 4, 26),
     ("hit rate by budget", _curve, LEAST_ROWS, MOST_ROWS - 1),
+    ("over time", graphs, 0, 0),
 )
 # Which sections go first where there is no room, and which get spare rows first.
-_DROP = ("hit rate by budget", "experts", "SSD", "memory", "token")
-_GROW = ("memory", "verdict", "SSD", "token", "memory", "verdict", "experts", "hit rate by budget")
-
+_DROP = ("over time", "hit rate by budget", "experts", "SSD", "memory", "token")
+_GROW = ("server", "memory", "verdict", "SSD", "token", "memory", "verdict", "experts", "hit rate by budget")
+_LAST = ("over time",)
+"""What takes the room that is left when all others have theirs."""
 
 _EMPTY = Content("")
 
@@ -49,6 +53,8 @@ class MonitorColumn(Lines):
         super().__init__(id=id, classes=classes)
         self.feed = feed
         self.with_map = with_map
+        self._inner = 0
+        """Columns within the frame."""
         self._map_key: tuple[object, ...] = ()
         self._map_lines: list[Content] = []
         self._frames: dict[int, tuple[int, Content, Content]] = {}
@@ -61,10 +67,14 @@ class MonitorColumn(Lines):
 
     def make_lines(self, width: int, height: int) -> list[Content]:
         """Every section at the height that `plan_rows` gives it."""
-        inner = width - 4
+        inner = self._inner = width - 4
         if inner < 8 or height < 4:
             return []
         rows = plan_rows(height, self._needs())
+        made_map = self._section("experts", mini_map, inner, rows["experts"]) if "experts" in rows else []
+        if "over time" in rows:  # cells stand for whole layers: the map may need fewer lines than it could have
+            rows["over time"] += rows.get("experts", 0) - len(made_map)
+            rows["experts"] = len(made_map)
         lines: list[Content] = []
         for title, make, _, _ in _SECTIONS:
             given = rows.get(title, 0)
@@ -107,6 +117,14 @@ class MonitorColumn(Lines):
             del needs["experts"]
         if self.with_map or not has_curve(self.feed):
             del needs["hit rate by budget"]
+        if sections.is_remote(self.feed):  # nothing is known of its disk and its experts
+            for unknown in ("SSD", "experts", "hit rate by budget"):
+                needs.pop(unknown, None)
+        else:
+            del needs["server"]
+        needs["over time"] = graph_rows(self.feed, self._inner)
+        if not needs["over time"][0]:
+            del needs["over time"]
         frame = self.feed.frame
         if frame is not None and frame.gpus:
             needs["memory"] = (3, 5 + sections.vram_rows(len(frame.gpus)))
@@ -118,6 +136,8 @@ class MonitorColumn(Lines):
             return f"{self.feed.map.n_layers if self.feed.map else model.n_layers} × {model.n_experts}"
         if title == "token" and frame is not None and frame.phase == "prefill":
             return "prompt"
+        if title == "over time":
+            return self.feed.span[0]
         if title == "SSD" and frame is not None and frame.disk:
             return frame.disk
         return ""
@@ -142,4 +162,9 @@ def plan_rows(height: int, needs: dict[str, tuple[int, int]]) -> dict[str, int]:
                 rows[title] += 1
                 spare -= 1
                 grown = True
+    for title in _LAST:
+        if title in rows:
+            more = max(0, min(spare, needs[title][1] - rows[title]))
+            rows[title] += more
+            spare -= more
     return rows

@@ -8,6 +8,7 @@ from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.sample import Gpu
+from flashmoe.text_safety import visible_line
 from tui.widgets.monitor.lines import ALARM, COMPUTE, HOOK, MUTED, READ, line, meter, shares, spark, spread, wrap
 
 _LABEL = 5
@@ -157,8 +158,8 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         parts.append(f"others {figures.rate(frame.others_s, max(frame.others_s, 1e6))}")
     if frame.latency_s is not None:
         parts.append(figures.duration(frame.latency_s))
-    right = "ceiling probed" if probed else "most seen" if frame.disk else ""
-    note = _note(" · ".join(parts) or (f"others {figures.UNKNOWN}" if frame.disk else "no disk under this model"))
+    right = "of the measured most" if probed else "of the most so far" if frame.disk else ""
+    note = _note(" · ".join(parts) or ("other programs: unknown" if frame.disk else "no disk under this model"))
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
     if work is not None and work.hit_rate is not None:
@@ -172,19 +173,52 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     return lines[:rows]
 
 
+def is_remote(feed: MonitorFeed) -> bool:
+    """Whether a server computes, of which only what arrives is known here."""
+    return feed.model is not None and feed.model.backend == "remote"
+
+
+def server(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
+    """Where the answers come from, and the context there."""
+    model, frame = feed.model, feed.frame
+    if model is None:
+        return []
+    lines = [line((visible_line(model.path, max(8, width)), ""))]
+    if model.n_ctx:
+        used = f"{frame.ctx_used:,} of " if frame is not None and frame.ctx_used else ""
+        lines.append(line((f"context {used}{model.n_ctx:,} tokens", MUTED)))
+    else:
+        lines.append(line(("the server doesn't tell its context", MUTED)))
+    return lines[:rows]
+
+
+def _arrivals(feed: MonitorFeed, frame: Frame, width: int) -> list[Content]:
+    """A server's answers as they arrive: the wait for the first token, and the speed."""
+    lines = []
+    if frame.prefill is not None and frame.prefill.total_s:
+        lines.append(line(("first token after ", MUTED), figures.duration(frame.prefill.total_s)))
+    if frame.tok_s is not None:
+        value = f"{figures.speed(frame.tok_s)} tok/s"
+        lines.append(_curve(feed, "speed", "tok_s", speed_top(feed), value, width, READ))
+    return lines or [line(("no token yet", MUTED))]
+
+
 def token(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     """Where the time of the last tokens went, and the speed."""
     frame = feed.frame
+    if frame is not None and is_remote(feed):
+        return _arrivals(feed, frame, width)[:rows]
     work = _shown(frame)
     if frame is None or work is None or not work.total_s:
         return [line(("·" * width, MUTED)), line(("no token yet", MUTED))][:rows]
     lines = [anatomy_bar(work, width), anatomy_words(work)]
-    top = _speed_top(feed)
+    top = speed_top(feed)
     lines.append(_curve(feed, "speed", "tok_s", top, f"{figures.speed(work.tok_s)} tok/s", width, READ))
     return lines[:rows]
 
 
-def _speed_top(feed: MonitorFeed) -> float:
+def speed_top(feed: MonitorFeed) -> float:
+    """The scale of the speed's curve, tokens/s."""
     peak = max(feed.histories["tok_s"].peak, 0.1)
     power = 10.0 ** len(str(int(peak))) / 10
     return next(power * m for m in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if power * m >= peak)
@@ -199,7 +233,7 @@ def _shown(frame: Frame | None) -> Work | None:
 
 
 def anatomy_bar(work: Work, width: int) -> Content:
-    """Reading, the hook and computing as one bar; one colour where the backend doesn't know."""
+    """Reading, the router's call-back and computing as one bar; one colour where the backend doesn't know."""
     if work.stall_s is None:
         return line(("▒" * width, MUTED))
     parts = [(work.stall_s, "█", READ), (work.hook_s or 0.0, "░", HOOK), (work.compute_s or 0.0, "▒", COMPUTE)]
@@ -207,7 +241,7 @@ def anatomy_bar(work: Work, width: int) -> Content:
 
 
 def anatomy_words(work: Work) -> Content:
-    """``█ read 61% ▒ compute 38% ░ hook  1%``: each figure two places wide, so that nothing moves."""
+    """``█read 61% ▒compute 38% ░router  1%``: each figure two places wide, so that nothing moves."""
     if work.stall_s is None:
         per_token = figures.duration(work.total_s / work.tokens) if work.tokens else figures.UNKNOWN
         return line((f"{per_token} a token; reads aren't timed here", MUTED))
@@ -216,9 +250,9 @@ def anatomy_words(work: Work) -> Content:
     read = min(1.0, work.stall_s / total)
     compute = max(0.0, 1 - read - hook)
     return line(
-        *(("█", READ), f" read {read * 100:2.0f}% "),
-        *(("▒", COMPUTE), f" compute {compute * 100:2.0f}% "),
-        *(("░", HOOK), f" hook {hook * 100:2.0f}%"),
+        *(("█", READ), f"read {read * 100:2.0f}% "),
+        *(("▒", COMPUTE), f"compute {compute * 100:2.0f}% "),
+        *(("░", HOOK), f"router {hook * 100:2.0f}%"),
     )
 
 

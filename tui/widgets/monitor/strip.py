@@ -7,7 +7,7 @@ from textual.content import Content
 from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets.monitor.lines import COMPUTE, MUTED, READ, Lines, fit, line, spark
-from tui.widgets.monitor.sections import anatomy_bar
+from tui.widgets.monitor.sections import anatomy_bar, is_remote
 
 TWO_LINES_FROM = 72
 """Columns from which the strip has two lines."""
@@ -54,7 +54,8 @@ def _figures(feed: MonitorFeed, width: int) -> Content:
     scale, _ = feed.disk_scale()
     reads = figures.rate(frame.read_s, scale, unit=False)
     ceiling = figures.rate(scale)
-    add("SSD", "read", scale, f"{reads.rjust(len(ceiling.split()[0]))}/{ceiling}", READ)
+    if not is_remote(feed):
+        add("SSD", "read", scale, f"{reads.rjust(len(ceiling.split()[0]))}/{ceiling}", READ)
     work = frame.decode
     speed = line((f"{figures.speed(frame.tok_s):>4} tok/s", "bold"))
     hit = (
@@ -67,7 +68,7 @@ def _figures(feed: MonitorFeed, width: int) -> Content:
         gpu_used, gpu_total = sum(g.used for g in frame.gpus), sum(g.total for g in frame.gpus)
         vram = line(("VRAM ", "bold"), f"{figures.size(gpu_used, gpu_total, unit=False)}/{figures.size(gpu_total)}")
     result = parts[0]
-    for part in (parts[1], hit, speed, vram):
+    for part in (*parts[1:], hit, speed, vram):
         if part is not None and result.cell_length + part.cell_length + 2 <= width:
             result = line(result, "  ", part)
     return fit(result, width)

@@ -13,6 +13,7 @@ from textual.widgets import Static
 from flashmoe import figures
 from flashmoe.text_safety import SafeStream, visible, visible_line
 from tui.chat.conversation import Turn
+from tui.widgets.transcript.lit import lit
 from tui.widgets.transcript.settled import Even, Settled
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class QuestionView(MessageView):
         """A heading and the text, never interpreted."""
         yield Static(self._content(), markup=False)
 
+    def light_changed(self) -> None:
+        """Another text is lit."""
+        if self.query(Static):
+            self.refresh_turn()
+
     def refresh_turn(self) -> None:
         """After a branch was added beside this message."""
         self.query_one(Static).update(self._content())
@@ -82,7 +88,7 @@ class QuestionView(MessageView):
             for item in turn.attachments
         ]
         if turn.content:
-            parts.append(text)
+            parts.append(lit(text))
         return Content("\n").join(parts)
 
 
@@ -106,6 +112,7 @@ class AnswerView(MessageView):
         self._thinking_shown = ""
         self._stream, self._thoughts = SafeStream(), SafeStream()
         self._shown = ""
+        self._drawn = False
 
     def compose(self) -> ComposeResult:
         """Thinking, text, figures."""
@@ -126,10 +133,19 @@ class AnswerView(MessageView):
         yield figures_line
         self.set_class(bool(turn.ending), "-ended")
 
+    async def on_mount(self) -> None:
+        """What came between the drawing of the text and now, where the answer is still being written."""
+        self._drawn = True
+        text = visible(self.turn.content)
+        if not self.turn.ending and len(text) > len(self._shown):
+            await self._append(text[len(self._shown) :])
+
     # ---- streaming ------------------------------------------------------------------------------------------------
 
     async def feed(self, parts: list[tuple[str, str]]) -> None:
         """Shows new pieces of (kind, text); the turn itself was extended by the caller."""
+        if not self._drawn or not self.children:  # hardly there, or on its way out since another chat is shown
+            return
         answer: list[str] = []
         for kind, text in parts:
             if kind == "thinking":

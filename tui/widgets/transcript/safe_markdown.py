@@ -23,6 +23,8 @@ from textual.selection import Selection
 from textual.strip import Strip
 from textual.style import Style
 
+from tui.texts import markdown_parser
+from tui.widgets.transcript.lit import lit
 from tui.widgets.transcript.markdown_lines import Layout
 from tui.widgets.transcript.settled import Bare, Settled
 
@@ -67,7 +69,7 @@ def _disarm_rule(state: StateCore) -> None:
 
 @lru_cache(maxsize=1)
 def _parser() -> MarkdownIt:
-    parser = MarkdownIt("gfm-like", {"html": False, "linkify": False, "maxNesting": 100})
+    parser = markdown_parser()
     parser.core.ruler.push("disarm", _disarm_rule)
     return parser
 
@@ -199,6 +201,11 @@ class SafeMarkdown(Settled, Bare):
         super().notify_style_update()
         self._forget()
 
+    def light_changed(self) -> None:
+        """Another text is lit."""
+        self._strips = [None] * len(self.lines)
+        self.refresh()
+
     # ---- widget ---------------------------------------------------------------------------------------------------
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
@@ -220,7 +227,7 @@ class SafeMarkdown(Settled, Bare):
         selection = self.text_selection
         strip = self._strips[y] if selection is None else None
         if strip is None:
-            line = lines[y]
+            line = lit(lines[y])
             if selection is not None and (span := selection.get_span(y)) is not None:
                 chosen = Style.from_styles(self.screen.get_component_styles("screen--selection"))
                 line = line.stylize(chosen, span[0], len(line) if span[1] == -1 else span[1])

@@ -1,0 +1,77 @@
+"""What is copied, to where; paths as terminals type them; the key bar under the mouse; one toast at a time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from textual.widgets._toast import Toast
+
+from tests.tui_support import home, new_app, running, screen_is, settle, until
+from tui.terminal import facts
+from tui.texts import code_blocks, last_command, typed_path
+from tui.widgets.key_bar import KeyBar
+
+__all__ = ["home"]
+
+
+def test_code_is_copied_as_it_is_drawn_in_lists_and_while_it_is_open() -> None:
+    text = "1. Do this:\n\n   ```sh\n   $ make\n   ```\n\n> ~~~python\n> x = 1\n> ~~~\n\n````\n```\nnested\n```\n````\n"
+    assert code_blocks(text) == [("sh", "$ make"), ("python", "x = 1"), ("", "```\nnested\n```")]
+    assert code_blocks("So:\n```c++ title=x\nint a;\nint b") == [("c++", "int a;\nint b")]
+    assert last_command(text) == "make"
+
+
+@pytest.mark.parametrize(
+    "typed", ["{}", "'{}'", '"{}"', "file://{url}", "file://localhost{url}", "{escaped}", "  {}  "]
+)
+def test_paths_are_taken_as_terminals_type_them(tmp_path: Path, typed: str) -> None:
+    path = tmp_path / "my notes ü.txt"
+    path.write_text("x")
+    url = str(path).replace(" ", "%20").replace("ü", "%C3%BC")
+    assert typed_path(typed.format(path, url=url, escaped=str(path).replace(" ", "\\ "))) == path
+    odd = tmp_path / "it's \\ odd"
+    odd.write_text("x")
+    assert typed_path(str(odd)) == odd
+
+
+async def test_a_click_on_the_key_bar_does_what_the_key_does() -> None:
+    app = new_app()
+    async with running(app, (120, 36)) as pilot:
+        await settle(pilot)
+        bar = app.chat_screen.query_one(KeyBar)
+        at = bar.render().plain.index("help")
+        await pilot.click(KeyBar, offset=(at + 1, 0))
+        await screen_is(pilot, "HelpScreen")
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux")
+def test_tmux_takes_a_copy_with_its_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = str(tmp_path / "tmux")
+    subprocess.run(["tmux", "-S", socket, "-f", "/dev/null", "new-session", "-d", "sleep 60"], check=True)
+    try:
+        monkeypatch.setenv("TMUX", f"{socket},1,0")
+        assert facts.in_tmux()
+        assert facts.tmux_copy("two\nlines ü")
+        shown = subprocess.run(["tmux", "-S", socket, "show-buffer"], check=True, capture_output=True).stdout
+        assert shown.decode() == "two\nlines ü"
+    finally:
+        subprocess.run(["tmux", "-S", socket, "kill-server"], check=False)
+    assert not facts.tmux_copy("nobody is there")
+
+
+async def test_there_is_one_toast_away_from_the_composer() -> None:
+    app = new_app()
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        app.notify("first")
+        app.notify("second")
+        await until(pilot, lambda: len(app.screen.query(Toast)) == 1)
+        toast = app.screen.query_one(Toast)
+        await until(pilot, lambda: toast.region.height > 0)
+        assert not toast.region.overlaps(app.chat_screen.composer.region)
+        assert "first\nsecond" in str(next(iter(app._notifications)).message)
+        await app.controller.close()
+        (await app.chat_screen.history()).close()

@@ -1,0 +1,47 @@
+"""Find in the shown chat."""
+
+from __future__ import annotations
+
+from flashmoe import paths
+from flashmoe.history import History
+from tests.tui_support import home, keys, running, shown, until
+from tui.app import AppOptions, FlashmoeApp
+from tui.widgets.find_bar import FindField
+from tui.widgets.transcript.lit import Lit
+
+__all__ = ["home"]
+
+
+async def test_matches_are_counted_walked_and_lit() -> None:
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        chat = history.create_chat(title="Routers")
+        for number in range(30):
+            history.add_message(chat.id, "user", f"Question {number}?")
+            filler = "\n\n".join(f"line {line}" for line in range(20))
+            word = "A **needle** here." if number in (3, 20) else "Nothing."
+            history.add_message(chat.id, "assistant", f"{word}\n\n{filler}")
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
+    async with running(app, (100, 30)) as pilot:
+        await until(pilot, lambda: app.chat_screen.flow.conversation.id == chat.id)
+        await pilot.press("ctrl+f")
+        await until(pilot, lambda: isinstance(app.focused, FindField))
+        await pilot.press(*keys("needle"))
+        await until(pilot, lambda: "2 of 2" in shown(app))
+        await until(pilot, lambda: "A needle here." in shown(app))
+        assert Lit.text == "needle"
+        lines = [strip for strip in app.screen._compositor.render_strips() if "A needle here." in strip.text]
+        styles = [segment.style for segment in lines[0] if segment.text == "needle"]
+        assert styles
+        assert styles[0] is not None
+        assert styles[0].reverse
+        await pilot.press("up")
+        await until(pilot, lambda: "1 of 2" in shown(app))
+        await until(pilot, lambda: "A needle here." in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "2 of 2" in shown(app))
+        await pilot.press(*"zz")
+        await until(pilot, lambda: "no match" in shown(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.focused is app.chat_screen.composer)
+        assert not Lit.text
