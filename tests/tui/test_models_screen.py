@@ -279,6 +279,18 @@ async def test_more_of_the_hubs_results(hub: HubServer, home: Path) -> None:
         assert all(row.repo for row in screen._rows["hub"]), "at the end there is no more"
 
 
+async def test_a_pasted_address_of_a_file_means_that_file(hub: HubServer, home: Path) -> None:
+    make_gguf(home / "srv/acme/Large-A2B-GGUF/Large-Q4_K_M.gguf", seed=3)
+    address = f"{hub.endpoint}/acme/Large-A2B-GGUF/tree/main/Q8_0"
+    async with models() as (pilot, screen):
+        screen.query_one("#models-filter", Input).value = address
+        await until(pilot, lambda: screen.here is not None and screen.here.repo == "acme/Large-A2B-GGUF")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        first = next(line for line in picture(pilot).splitlines() if "(usual)" in line)
+        assert "Q8_0" in first
+
+
 async def test_a_large_download_asks_first(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashmoe.hub.lookup.is_large", lambda size, free: True)
     async with models() as (pilot, screen):

@@ -26,6 +26,7 @@ from flashmoe.plans.model_list import (
 from tui.screens.models.view import ModelsView
 
 if TYPE_CHECKING:
+    from flashmoe.hub.address import Reference
     from flashmoe.hub.client import HubClient
     from flashmoe.plans.model_list import Machine, Plan
 
@@ -40,6 +41,8 @@ class ModelFinder:
         self._more = ""
         """Where the hub's next results are."""
         self._searched = ""
+        self._meant: Reference | None = None
+        """What the filter names, where it is a repository's address."""
         self.machine: Machine | None = None
         self.library: Library | None = None
         self.plans: dict[str, Plan] = {}
@@ -114,7 +117,11 @@ class ModelFinder:
         from flashmoe.hub.lookup import read_reference
 
         view.note("hub", "asking…")
-        exact = read_reference(text).repo if looks_like_reference(text, endpoint=configured_endpoint()) else ""
+        meant = read_reference(text) if looks_like_reference(text, endpoint=configured_endpoint()) else None
+        exact = meant.repo if meant is not None else ""
+        if meant != self._meant:
+            self.repos.pop(exact, None)  # another branch of it, perhaps
+        self._meant = meant
         try:
             page = await asyncio.to_thread(client.search_page, exact or text, limit=20)
         except HubError as error:
@@ -177,7 +184,8 @@ class ModelFinder:
         places = [row.repo, *(row.model.repos[1:] if row.model is not None else ())]
         for place in places:
             try:
-                repo = await asyncio.to_thread(client.repo, place)
+                revision = self._meant.revision if self._meant is not None and self._meant.repo == place else None
+                repo = await asyncio.to_thread(client.repo, place, revision)
                 break
             except HubError as error:
                 if error.code != "not_found" or place == places[-1]:  # another upload may still be there
@@ -188,10 +196,11 @@ class ModelFinder:
         return repo
 
     async def usual(self, repo: HubRepo, here: Machine) -> HubQuant:
-        """The model that ``pull`` would take of the repository on this machine. Raises `HubError`."""
+        """The model that ``pull`` would take of the repository, or of what the filter names. Raises `HubError`."""
         from flashmoe.hub.lookup import pick
 
-        return (await asyncio.to_thread(pick, await self.client(), repo, None, free=here.disk_free)).quant
+        meant = self._meant if self._meant is not None and self._meant.repo == repo.repo else None
+        return (await asyncio.to_thread(pick, await self.client(), repo, meant, free=here.disk_free)).quant
 
     async def plan_exactly(self, row: Row) -> None:
         """Reads the header of the usual quant on the hub, or of the local file again."""
