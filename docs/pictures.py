@@ -50,7 +50,7 @@ async def main() -> None:
             await pilot.pause(1.5)
             shot()
         app.save_screenshot("screenshot.svg", path=str(HERE))
-        await pilot.press("ctrl+e")
+        await pilot.press("ctrl+x", "m")
         await pilot.pause(1)
         app.save_screenshot("experts.svg", path=str(HERE))
         await pilot.press("escape")

@@ -28,6 +28,7 @@ async def test_matches_are_counted_walked_and_lit() -> None:
         await until(pilot, lambda: isinstance(app.focused, FindField))
         await pilot.press(*keys("needle"))
         await until(pilot, lambda: "2 of 2" in shown(app))
+        assert "find needle" in shown(app)
         await until(pilot, lambda: "A needle here." in shown(app))
         assert Lit.text == "needle"
         lines = [strip for strip in app.screen._compositor.render_strips() if "A needle here." in strip.text]

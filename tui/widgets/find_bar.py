@@ -33,7 +33,9 @@ class FindBar(Horizontal):
     DEFAULT_CSS = """
     FindBar { height: 1; padding: 0 2; display: none; background: $panel; }
     FindBar.-open { display: block; }
-    FindBar FindField { border: none; height: 1; width: 1fr; padding: 0; background: $panel; }
+    FindBar FindField, FindBar FindField:focus {
+        border: none; height: 1; width: 1fr; padding: 0; background: $panel;
+    }
     FindBar Static { width: auto; height: 1; color: $text-muted; }
     """
 

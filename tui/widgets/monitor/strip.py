@@ -54,7 +54,7 @@ def _figures(feed: MonitorFeed, width: int) -> Content:
     scale, _ = feed.disk_scale()
     reads = figures.rate(frame.read_s, scale, unit=False)
     ceiling = figures.rate(scale)
-    if not is_remote(feed):
+    if not is_remote(feed) and frame.read_s is not None:  # else there is no engine whose reads could be shown
         add("SSD", "read", scale, f"{reads.rjust(len(ceiling.split()[0]))}/{ceiling}", READ)
     work = frame.decode
     speed = line((f"{figures.speed(frame.tok_s):>4} tok/s", "bold"))
