@@ -135,14 +135,23 @@ def bar(share: float, width: int, full: str = "▰", empty: str = "▱") -> str:
 def ago(then: float, now: float) -> str:
     """How long ago, roughly: ``just now``, ``5 min ago``, ``yesterday``, ``12 Mar 2026``."""
     seconds = now - then
-    if seconds < 60:
+    if then <= 0:
+        return "–"
+    if -60 < seconds < 60:
         return "just now"
-    if seconds < 3600:
+    if 0 <= seconds < 3600:
         return f"{int(seconds // 60)} min ago"
-    if seconds < 86_400:
+    if 0 <= seconds < 86_400:
         return f"{int(seconds // 3600)} h ago"
-    if seconds < 2 * 86_400:
+    if 0 <= seconds < 2 * 86_400:
         return "yesterday"
-    if seconds < 14 * 86_400:
+    if 0 <= seconds < 14 * 86_400:
         return f"{int(seconds // 86_400)} days ago"
     return time.strftime("%d %b %Y", time.localtime(then)).lstrip("0")
+
+
+def day_and_time(moment: float) -> str:
+    """``2026-03-12 14:05``, local; ``–`` for 0, which stands for an unknown time."""
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) if moment > 0 else "–"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmoe.cli.common import EXIT_FAILED, EXIT_OK, CliError, UsageError, add_json_flag, note, out, print_json
+from flashmoe.figures import day_and_time
 from flashmoe.text_safety import visible_line
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _list(history: History, args: argparse.Namespace) -> int:
 
 
 def _line(chat: Chat) -> str:
-    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.updated))
+    day = f"{day_and_time(chat.updated):<16}"
     pin = "*" if chat.pinned else " "
     model = f"  ({visible_line(chat.model, 40)})" if chat.model else ""
     return f"{chat.id:>6}{pin} {day}  {chat.messages:>4}  {visible_line(chat.title, 60) or 'Untitled'}{model}"
@@ -136,10 +136,15 @@ def _export(history: History, args: argparse.Namespace) -> int:
             raise UsageError(
                 "chats go by their numbers, which flashmoe-tui chats lists", "give numbers, or all."
             ) from None
+    problems: list[str] = []
     if args.json:
-        text = exchange.to_json_text(history, ids)
+        text = exchange.to_json_text(history, ids, problems)
     else:
-        text = "\n".join(exchange.to_markdown(history, i, thinking=not args.no_thinking) for i in ids)
+        text = exchange.to_markdown_text(history, ids, problems, thinking=not args.no_thinking)
+    for problem in problems:
+        note(problem)
+    if problems and not text:
+        return EXIT_FAILED
     if args.out is not None:
         try:
             args.out.write_text(text, encoding="utf-8")
@@ -148,7 +153,7 @@ def _export(history: History, args: argparse.Namespace) -> int:
         note(f"Wrote {args.out}.")
     else:
         out(text, end="")
-    return EXIT_OK
+    return EXIT_FAILED if problems else EXIT_OK
 
 
 def _import(history: History, args: argparse.Namespace) -> int:

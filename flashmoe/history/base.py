@@ -17,7 +17,7 @@ import msgspec
 
 from flashmoe import paths
 from flashmoe.history import connection
-from flashmoe.history.records import Attachment, Chat, ChatSettings, Figures, HistoryError, Message
+from flashmoe.history.records import LATEST, Attachment, Chat, ChatSettings, Figures, HistoryError, Message
 from flashmoe.text_safety import encodable
 
 P = ParamSpec("P")
@@ -54,10 +54,11 @@ class HistoryBase:
         self.persistent = self.db_path is not None and self.problem is None
         """Whether what is written survives the program."""
         self._executor: ThreadPoolExecutor | None = None
-        self._data_version = self._read_data_version()
         self._closed = False
         self._owner = connection.owner()
+        self._data_version = 0
         with contextlib.suppress(HistoryError):
+            self._data_version = self._read_data_version()
             self._recover()
 
     # ---- running
@@ -126,15 +127,16 @@ class HistoryBase:
             raise HistoryError(f"The history can't do that ({error}).") from error
         except sqlite3.Error as error:
             raise connection.explain(error, self.db_path) from error
+        except UnicodeDecodeError as error:  # SQLite quotes the damage in its sentence
+            raise connection.damaged("a text that isn't UTF-8", self.db_path) from error
 
     def _read_data_version(self) -> int:
-        with self._lock:
-            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        return int(self._rows("PRAGMA data_version")[0][0])
 
     def _recover(self) -> None:
         """Answers whose process died while it wrote them become partial ones."""
         for (owner,) in self._rows("SELECT DISTINCT owner FROM messages WHERE status = 'streaming'"):
-            if owner is None or connection.is_dead(owner):
+            if owner is None or connection.is_dead(as_text(owner)):
                 with self.transaction() as db:
                     db.execute(
                         "UPDATE messages SET status = 'partial', finish_reason = 'died', owner = NULL "
@@ -186,18 +188,40 @@ def _decoded(decoder: msgspec.json.Decoder[T], text: str, fallback: T) -> T:
         return fallback
 
 
+# SQLite keeps any kind of value in any column: after damage, or another program's hand, a date may be a text.
+
+
+def as_text(value: object) -> str:
+    """A column's text; what is no text is written as one."""
+    if isinstance(value, str):
+        return value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def as_moment(value: object) -> float:
+    """A column's time; 0 for what is none."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= LATEST else 0.0
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
 def _chat(row: tuple[Any, ...]) -> Chat:
     return Chat(
-        id=row[0], uid=row[1], title=row[2], created=row[3], updated=row[4], pinned=bool(row[5]), deleted=row[6],
-        model=row[7], model_path=row[8], settings=_decoded(_settings, row[9], ChatSettings()), draft=row[10],
-        leaf=row[11], messages=row[12],
+        id=row[0], uid=as_text(row[1]), title=as_text(row[2]), created=as_moment(row[3]), updated=as_moment(row[4]),
+        pinned=bool(row[5]), deleted=None if row[6] is None else as_moment(row[6]), model=as_text(row[7]),
+        model_path=as_text(row[8]), settings=_decoded(_settings, as_text(row[9]), ChatSettings()),
+        draft=as_text(row[10]), leaf=_number(row[11]), messages=row[12],
     )  # fmt: skip
 
 
 def _message(row: tuple[Any, ...]) -> Message:
     return Message(
-        id=row[0], chat_id=row[1], parent_id=row[2], role=row[3], content=row[4], thinking=row[5], created=row[6],
-        status=row[7], finish_reason=row[8], model=row[9],
-        figures=_decoded(_figures, row[10], Figures()) if row[10] else None,
-        attachments=_decoded(_attachments, row[11], ()) if row[11] != "[]" else (),
+        id=row[0], chat_id=_number(row[1]) or 0, parent_id=_number(row[2]), role=as_text(row[3]),
+        content=as_text(row[4]), thinking=as_text(row[5]), created=as_moment(row[6]),
+        status=row[7] if row[7] in ("done", "partial", "streaming") else "partial",
+        finish_reason=as_text(row[8]), model=as_text(row[9]),
+        figures=_decoded(_figures, as_text(row[10]), Figures()) if row[10] else None,
+        attachments=_decoded(_attachments, as_text(row[11]), ()) if row[11] != "[]" else (),
     )  # fmt: skip

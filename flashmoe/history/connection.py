@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 from flashmoe import paths
@@ -36,6 +37,8 @@ def connect(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
         reason = error.message
     except sqlite3.DatabaseError as error:
         reason = explain(error, path).message
+    except UnicodeDecodeError:  # SQLite quotes the damage in its sentence
+        reason = damaged("a text that isn't UTF-8", path).message
     except OSError as error:
         reason = paths.cannot_write(path.parent, error)
     if db is not None:
@@ -45,7 +48,9 @@ def connect(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
 
 def _open(name: str, *, uri: bool = False) -> sqlite3.Connection:
     # isolation_level None: transactions are begun where this code says so. The lock in `History` serialises threads.
-    return sqlite3.connect(name, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, uri=uri)
+    db = sqlite3.connect(name, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, uri=uri)
+    db.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged text must not hide its chat
+    return db
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -74,7 +79,7 @@ def _in_memory(copy_of: Path | None) -> sqlite3.Connection:
                 finally:
                     source.close()
                 break
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, UnicodeDecodeError, TypeError):
                 db.close()
                 db = _open(":memory:")
     db.execute("PRAGMA foreign_keys = ON")
@@ -95,8 +100,14 @@ def explain(error: sqlite3.Error, path: Path | None) -> HistoryError:
             advice = f"make it writable or set {variable} to a folder that you can write to."
             return HistoryError(f"{name} can't be written", advice)
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return HistoryError(f"{name} is damaged ({error})", "move it away, or put a backup in its place.")
+            return damaged(str(error), path)
     return HistoryError(f"{name}: {error}.")
+
+
+def damaged(how: str, path: Path | None) -> HistoryError:
+    """A database that can't be read."""
+    name = paths.display(path) if path is not None else "the history in memory"
+    return HistoryError(f"{name} is damaged ({how})", "move it away, or put a backup in its place.")
 
 
 def owner() -> str:

@@ -7,14 +7,16 @@ one in force; taking it back brings the one before it into force.
 
 from __future__ import annotations
 
-from flashmoe.history.base import HistoryBase, now
+from typing import Any
+
+from flashmoe.history.base import HistoryBase, as_moment, as_text, now
 from flashmoe.history.records import ContextCut, HistoryError
 from flashmoe.text_safety import encodable
 
 _PATH_UP = """
 WITH RECURSIVE up(id, parent_id, depth) AS (
     SELECT id, parent_id, 0 FROM messages WHERE id = ?
-    UNION ALL SELECT p.id, p.parent_id, up.depth + 1 FROM messages p JOIN up ON p.id = up.parent_id
+    UNION ALL SELECT p.id, p.parent_id, up.depth + 1 FROM messages p JOIN up ON p.id = up.parent_id AND p.id < up.id
 )
 """
 _COLUMNS = "k.id, k.message_id, k.upto_id, k.summary, k.model, k.created"
@@ -46,7 +48,7 @@ class CutsMixin(HistoryBase):
             "ORDER BY up.depth, k.id DESC LIMIT 1",
             leaf,
         )
-        return ContextCut(*rows[0]) if rows else None
+        return _cut(rows[0]) if rows else None
 
     def undo_cut(self, cut_id: int) -> None:
         """Takes a cut back. Nothing happens where it is gone already."""
@@ -58,4 +60,8 @@ class CutsMixin(HistoryBase):
         return self._cuts("JOIN messages m ON m.id = k.message_id WHERE m.chat_id = ? ORDER BY k.id", chat_id)
 
     def _cuts(self, rest: str, *values: object) -> list[ContextCut]:
-        return [ContextCut(*row) for row in self._rows(f"SELECT {_COLUMNS} FROM context_cuts k {rest}", *values)]
+        return [_cut(row) for row in self._rows(f"SELECT {_COLUMNS} FROM context_cuts k {rest}", *values)]
+
+
+def _cut(row: tuple[Any, ...]) -> ContextCut:
+    return ContextCut(row[0], row[1], row[2], as_text(row[3]), as_text(row[4]), as_moment(row[5]))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
 
+from flashmoe.failures import keep, told
+from flashmoe.figures import day_and_time
 from flashmoe.history.base import to_json
-from flashmoe.history.records import Attachment, Chat, ChatSettings, ContextCut, Figures, HistoryError, Message
+from flashmoe.history.records import LATEST, Attachment, Chat, ChatSettings, ContextCut, Figures, HistoryError, Message
 from flashmoe.history.store import History
 from flashmoe.text_safety import encodable, visible_line
+
+T = TypeVar("T")
 
 FORMAT = "flashmoe-chats"
 VERSION = 1
 MAX_IMPORT_BYTES = 256 << 20
+MAX_CHATS, MAX_MESSAGES = 100_000, 1_000_000
+_ROLE = re.compile(r"[a-z][a-z_]{0,31}")
 
 ROLE_NAMES = {"user": "You", "assistant": "Assistant", "system": "System"}
 
@@ -72,7 +79,7 @@ def to_markdown(history: History, chat_id: int, *, thinking: bool = True) -> str
     """The branch of a chat that is shown, as Markdown."""
     chat = history.chat(chat_id)
     lines = [f"# {visible_line(chat.title) or 'Untitled chat'}", ""]
-    about = [f"Started {_time(chat.created)}"]
+    about = [f"Started {day_and_time(chat.created)}"]
     if chat.model:
         about.append(f"model {visible_line(chat.model)}")
     lines += [", ".join(about) + ".", ""]
@@ -135,15 +142,42 @@ def _fence(text: str) -> str:
     return fence
 
 
-def _time(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+def to_markdown_text(
+    history: History, chat_ids: Iterable[int], problems: list[str] | None = None, *, thinking: bool = True
+) -> str:
+    """Several chats, one after another; `problems` as for `to_json_text`."""
+    texts = _each(history, chat_ids, problems, lambda chat_id: to_markdown(history, chat_id, thinking=thinking))
+    return "\n".join(texts)
 
 
-def to_json_text(history: History, chat_ids: Iterable[int]) -> str:
-    """Chats with every branch, setting and figure, as JSON that `import_json` reads."""
-    chats = [_exported(history, history.chat(chat_id)) for chat_id in chat_ids]
+def to_json_text(history: History, chat_ids: Iterable[int], problems: list[str] | None = None) -> str:
+    """Chats with every branch, setting and figure, as JSON that `import_json` reads.
+
+    `problems` gets a sentence for each chat that is damaged, and the others are written all the same; without it the
+    first that can't be read raises `HistoryError`.
+    """
+    chats = _each(history, chat_ids, problems, lambda chat_id: _exported(history, history.chat(chat_id)))
     text = to_json(_File(format=FORMAT, version=VERSION, chats=chats))
     return msgspec.json.format(text, indent=2) + "\n"
+
+
+def _each(history: History, chat_ids: Iterable[int], problems: list[str] | None, make: Callable[[int], T]) -> list[T]:
+    made = []
+    for chat_id in chat_ids:
+        try:
+            made.append(make(chat_id))
+            lost = history.misplaced(chat_id) if problems is not None else 0
+        except Exception as error:
+            if problems is None:
+                raise
+            if not isinstance(error, HistoryError):
+                keep(error)
+            problems.append(f"Chat {chat_id} can't be exported: {told(error)}")
+            continue
+        if lost and problems is not None:
+            which = "a message has" if lost == 1 else f"{lost} messages have"
+            problems.append(f"Chat {chat_id} is damaged: {which} no place in it; each begins a branch of its own.")
+    return made
 
 
 def _exported(history: History, chat: Chat) -> _ExportedChat:
@@ -155,7 +189,7 @@ def _exported(history: History, chat: Chat) -> _ExportedChat:
         messages=[
             _ExportedMessage(
                 role=m.role, content=m.content, thinking=m.thinking, created=m.created,
-                parent=index.get(m.parent_id) if m.parent_id is not None else None,
+                parent=above if (above := index.get(m.parent_id or 0)) is not None and above < index[m.id] else None,
                 status="partial" if m.status == "streaming" else m.status, finish_reason=m.finish_reason,
                 model=m.model, figures=m.figures, attachments=m.attachments,
             )
@@ -164,6 +198,7 @@ def _exported(history: History, chat: Chat) -> _ExportedChat:
         cuts=[
             _ExportedCut(message=index[cut.message_id], upto=index[cut.upto_id], summary=cut.summary, model=cut.model)
             for cut in history.cuts_of(chat.id)
+            if cut.message_id in index and index.get(cut.upto_id, len(index)) <= index[cut.message_id]
         ],
     )  # fmt: skip
 
@@ -208,7 +243,10 @@ def _decode(text: str | bytes) -> list[_ExportedChat]:
         chats = msgspec.convert(data, _File).chats
     except (msgspec.ValidationError, TypeError) as error:
         raise HistoryError(f"The export is damaged: {error}.") from None
+    if len(chats) > MAX_CHATS or sum(len(chat.messages) for chat in chats) > MAX_MESSAGES:
+        raise HistoryError(f"The file holds more than {MAX_CHATS:,} chats or {MAX_MESSAGES:,} messages", "split it.")
     for chat in chats:
+        _check_values(chat)
         for i, message in enumerate(chat.messages):
             if message.parent is not None and not 0 <= message.parent < i:
                 raise HistoryError(f"The export is damaged: message {i} of {chat.title[:40]!r} has no valid parent.")
@@ -217,6 +255,24 @@ def _decode(text: str | bytes) -> list[_ExportedChat]:
         if not all(_is_cut(cut, chat.messages) for cut in chat.cuts):
             raise HistoryError(f"The export is damaged: {chat.title[:40]!r} leaves out messages that it doesn't have.")
     return chats
+
+
+def _check_values(chat: _ExportedChat) -> None:
+    """That every figure can be shown and stored: what is refused here would be stored, and then end a listing."""
+
+    def refuse(what: str) -> HistoryError:
+        return HistoryError(f"The export is damaged: {visible_line(chat.title, 40) or 'a chat'!r} has {what}.")
+
+    for moment in (chat.created, chat.updated, *(message.created for message in chat.messages)):
+        if not 0 <= moment <= LATEST:  # false for NaN too
+            raise refuse(f"the date {moment:g}")
+    if len(chat.uid) > 128:
+        raise refuse("an identifier of more than 128 characters")
+    if chat.settings.n_ctx is not None and not 0 < chat.settings.n_ctx < 1 << 31:
+        raise refuse(f"a context of {chat.settings.n_ctx} tokens")
+    for message in chat.messages:
+        if not _ROLE.fullmatch(message.role):
+            raise refuse(f"a message of the role {visible_line(message.role, 40)!r}")
 
 
 def _is_cut(cut: _ExportedCut, messages: list[_ExportedMessage]) -> bool:

@@ -10,6 +10,9 @@ from msgspec import Struct
 from backends.errors import ReportedError
 from backends.interface import ChatMessage, Sampling, Usage
 
+LATEST = 253_402_300_799.0
+"""The last second of the year 9999: a later time is no time."""
+
 Status = Literal["done", "partial", "streaming"]
 """An answer is `streaming` while it is written; `partial` where it was stopped or its process died."""
 

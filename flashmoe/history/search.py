@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from flashmoe.history.base import HistoryBase
+from flashmoe.history.base import HistoryBase, as_text
 from flashmoe.history.records import Chat, Hit
 from flashmoe.text_safety import encodable
 
@@ -91,7 +91,7 @@ class SearchMixin(HistoryBase):
     def _snippet(self, message_id: int, words: list[str], text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
         if _UNSPACED.search(text):
             (row,) = self._rows("SELECT content FROM messages WHERE id = ?", message_id)
-            return _cut(row[0], words[0])
+            return _cut(as_text(row[0]), words[0])
         rows = self._rows(
             "SELECT snippet(messages_fts, 0, ?, ?, '…', 14) FROM messages_fts WHERE messages_fts MATCH ? AND rowid = ?",
             _MARK_IN, _MARK_OUT, _query(words), message_id,

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashmoe.history.base import Default, HistoryBase, now, to_json
+from flashmoe.history.base import Default, HistoryBase, as_text, now, to_json
 from flashmoe.history.cuts import CutsMixin
 from flashmoe.history.records import Attachment, Chat, ChatSettings, HistoryError, Message
 from flashmoe.history.search import SearchMixin
@@ -174,7 +174,7 @@ class History(TreeMixin, CutsMixin, SearchMixin, HistoryBase):
     def recent_prompts(self, limit: int = 200) -> list[str]:
         """The user's last different questions over all chats, newest first."""
         rows = self._rows("SELECT content FROM messages WHERE role = 'user' ORDER BY id DESC LIMIT ?", limit * 3)
-        return list(dict.fromkeys(text for (text,) in rows if text.strip()))[:limit]
+        return list(dict.fromkeys(prompt for row in rows if (prompt := as_text(row[0])).strip()))[:limit]
 
     # ---- inside
 

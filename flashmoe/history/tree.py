@@ -7,10 +7,12 @@ import msgspec
 from flashmoe.history.base import HistoryBase
 from flashmoe.history.records import HistoryError, Message
 
+# A parent is older than its children, so its id is lower: in a damaged database, where a message may be its own parent,
+# the way up ends all the same.
 _PATH = """
 FROM (WITH RECURSIVE up(id, parent_id, depth) AS (
         SELECT id, parent_id, 0 FROM messages WHERE id = ?
-        UNION ALL SELECT p.id, p.parent_id, up.depth + 1 FROM messages p JOIN up ON p.id = up.parent_id
+        UNION ALL SELECT p.id, p.parent_id, up.depth + 1 FROM messages p JOIN up ON p.id = up.parent_id AND p.id < up.id
       ) SELECT id, depth FROM up) path
 JOIN messages m ON m.id = path.id ORDER BY path.depth DESC
 """
@@ -40,6 +42,15 @@ class TreeMixin(HistoryBase):
     def all_messages(self, chat_id: int) -> list[Message]:
         """Every message of every branch, in the order they were made."""
         return self._with_variants(self._messages("FROM messages m WHERE m.chat_id = ? ORDER BY m.id", chat_id))
+
+    def misplaced(self, chat_id: int) -> int:
+        """How many messages of a chat have no valid place below another one: 0 unless the database is damaged."""
+        rows = self._rows(
+            "SELECT count(*) FROM messages m WHERE m.chat_id = ? AND m.parent_id IS NOT NULL AND (m.parent_id >= m.id "
+            "OR NOT EXISTS (SELECT 1 FROM messages p WHERE p.id = m.parent_id AND p.chat_id = m.chat_id))",
+            chat_id,
+        )
+        return int(rows[0][0])
 
     def variants(self, message_id: int) -> list[int]:
         """The ids of a message and its siblings, in the order they were made."""
@@ -82,10 +93,10 @@ class TreeMixin(HistoryBase):
         """Notes on every message of the path to `leaf` that this branch was shown below it."""
         with self.transaction() as db:
             db.execute(
-                "WITH RECURSIVE up(id, parent_id) AS (SELECT id, parent_id FROM messages WHERE id = ?1 UNION ALL "
-                "SELECT p.id, p.parent_id FROM messages p JOIN up ON p.id = up.parent_id) "
-                "UPDATE messages SET last_leaf = ?1 WHERE id IN (SELECT id FROM up)",
-                (leaf,),
+                "WITH RECURSIVE up(id, parent_id) AS (SELECT id, parent_id FROM messages WHERE id = ? UNION ALL "
+                "SELECT p.id, p.parent_id FROM messages p JOIN up ON p.id = up.parent_id AND p.id < up.id) "
+                "UPDATE messages SET last_leaf = ? WHERE id IN (SELECT id FROM up)",
+                (leaf, leaf),
             )
 
     def _leaf_below(self, message_id: int) -> int:
@@ -94,7 +105,7 @@ class TreeMixin(HistoryBase):
         if row[0] is not None and self._rows("SELECT 1 FROM messages WHERE id = ?", row[0]):
             return int(row[0])
         current = message_id
-        while rows := self._rows("SELECT max(id) FROM messages WHERE parent_id = ?", current):
+        while rows := self._rows("SELECT max(id) FROM messages WHERE parent_id = ? AND id > ?", current, current):
             if rows[0][0] is None:
                 break
             current = rows[0][0]
@@ -112,7 +123,7 @@ class TreeMixin(HistoryBase):
         filled = []
         for message in messages:
             ids = siblings.get(message.parent_id, [message.id])
-            if len(ids) > 1:
+            if len(ids) > 1 and message.id in ids:
                 message = msgspec.structs.replace(message, variant=ids.index(message.id) + 1, variants=len(ids))
             filled.append(message)
         return filled
