@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 from backends.errors import ReportedError
+from backends.system.private import opener
 from flashmoe import paths
 from flashmoe.text_safety import visible_line
 
@@ -28,7 +29,7 @@ def keep(failure: BaseException) -> Path | None:
     """Writes the traceback to the log folder; the file, None where it couldn't be written."""
     path = paths.log_file("errors.log")
     try:
-        with open(path, "a", encoding="utf-8", errors="replace") as log:
+        with open(path, "a", encoding="utf-8", errors="replace", opener=opener) as log:
             log.write(time.strftime("\n%Y-%m-%dT%H:%M:%S\n"))
             log.writelines(traceback.format_exception(failure))
     except OSError:

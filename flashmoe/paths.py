@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from backends.errors import ReportedError
+from backends.system.private import make_folders
 from flashmoe.text_safety import visible_exact
 
 APP = "flashmoe-tui"
@@ -188,7 +189,7 @@ def ensure_dir(path: Path, *, private: bool = False) -> Path:
     Raises `PathError`. The runtime folder may lie in /tmp, where others can write: it must be ours and no link.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folders(path)
         if private:
             info = os.lstat(path)
             if stat.S_ISLNK(info.st_mode) or info.st_uid != os.getuid():

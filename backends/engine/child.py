@@ -339,6 +339,7 @@ def main() -> int:
     os.dup2(2, 1)  # the parent made stderr the log file
     os.close(null)
     sys.stdout = sys.stderr
+    os.umask(0o077)  # a chat's saved state is as private as the chat
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a core as large as the model would fill the disk

@@ -13,6 +13,7 @@ from backends.engine import death
 from backends.engine import protocol as p
 from backends.engine.launch import let_threads_sleep
 from backends.interface import EngineError
+from backends.system import private
 from backends.system.cgroups import oom_kills
 from backends.system.python import start_python
 
@@ -72,14 +73,14 @@ class ChildProcess:
             return None if self.alive else await self._spawn()
 
     async def _spawn(self) -> p.Hello:
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folders(self._log_path.parent)
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size > MAX_LOG_BYTES:
                 self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
         start = start_python("backends.engine", "-X", "faulthandler", env=self._env)
         let_threads_sleep(start.env)
         self._oom_before = oom_kills()
-        with self._log_path.open("ab") as log:
+        with private.open_log(self._log_path) as log:
             self._log_offset = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *start.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sqlite3
 from functools import partial
 from pathlib import Path
 
+from backends.system import private
 from flashmoe import paths
 from flashmoe.history.records import HistoryError
 from flashmoe.history.schema import MIGRATIONS, migrate
@@ -29,9 +31,9 @@ def connect(path: Path | None) -> tuple[sqlite3.Connection, str | None]:
         return _in_memory(path), f"{error.message} Until then chats are only in memory."
     db = None
     try:
+        _make_private(path)
         db = _open(str(path))
         _prepare(db, path)
-        os.chmod(path, 0o600)  # noqa: PTH101 - chats are private, whatever the umask
         return db, None
     except HistoryError as error:
         reason = error.message
@@ -51,6 +53,17 @@ def _open(name: str, *, uri: bool = False) -> sqlite3.Connection:
     db = sqlite3.connect(name, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, uri=uri)
     db.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged text must not hide its chat
     return db
+
+
+def _make_private(path: Path) -> None:
+    """A new database is made for its owner alone; SQLite makes its other files (-wal, -shm) like it. An older one that
+    others may read becomes private."""
+    os.close(private.opener(str(path), os.O_RDWR | os.O_CREAT))
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            file = path.with_name(path.name + suffix)
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from backends.gguf.file import GgufFile, read_gguf
 from backends.interface import EngineError
+from backends.system import private
 from flashmoe.failures import keep, told
 from flashmoe.hub.names import readable, show
 from flashmoe.hub.roles import ROLE_WORDS, role_of_header
@@ -108,8 +109,8 @@ class FactsCache:
             self._dirty = False
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
+            private.make_folders(self.path.parent)
+            private.write_bytes(temporary, data)
             temporary.replace(self.path)
 
     def _load(self) -> dict[str, _Remembered]:

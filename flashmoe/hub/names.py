@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from backends.gguf.names import quant_label
+from backends.system.private import make_folders
 from flashmoe.hub.errors import HubError
 from flashmoe.text_safety import visible_exact
 
@@ -117,7 +118,7 @@ def target_path(root: Path, repo: str, path: str) -> Path:
         while not existing.exists() and not existing.is_symlink():
             existing = existing.parent
         _under(existing, real_root, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         _under(target.parent, real_root, path)
     except OSError as error:
         raise HubError("io_error", f"Can't create {show(str(target.parent))}: {error.strerror or error}.") from None

@@ -24,6 +24,7 @@ from backends.interface import BenchResult, EngineError, ModelInfo, Usage
 from backends.planner.machine import Machine, probe_memory
 from backends.planner.plan import PROCESS_BYTES, RESERVE_BYTES
 from backends.planner.speed import OVERHEAD_S, MeasuredRun, compute_seconds
+from backends.system import private
 from backends.system.disk_probe import probe_disk
 from flashmoe import paths
 
@@ -69,7 +70,7 @@ def _read() -> _File:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    with open(file_path().with_suffix(".lock"), "a") as lock:
+    with open(file_path().with_suffix(".lock"), "a", opener=private.opener) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -78,12 +79,12 @@ def _change(change: Callable[[_File], None]) -> None:
     """Reads, changes and writes the file; gives up silently where that can't be done."""
     path = file_path()
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folders(path.parent)
         with _locked():
             data = _read()
             change(data)
             temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
+            private.write_bytes(temporary, msgspec.json.format(msgspec.json.encode(data), indent=1))
             temporary.replace(path)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from backends.system import private
 from flashmoe.figures import size as size_text
 from flashmoe.hub.downloads.partfile import PART, disk_error, fsync_dir
 from flashmoe.hub.errors import HubError
@@ -118,7 +119,7 @@ class JobStore:
     def exclusive(self) -> Iterator[None]:
         """Held for the moments in which space is counted and reserved: two starters must not both see it free."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private.make_folders(self.folder)
             fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise disk_error(error, self.folder) from None
@@ -196,8 +197,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path` so that a crash leaves the old or the new content. Raises `HubError`."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        private.make_folders(path.parent)
+        with open(temporary, "wb", opener=private.opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
