@@ -19,6 +19,8 @@ DEFAULT_UBATCH = 512
 MIN_CTX = 256
 MAX_SEQUENCES = 250
 """llama.cpp knows 256 sequences; some are kept for idle chats."""
+MAX_THREADS = 512
+"""GGML_MAX_N_THREADS: what llama.cpp's pools of threads are made for."""
 
 
 def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int) -> int:
@@ -90,10 +92,14 @@ def check_request(request: LoadRequest, gguf: GgufFile) -> None:
             if gguf.n_experts
             else "The model has no experts, so their number can't be set.",
         )
-    for name in ("n_batch", "n_ubatch", "n_threads"):
+    for name, what, most in (
+        ("n_batch", "the batch", 65536),
+        ("n_ubatch", "the ubatch", 65536),
+        ("n_threads", "the number of threads", MAX_THREADS),
+    ):
         value = getattr(request, name)
-        if value is not None and not 1 <= value <= 65536:
-            raise EngineError("bad_request", f"{name} must be from 1 to 65536, not {value}.")
+        if value is not None and not 1 <= value <= most:
+            raise EngineError("bad_request", f"{what.capitalize()} must be from 1 to {most}, not {value}.")
 
 
 def lossy_sentence(request: LoadRequest, gguf: GgufFile) -> str | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flashmoe import figures
 from flashmoe.cli.common import EXIT_OK, CliError, UsageError, add_json_flag, note, out, print_json
 
 DESCRIPTION = """Plays a recording of the monitor (made with --record FILE) in the same panes, without a model.
@@ -48,6 +49,11 @@ def main(args: argparse.Namespace) -> int:
         recording = Recording(path)
         if recording.cut:
             note(f"{path.name} ends abruptly (its program was killed); everything before that is intact.")
+        if recording.more:
+            shown = figures.clock(recording.duration)
+            note(f"{path.name} is too long to be held in memory; what comes after {shown} is left out.")
+        if recording.unsound:
+            note(f"{recording.unsound:,} messages of {path.name} are left out: their numbers make no sense.")
         done = False
         if args.plot:
             from flashmoe.monitor.plot import write_plot

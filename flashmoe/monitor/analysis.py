@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, TextIO
 
 from msgspec import Struct
@@ -11,6 +12,7 @@ from msgspec import Struct
 from backends.interface import ModelInfo, Telemetry
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame
+from flashmoe.monitor.kept import Part
 from flashmoe.monitor.recording import Recording
 from flashmoe.monitor.sample import Sample
 
@@ -66,10 +68,10 @@ def stats(recording: Recording) -> Stats:
         duration_s=recording.duration,
         samples=len(recording.samples),
         cut=recording.cut,
-        models=list(dict.fromkeys(m.name for m in recording.messages if isinstance(m, ModelInfo))),
+        models=list(dict.fromkeys(m.name for m in Part[ModelInfo | None](recording.messages, "m") if m is not None)),
     )
     totals: dict[str, Any] = {}
-    for a, b in zip(recording.samples, recording.samples[1:], strict=False):
+    for a, b in pairwise(recording.samples):
         _sum(totals, a.telemetry, b.telemetry)
         if a.process and b.process and a.process.pid == b.process.pid:
             _add(totals, "process_read_bytes", a.process.read_bytes, b.process.read_bytes)

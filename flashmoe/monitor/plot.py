@@ -16,6 +16,7 @@ from flashmoe.monitor.recording import Recording, RecordingError
 
 _WIDTH, _PANEL, _LEFT, _RIGHT, _TOP, _GAP = 960, 110, 92, 24, 64, 34
 _MAX_POINTS = 1200
+_MAX_MODELS = 8
 _INK, _PALE, _GRID, _PAPER = "#2d2a26", "#7a746b", "#e4ded4", "#fbf7f0"
 _READ, _COMPUTE, _OTHER = "#b5541a", "#4f6b7a", "#b9a04a"
 
@@ -52,42 +53,31 @@ def _nice(value: float, unit: str) -> float:
 
 def svg(recording: Recording) -> str:
     """The picture's text."""
-    shown = [(frame, feed.model) for frame, feed in frames(recording)]
-    step = max(1, math.ceil(len(shown) / _MAX_POINTS))
-    groups = [[frame for frame, _ in shown[i : i + step]] for i in range(0, len(shown), step)]
-    start = shown[0][0].t
-    times = [group[0].t - start for group in groups]
-    models = list(dict.fromkeys(model.name for _, model in shown if model is not None))
-    ceiling = next((model.disk_bytes_s for _, model in shown if model is not None and model.disk_bytes_s), None)
-
-    def curve(pick: _Pick) -> list[float | None]:
-        return [_mean([pick(frame) for frame in group]) for group in groups]
-
+    curves = _Curves(recording)
+    curve, times, ceiling = curves.by_name, curves.times, curves.ceiling
     panels = [
-        _Panel("speed, tokens/s", [("speed", _READ, curve(_speed))], "tok/s"),
+        _Panel("speed, tokens/s", [("speed", _READ, curve["speed"])], "tok/s"),
         _Panel(
             "reads from the SSD",
-            [("others", _OTHER, curve(lambda f: f.others_s)), ("engine", _READ, curve(lambda f: f.read_s))],
+            [("others", _OTHER, curve["others"]), ("engine", _READ, curve["read"])],
             "bytes/s",
             ceiling,
         ),
         _Panel(
             "hit rate, and the share of time spent waiting for reads",
-            [("waiting", _READ, curve(_waiting)), ("hit rate", _COMPUTE, curve(_hits))],
+            [("waiting", _READ, curve["waiting"]), ("hit rate", _COMPUTE, curve["hits"])],
             "share",
         ),
         _Panel(
             "RAM",
             [
-                ("in use", _OTHER, curve(lambda f: f.ram_used)),
-                ("engine's own", _COMPUTE, curve(lambda f: f.engine_own)),
-                ("experts", _READ, curve(lambda f: f.resident)),
+                ("in use", _OTHER, curve["ram"]),
+                ("engine's own", _COMPUTE, curve["own"]),
+                ("experts", _READ, curve["experts"]),
             ],
             "bytes",
         ),
-        _Panel(
-            "VRAM", [("in use", _COMPUTE, curve(lambda f: sum(g.used for g in f.gpus) if f.gpus else None))], "bytes"
-        ),
+        _Panel("VRAM", [("in use", _COMPUTE, curve["vram"])], "bytes"),
     ]
     panels = [panel for panel in panels if panel.lines]
     height = _TOP + len(panels) * (_PANEL + _GAP) + 24
@@ -96,7 +86,7 @@ def svg(recording: Recording) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
         f'viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="100%" height="100%" fill="{_PAPER}"/>',
-        _text(_LEFT, 28, ", ".join(models) or "no model", _INK, size=17, weight="bold"),
+        _text(_LEFT, 28, ", ".join(curves.models) or "no model", _INK, size=17, weight="bold"),
         _text(_LEFT, 46, f"{figures.clock(recording.duration)} recorded, {len(recording.samples)} samples", _PALE),
     ]
     for index, panel in enumerate(panels):
@@ -107,6 +97,37 @@ def svg(recording: Recording) -> str:
         anchor = "start" if tick == 0 else "end" if tick == 4 else "middle"
         out.append(_text(_x(seconds, duration), bottom, figures.clock(seconds), _PALE, anchor=anchor))
     return "\n".join([*out, "</svg>\n"])
+
+
+class _Curves:
+    """The curves of a recording in at most `_MAX_POINTS` points, each the mean of its samples; never all of them as
+    objects, of which a long recording would have millions."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.by_name: dict[str, list[float | None]] = {name: [] for name in _PICKS}
+        self.times: list[float] = []
+        self.models: list[str] = []
+        self.ceiling: float | None = None
+        step = max(1, math.ceil(len(recording.samples) / _MAX_POINTS))
+        start: float | None = None
+        group: list[Frame] = []
+        for frame, feed in frames(recording):
+            start = frame.t if start is None else start
+            group.append(frame)
+            if feed.model is not None:
+                if feed.model.name not in self.models and len(self.models) < _MAX_MODELS:
+                    self.models.append(feed.model.name)
+                self.ceiling = self.ceiling or feed.model.disk_bytes_s
+            if len(group) == step:
+                self._point(group, start)
+                group = []
+        if group and start is not None:
+            self._point(group, start)
+
+    def _point(self, group: list[Frame], start: float) -> None:
+        self.times.append(group[0].t - start)
+        for name, pick in _PICKS.items():
+            self.by_name[name].append(_mean([pick(frame) for frame in group]))
 
 
 def _draw(panel: _Panel, times: Sequence[float], duration: float, y: float) -> list[str]:
@@ -204,3 +225,16 @@ def _waiting(frame: Frame) -> float | None:
     if work is None or work.stall_s is None or not work.total_s or frame.phase not in ("decode", "prefill"):
         return None
     return work.stall_s / work.total_s
+
+
+_PICKS: dict[str, _Pick] = {
+    "speed": _speed,
+    "others": lambda f: f.others_s,
+    "read": lambda f: f.read_s,
+    "waiting": _waiting,
+    "hits": _hits,
+    "ram": lambda f: f.ram_used,
+    "own": lambda f: f.engine_own,
+    "experts": lambda f: f.resident,
+    "vram": lambda f: sum(g.used for g in f.gpus) if f.gpus else None,
+}

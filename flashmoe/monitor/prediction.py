@@ -17,6 +17,8 @@ Pace = Sequence[tuple[float, float]]
 _PRIOR_LAYERS = 20.0
 """A number of reads that was seen in fewer layers than this is timed mostly by the line through the others."""
 _LEAST_LAYERS = 50.0
+_MOST_READS = 128
+"""Above, the sum over a binomial's terms costs more than it tells."""
 _EXPLAINED = 0.8
 _ALL = 0.9995
 """A hit rate from which nothing is left to predict."""
@@ -98,6 +100,9 @@ def saved_s(pace: Pace, misses: float) -> tuple[float, float] | None:
         # Each read goes away on its own: what is left of so many is binomial. What is peculiar to these layers stays.
         own = seconds - layers * times.at(reads)
         then += own * misses**reads if reads else own
+        if reads > _MOST_READS:  # so many that what is left lies close to its mean
+            then += layers * times.at(round(reads * misses))
+            continue
         for left in range(reads + 1):
             chance = comb(reads, left) * misses**left * (1 - misses) ** (reads - left)
             then += layers * chance * times.at(left)

@@ -30,14 +30,21 @@ import msgspec
 
 from backends.errors import ReportedError
 from backends.interface import ExpertMap, ModelInfo
+from flashmoe.monitor.kept import Kept, Part, sound
 from flashmoe.monitor.map_codec import MapEncoder, MapFrame
 from flashmoe.monitor.sample import Sample
+from flashmoe.text_safety import visible_line
 
 MAGIC = b"FMREC\x01\r\n"
 VERSION = 1
 _BLOCK_S = 10.0
 _MAP_EVERY_S = 4.0
 _MAX_BLOCK = 64 << 20
+MAX_PER_BLOCK = 10_000
+"""Messages; a block of ten seconds has some tens."""
+MAX_KEPT = 512 << 20
+"""Bytes of memory for a recording: days of samples with maps of a large model."""
+MAX_MESSAGES = 2_000_000
 
 _encoder = msgspec.msgpack.Encoder()
 _Raw = list[tuple[str, msgspec.Raw]]
@@ -80,10 +87,23 @@ _DECODERS: dict[str, Any] = {
 }
 
 
-def decode_message(kind: str, payload: msgspec.Raw) -> tuple[bool, Message]:
+def decode_message(kind: str, payload: msgspec.Raw | bytes) -> tuple[bool, Message]:
     """(known, message); an unknown kind is (False, None). Raises msgspec.DecodeError."""
     decoder = _DECODERS.get(kind)
     return (False, None) if decoder is None else (True, decoder.decode(payload))
+
+
+def _decoded(kind: str, payload: bytes) -> Message:
+    return decode_message(kind, payload)[1]
+
+
+def _array_length(packed: bytes) -> int:
+    """How many items a MessagePack array says it has, before any of them is made; 0 where it is none."""
+    first = packed[0] if packed else 0
+    if 0x90 <= first <= 0x9F:
+        return first & 0x0F
+    width = {0xDC: 2, 0xDD: 4}.get(first, 0)
+    return int.from_bytes(packed[1 : 1 + width], "big")
 
 
 def _version() -> str:
@@ -175,26 +195,46 @@ class Recording:
         self.header = Header(version=VERSION)
         self.cut = False
         """Whether the file ends in mid-block: the program that wrote it was killed."""
-        self.messages: list[Message] = []
-        for message in self._read():
-            if isinstance(message, Header):
-                self.header = message
-                if message.version > VERSION:
-                    raise RecordingError(
-                        f"{path.name} was recorded by a newer flashmoe-tui ({message.app})", "update to replay it."
-                    )
-            else:
-                self.messages.append(message)
-        self.samples = [message for message in self.messages if isinstance(message, Sample)]
+        self.more = False
+        """Whether there is more than is kept in memory: what came after `duration` is left out."""
+        self.unsound = 0
+        """Messages that were left out, since their numbers can't be any engine's."""
+        self.messages: Kept[Message] = Kept(_decoded)
+        for kind, payload in self._read():
+            try:
+                self._take(kind, payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise RecordingError(f"{self.path.name} is damaged and can't be replayed.") from None
+            if self.messages.size > MAX_KEPT or len(self.messages) >= MAX_MESSAGES:
+                self.more = True
+                break
+        self.messages.end()
+        self.samples: Part[Sample] = Part(self.messages, "s")
         if not self.samples:
             raise RecordingError(f"{path.name} holds no sample", "record for longer than a second.")
+
+    def _take(self, kind: str, payload: bytes) -> None:
+        known, message = decode_message(kind, payload)
+        if not known:
+            return
+        if isinstance(message, Header):
+            self.header = message
+            if message.version > VERSION:
+                app = visible_line(message.app, 40)
+                raise RecordingError(
+                    f"{self.path.name} was recorded by a newer flashmoe-tui ({app})", "update to replay it."
+                )
+        elif isinstance(message, MapFrame) or sound(message):
+            self.messages.add(kind, payload)
+        else:
+            self.unsound += 1
 
     @property
     def duration(self) -> float:
         """Seconds from the first sample to the last."""
         return self.samples[-1].t - self.samples[0].t
 
-    def _read(self) -> Iterator[Message]:
+    def _read(self) -> Iterator[tuple[str, bytes]]:
         try:
             with open(self.path, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
@@ -209,15 +249,15 @@ class Recording:
         except OSError as error:
             raise RecordingError(f"Can't read {self.path} ({error.strerror}).") from None
 
-    def _block(self, data: bytes) -> Iterator[Message]:
+    def _block(self, data: bytes) -> Iterator[tuple[str, bytes]]:
         try:
             unpacker = zlib.decompressobj()
             plain = unpacker.decompress(data, _MAX_BLOCK)
             if not unpacker.eof:
                 raise RecordingError(f"{self.path.name} is damaged: a block unpacks to more than it may.")
+            if _array_length(plain) > MAX_PER_BLOCK:
+                raise RecordingError(f"{self.path.name} is damaged: a block holds more messages than it may.")
             for kind, payload in _block_decoder.decode(plain):
-                known, message = decode_message(kind, payload)
-                if known:
-                    yield message
+                yield kind, bytes(payload)
         except (zlib.error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise RecordingError(f"{self.path.name} is damaged and can't be replayed.") from None

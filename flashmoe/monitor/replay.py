@@ -24,8 +24,11 @@ class Player:
         self.position = 0.0
         start = recording.samples[0].t
         self._times: list[float] = []
+        self._keyframes: set[int] = set()
         now = 0.0
-        for message in recording.messages:
+        for place, message in enumerate(recording.messages):
+            if isinstance(message, MapFrame) and message.keyframe:
+                self._keyframes.add(place)
             if isinstance(message, Sample):
                 # A clock that falls (a second boot in one file can't be) must not break the order.
                 now = max(now, message.t - start)
@@ -65,18 +68,19 @@ class Player:
 
     def _apply(self, position: float) -> None:
         end = bisect_right(self._times, position)
-        messages = self.recording.messages
+        messages, kinds = self.recording.messages, self.recording.messages.kinds
         todo = range(self._cursor, end)
-        last_sample = max((i for i in todo if isinstance(messages[i], Sample)), default=-1)
+        last_sample = kinds.rfind("s", self._cursor, end)
         # Only maps from the last keyframe on are worth decoding.
-        key = max((i for i in todo if isinstance(m := messages[i], MapFrame) and m.keyframe), default=self._cursor)
+        key = next((i for i in reversed(todo) if kinds[i] == "e" and i in self._keyframes), self._cursor)
         for index in todo:
+            if kinds[index] == "e" and index < key:
+                continue
             message = messages[index]
             if isinstance(message, Sample):
                 self.feed.push(message, judged=index == last_sample or end - self._cursor < 100)
             elif isinstance(message, MapFrame):
-                if index >= key:
-                    self._map(message)
+                self._map(message)
             elif message is None or isinstance(message, ModelInfo):
                 self.feed.set_model(message)
         self._cursor = end

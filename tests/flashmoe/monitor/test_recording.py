@@ -53,7 +53,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     recording = Recording(path)
     assert recording.header.version == 1
     assert not recording.cut
-    assert recording.samples == [again.step() for _ in range(80)]
+    assert list(recording.samples) == [again.step() for _ in range(80)]
     model = recording.messages[0]
     assert model == msgspec.structs.replace(engine.info, path="demo.gguf")  # no path of this machine
     assert recording.duration == pytest.approx(39.5)
