@@ -54,7 +54,7 @@ class Place:
         until(lambda: self.hub.stats.body_bytes > sent)
         return id
 
-    def pull(self, manager: DownloadManager, timeout: float = 30.0) -> JobView:
+    def pull(self, manager: DownloadManager, timeout: float = 300.0) -> JobView:
         return manager.wait(self.add(manager), timeout)
 
     def goes_on(self, id: str) -> None:
@@ -85,7 +85,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         yield place
 
 
-def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+def until(condition: Callable[[], bool], timeout: float = 300.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it never came to that"

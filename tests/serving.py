@@ -72,7 +72,7 @@ def serving(
     assert started.wait(60)
     if "error" in box:
         raise RuntimeError("the server did not start") from box["error"]  # type: ignore[misc]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end:  # uvicorn listens a moment later
         try:
             socket.create_connection(("127.0.0.1", port), 5).close()

@@ -64,7 +64,7 @@ async def running(app: FlashmoeApp, size: tuple[int, int] = (100, 30)) -> AsyncI
                 (await app.chat_screen.history()).close()
 
 
-async def until(pilot: Pilot[int], what: Callable[[], object], seconds: float = 40.0) -> None:
+async def until(pilot: Pilot[int], what: Callable[[], object], seconds: float = 300.0) -> None:
     """Waits until `what()` is true; fails with the screen's last sentence where it doesn't come."""
     end = time.monotonic() + seconds
     while not what():

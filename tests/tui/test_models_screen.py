@@ -80,7 +80,7 @@ async def models(size: tuple[int, int] = (120, 36)) -> AsyncIterator[tuple[Pilot
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 15.0
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, f"it never came to that:\n{picture(pilot)}"
         await pilot.pause(0.02)

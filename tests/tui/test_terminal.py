@@ -45,7 +45,7 @@ def state(pid: int) -> str:
         return ""
 
 
-def wait_for(what: object, seconds: float = 40.0, app: App | None = None) -> bool:
+def wait_for(what: object, seconds: float = 300.0, app: App | None = None) -> bool:
     """Waits until `what()` is true, reading what the app writes."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -85,7 +85,7 @@ class Probe:
                 return
 
     def _line(self) -> bytes:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while b"\n" not in self._unread:
             assert time.monotonic() < end, self.written[-2000:]
             ready, _, _ = select.select([self.fd, self._answers], [], [], 1)

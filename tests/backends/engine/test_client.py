@@ -79,7 +79,7 @@ async def answer(client: EngineClient, wanted: GenerateRequest) -> tuple[str, Fi
     raise AssertionError("no end")
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 300.0) -> None:
     for _ in range(int(seconds / 0.01)):
         if condition():
             return

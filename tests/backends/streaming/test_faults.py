@@ -231,7 +231,7 @@ def test_stopped_anywhere_the_next_answer_is_right(path: Path, store: str) -> No
         timer = threading.Timer(0.001 * i, model.cancel, args=("long",))
         model.submit(GenerateRequest(id="long", prompt=f"{i} {prompt}", sampling=Sampling(max_tokens=100)))
         timer.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while model.busy() and time.monotonic() < deadline:
             model.step()
         timer.join()

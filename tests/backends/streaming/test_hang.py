@@ -99,8 +99,8 @@ async def test_a_disk_that_hangs_makes_a_late_answer(path: Path, disk: Disk, tmp
         done, _ = await asyncio.wait({late}, timeout=HANG_S)
         assert not done, "the disk didn't hang"
         disk.limit(None)
-        assert await asyncio.wait_for(late, 60) == expected
-        assert await asyncio.wait_for(answer(client, "c"), 60) == expected  # the engine is as usable as before
+        assert await asyncio.wait_for(late, 300) == expected
+        assert await asyncio.wait_for(answer(client, "c"), 300) == expected  # the engine is as usable as before
     finally:
         disk.limit(None)
         await client.stop()

@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flashmoe.cli.main", *argv], input=stdin, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "flashmoe.cli.main", *argv], input=stdin, capture_output=True, text=True, timeout=300
     )
 
 

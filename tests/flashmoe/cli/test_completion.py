@@ -45,7 +45,7 @@ def bash(path: Path, line: str, folder: Path) -> set[str]:
         '_shtab_flashmoe_tui flashmoe-tui "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; '
         "printf '%s\\n' \"${COMPREPLY[@]}\""
     )
-    done = subprocess.run(["bash", "--norc", "-c", code], capture_output=True, text=True, cwd=folder, timeout=30)
+    done = subprocess.run(["bash", "--norc", "-c", code], capture_output=True, text=True, cwd=folder, timeout=300)
     return {word.strip() for word in done.stdout.splitlines() if word.strip()}
 
 
@@ -53,7 +53,7 @@ def fish(path: Path, line: str, folder: Path) -> set[str]:
     """What fish would offer at the end of the line, without the descriptions."""
     code = f"source {path}; complete -C '{line}'"
     done = subprocess.run(
-        ["fish", "--no-config", "-c", code], capture_output=True, text=True, cwd=folder, timeout=30
+        ["fish", "--no-config", "-c", code], capture_output=True, text=True, cwd=folder, timeout=300
     )  # fmt: skip
     assert not done.stderr, done.stderr
     return {word.split("\t")[0] for word in done.stdout.splitlines()}
@@ -89,7 +89,7 @@ def zsh(path: Path, line: str, folder: Path) -> set[str]:
 
 def read_until(fd: int, end: bytes | None, quiet_s: float = 20.0) -> bytes:
     """What comes until `end` does, or until nothing came for a while."""
-    said, limit = b"", time.monotonic() + 40
+    said, limit = b"", time.monotonic() + 300
     while time.monotonic() < limit:
         if not select.select([fd], [], [], quiet_s)[0]:
             break

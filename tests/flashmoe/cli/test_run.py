@@ -38,7 +38,7 @@ def command(*argv: str | Path) -> list[str]:
 
 def run(*argv: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*argv), input=stdin, capture_output=True, text=True, timeout=100, errors="surrogateescape"
+        command(*argv), input=stdin, capture_output=True, text=True, timeout=300, errors="surrogateescape"
     )
 
 
@@ -171,12 +171,12 @@ def test_an_interruption_keeps_what_was_printed_and_leaves_no_engine(model: Path
     engines = children(process.pid)
     assert engines
     process.send_signal(number)
-    rest, err = process.communicate(timeout=30)
+    rest, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert len(first + rest) >= 3
     assert rest.endswith(b"\n")
     assert err == b""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 300
     while any(map(alive, engines)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, engines))
@@ -191,7 +191,7 @@ def test_an_engine_that_is_killed_is_one_sentence_and_worth_trying_again(model: 
     process.stdout.read(3)
     for engine in children(process.pid):
         os.kill(engine, signal.SIGKILL)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 3
     assert err.count(b"\n") == 1
     assert b"engine" in err.lower()
@@ -202,7 +202,7 @@ def test_a_terminal_gets_no_control_characters(model: Path, tmp_path: Path) -> N
     grammar = tmp_path / "evil.gbnf"
     grammar.write_text(r'root ::= "\x1b]0;owned\x07"')
     argv = command("run", model, "hi", "--grammar", grammar)
-    piped = subprocess.run(argv, capture_output=True, timeout=60)
+    piped = subprocess.run(argv, capture_output=True, timeout=300)
     assert piped.returncode == 0, piped.stderr
     assert piped.stdout == b"\x1b]0;owned\x07\n"
     leader, follower = pty.openpty()

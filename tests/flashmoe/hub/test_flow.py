@@ -69,7 +69,7 @@ def test_two_processes_never_write_one_file(place: Place) -> None:
     command = [sys.executable, "-m", "flashmoe.cli.main", "pull", f"{REPO}:Q8_0"]
     with place.manager() as manager:
         id = place.begin(manager, MIB)
-        other = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+        other = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
         assert other.returncode == 3, other.stderr
         assert f"being downloaded by process {os.getpid()}" in other.stderr
         place.hub.faults.rate = 0

@@ -42,7 +42,7 @@ def library(root: Path, tmp_path: Path) -> Library:
 
 
 def command(*args: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "flashmoe.cli.main", *args], capture_output=True, timeout=100)
+    return subprocess.run([sys.executable, "-m", "flashmoe.cli.main", *args], capture_output=True, timeout=300)
 
 
 def test_a_name_that_is_not_utf8_is_listed_escaped(folder: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def run_with_kills(tmp_path: Path, size: int, kills: int, rate: float, seed: int
                 with contextlib.suppress(ProcessLookupError):
                     child.send_signal(signal.SIGKILL)
                 killed += 1
-            out, err = child.communicate(timeout=240)
+            out, err = child.communicate(timeout=300)
             if moment is not None:
                 assert child.returncode in (-signal.SIGKILL, 0), err
         assert child.returncode == 0, err

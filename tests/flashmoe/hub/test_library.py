@@ -197,7 +197,7 @@ def test_patience_has_an_end() -> None:
 def run(*args: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flashmoe.cli.main", *args], env={**os.environ, **(env or {})}, input=stdin,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -249,7 +249,7 @@ def test_interrupted_pull_says_where_it_is_and_goes_on(hub: tuple[HubServer, dic
         while server.stats.body_bytes < 1 << 20:
             time.sleep(0.01)
         child.send_signal(number)
-        _, err = child.communicate(timeout=30)
+        _, err = child.communicate(timeout=300)
     assert child.returncode == 130
     assert "Paused at" in err
     assert "Traceback" not in err

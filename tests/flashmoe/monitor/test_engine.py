@@ -74,7 +74,7 @@ async def test_a_watched_and_recorded_engine(tmp_path: Path, backend: str) -> No
         pid = client.pid
     finally:
         await client.stop()
-    await asyncio.wait_for(watching, 10)
+    await asyncio.wait_for(watching, 300)
     assert there.model is not None
     assert there.model.name == info.name
 
@@ -146,7 +146,7 @@ async def test_a_killed_engine_is_seen_and_comes_back(tmp_path: Path) -> None:
         assert there.model is not None
     finally:
         await client.stop()
-    await asyncio.wait_for(watching, 10)
+    await asyncio.wait_for(watching, 300)
 
 
 @guide

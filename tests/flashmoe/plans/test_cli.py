@@ -21,7 +21,7 @@ def run(tmp_path: Path, *args: str, **env: str) -> subprocess.CompletedProcess[s
     code = "import sys; from flashmoe.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, "plan", *args],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "FLASHMOE_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", **env},
     )  # fmt: skip
 
