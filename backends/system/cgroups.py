@@ -31,8 +31,9 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def folders(pid: int | None = None) -> list[tuple[int, Path, Path]]:
-    """(version, the process's folder, the mount's root) of each hierarchy that can limit memory."""
+def folders(pid: int | None = None, controller: str = "memory") -> list[tuple[int, Path, Path]]:
+    """(version, the process's folder, the mount's root) of each hierarchy that can limit memory, or what `controller`
+    says."""
     who = str(pid) if pid else "self"
     mounts: dict[int, tuple[str, Path]] = {}
     for line in (_text("/proc/self/mountinfo") or "").splitlines():
@@ -42,14 +43,14 @@ def folders(pid: int | None = None) -> list[tuple[int, Path, Path]]:
             continue
         if kinds[0] == "cgroup2":
             mounts[2] = (fields[3], Path(fields[4]))
-        elif kinds[0] == "cgroup" and "memory" in kinds[-1].split(","):
+        elif kinds[0] == "cgroup" and controller in kinds[-1].split(","):
             mounts[1] = (fields[3], Path(fields[4]))
     found: list[tuple[int, Path, Path]] = []
     for line in (_text(f"/proc/{who}/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         version = 2 if number == "0" and not controllers else 1
-        if version == 1 and "memory" not in controllers.split(","):
+        if version == 1 and controller not in controllers.split(","):
             continue
         if version in mounts and ".." not in path:
             mount_root, mount = mounts[version]
@@ -59,15 +60,28 @@ def folders(pid: int | None = None) -> list[tuple[int, Path, Path]]:
     return found
 
 
-def _levels(pid: int | None = None) -> Iterator[tuple[int, Path]]:
+def _levels(pid: int | None = None, controller: str = "memory") -> Iterator[tuple[int, Path]]:
     """(version, folder) from a process's own cgroup up to the mount's root."""
-    for version, inner, root in folders(pid):
+    for version, inner, root in folders(pid, controller):
         folder = inner
         while True:
             yield version, folder
             if folder == root or root not in folder.parents:
                 break
             folder = folder.parent
+
+
+def cpu_quota() -> float | None:
+    """CPUs' worth of time that this process may use by the narrowest quota above it; None without one."""
+    found = []
+    for version, folder in _levels(controller="cpu"):
+        if version == 2:
+            quota, _, period = (_text(folder / "cpu.max") or "").strip().partition(" ")
+        else:
+            quota, period = ((_text(folder / f"cpu.cfs_{name}_us") or "").strip() for name in ("quota", "period"))
+        if quota.isdigit() and period.isdigit() and int(quota) and int(period):
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
 
 
 def _limit(version: int, folder: Path) -> int | None:

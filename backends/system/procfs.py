@@ -77,22 +77,5 @@ def usable_cpus() -> int:
         except OSError:
             cores.add(str(cpu))
     count = max(1, len(cores))
-    quota = _cpu_quota()
+    quota = cgroups.cpu_quota()
     return max(1, min(count, int(quota))) if quota else count
-
-
-def _cpu_quota() -> float | None:
-    try:
-        text = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if text[0] != "max":
-            return max(1.0, int(text[0]) / int(text[1]))
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        quota = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        period = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
-        if quota > 0:
-            return max(1.0, quota / period)
-    except (OSError, ValueError):
-        pass
-    return None

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from backends.system import cgroups
 from backends.system.cgroups import CgroupMemory
 from flashmoe.monitor import procfs
 from flashmoe.monitor.gpu import GpuMeter
@@ -71,18 +72,10 @@ def processor() -> dict[str, Any]:
         "cores": psutil.cpu_count(logical=False),
         "threads": os.cpu_count(),
         "usable": procfs.usable_cpus(),
-        "quota": cpu_quota(),
+        "quota": cgroups.cpu_quota(),
         "features": [flag for flag in CPU_FLAGS if flag in have],
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
     }
-
-
-def cpu_quota() -> float | None:
-    """CPUs that the cgroup allows; None for no limit that shows."""
-    quota, _, period = read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        return int(quota) / int(period)
-    return None
 
 
 def memory() -> dict[str, Any]:
