@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flashmoe import paths
+from flashmoe import figures, paths
 from flashmoe.cli import main as cli
 from flashmoe.history import History, HistoryError
 from flashmoe.history.exchange import import_json, to_json_text
@@ -173,3 +174,33 @@ def test_what_is_exported_can_be_imported(home: Path) -> None:
     fill(chats=2)
     with History() as one, History(home / "b.db") as two:
         assert len(import_json(two, to_json_text(one, [1, 2]))) == 2
+
+
+# ---- the clock -------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_goes_backwards_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, ahead = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + ahead[0])
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        ahead[0] = 10 * 365 * 86_400.0  # a battery that was empty
+        chat = history.create_chat(title="asked ahead of time")
+        history.add_message(chat.id, "user", "q")
+        writer = history.start_answer(chat.id)
+        writer.add("some text")
+        ahead[0] = -3600.0  # and back, in mid-answer
+        writer.add(" and more")
+        writer.finish("stop")
+        assert history.housekeep(keep_days=30, trash_days=7) == []
+        assert [figures.ago(each.updated, time.time()) for each in history.chats()] == ["just now"]
+        history.delete_chat(chat.id)
+        ahead[0] = -400 * 86_400.0
+        assert history.purge(older_than_s=7 * 86_400) == []
+        history.restore_chat(chat.id)
+        assert [message.content for message in history.path(chat.id)] == ["q", "some text and more"]
+
+
+def test_a_time_to_come_is_a_date() -> None:
+    assert figures.ago(2_000_000_000.0, 1_000_000_000.0).endswith("2033")
+    assert figures.ago(0.0, 1_000_000_000.0) == "–"
