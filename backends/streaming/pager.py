@@ -18,6 +18,7 @@ from backends.streaming.moves import Moves, major_faults
 from backends.streaming.pagecache import PageCacheStore
 from backends.streaming.prefetch import Prefetcher
 from backends.streaming.reuse_distance import SPEND, ReuseMeter
+from backends.streaming.snapshot import expert_map
 from backends.streaming.staging import PassChoice, Staging
 from backends.streaming.stores import I64, Store, by_row
 from backends.streaming.whole_layers import WholeLayers
@@ -27,10 +28,6 @@ Guess = Callable[[], list[int]]
 
 DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
-
-
-LOOK_S = 0.002
-"""How long a snapshot for the monitor may ask the kernel which pages are there."""
 COAST_BYTES = 512 << 20
 """Smaller models are watched always: they are fast, and exact counts are worth more there."""
 
@@ -355,26 +352,7 @@ class Pager:
 
     def snapshot(self) -> ExpertMap:
         """Per-expert state; may be called from another thread."""
-        ledger, rows = self.ledger, self.layout.rows
-        share = np.where(ledger.state == RESIDENT, np.uint8(255), np.uint8(0))
-        if isinstance(self.store, PageCacheStore):
-            held = self.store.residency(LOOK_S)
-            if held is not None:
-                share = np.minimum(255, np.round(255 * held / self.store.whole)).astype(np.uint8)
-        return ExpertMap(
-            n_layers=len(rows),
-            n_experts=self.layout.n_experts,
-            first_layer=rows[0].layer,
-            layers=tuple(r.layer for r in rows),
-            expert_bytes=tuple(r.expert_bytes for r in rows),
-            uses=ledger.uses.tobytes(),
-            heat=ledger.heat().tobytes(),
-            last_used=ledger.last_used.tobytes(),
-            residency=share.tobytes(),
-            hits=ledger.row_hits.astype(np.uint32).tobytes(),
-            misses=ledger.row_misses.astype(np.uint32).tobytes(),
-            next_token_reuse=self.meter.next_token_reuse_by_row().tobytes(),
-        )
+        return expert_map(self.layout, self.store, self.ledger, self.meter)
 
     def set_budget(self, ram_bytes: int) -> None:
         """Changes what experts may hold; what doesn't fit any more is dropped. Not within a graph."""
