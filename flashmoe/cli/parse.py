@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashmoe.cli.common import EXIT_OK, UsageError, add_json_flag, out
 from flashmoe.cli.models import resolve_model
+from flashmoe.figures import size
 
 if TYPE_CHECKING:
     from backends.chat_format.events import Said
@@ -126,7 +127,7 @@ def _text_file(path: Path, limit: int) -> str:
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}.") from None
     if len(data) > limit:
-        raise UsageError(f"{path} is larger than {limit >> 20} MiB.")
+        raise UsageError(f"{path} is larger than {size(limit)}.")
     return data.decode("utf-8", "replace").removeprefix("\ufeff")
 
 

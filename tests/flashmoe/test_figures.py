@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ def test_nobody_else_writes_a_size_or_a_rate() -> None:
 
 def _constant(node: ast.expr) -> bool:
     """Whether a value is made of constants only: limits of the program itself (``MAX_BODY // 2**20``)."""
-    return all(
-        name.id.isupper() or name.id.strip("_").isupper() for name in ast.walk(node) if isinstance(name, ast.Name)
-    )
+    names = [each.attr if isinstance(each, ast.Attribute) else each.id for each in _names(node)]
+    return all(name.strip("_").isupper() for name in names)
+
+
+def _names(node: ast.AST) -> Iterator[ast.Name | ast.Attribute]:
+    if isinstance(node, ast.Name | ast.Attribute):
+        yield node
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _names(child)

@@ -16,6 +16,7 @@ from flashmoe.text_safety import visible_line
 from tui.chat.context_fit import ContextFitter
 from tui.chat.conversation import Conversation, Turn
 from tui.chat.given import Given
+from tui.chat.keeping import keep_answer, keep_draft, keep_question, show_branch
 from tui.chat.queue import QuestionQueue
 from tui.chat.view import FlowView
 from tui.chat.writing import Writing
@@ -107,6 +108,10 @@ class ChatFlow:
         n = await self.given.show_all()
         self._view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
 
+    @property
+    def _model_name(self) -> str:
+        return self._controller.model.name if self._controller.model is not None else ""
+
     def _is_busy(self) -> str:
         stop = self._view.key("chat.stop")
         chat = self.writing_chat
@@ -173,13 +178,7 @@ class ChatFlow:
 
     async def keep_draft(self, text: str) -> None:
         """Keeps what stands in the composer with its chat."""
-        if self.conversation.id is None:
-            return
-        history = await self._view.history()
-        try:
-            await history.in_thread(history.set_draft, self.conversation.id, text)
-        except HistoryError as error:
-            self._view.say(error.message, "error")
+        await keep_draft(self._view, self.conversation, text)
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -203,26 +202,13 @@ class ChatFlow:
         history = await self._view.history()
         conversation = self.conversation
         try:
-            if conversation.id is None:
-                model = self._controller.model
-                chat = await history.in_thread(
-                    history.create_chat, model=model.name if model else "", settings=conversation.settings
-                )
-                conversation.id, conversation.uid = chat.id, chat.uid
-                conversation.title = " ".join(text.split())[:60]
-            if editing is not None:
-                parent = editing.parent_id
-            else:
-                parent = conversation.turns[-1].id if conversation.turns else None
-            message = await history.in_thread(
-                history.add_message, conversation.id, "user", text, parent_id=parent, attachments=attachments
-            )
+            message = await keep_question(history, conversation, self._model_name, text, attachments, editing)
         except HistoryError as error:
             self._view.say(error.message, "error")
             return False
         self._preparing = True
         if editing is not None:
-            await self.given.take_path(await history.in_thread(history.path, conversation.id))
+            await self.given.take_path(await history.in_thread(history.path, message.chat_id))
             await self._view.show_turns(conversation.turns)
         else:
             turn = Turn.of(message)
@@ -308,21 +294,8 @@ class ChatFlow:
     async def _start(self, begun: Answer, going_on: Turn | None) -> None:
         history = await self._view.history()
         conversation = self.conversation
-        assert conversation.id is not None
-        model = self._controller.model
-        if going_on is not None:
-            writer = await history.in_thread(history.continue_answer, going_on.id)
-            turn = going_on
-            turn.ending = turn.error = ""
-            await self._view.reopen_turn(turn)
-        else:
-            parent = conversation.turns[-1]
-            writer = await history.in_thread(
-                history.start_answer, conversation.id, parent_id=parent.id, model=model.name if model else ""
-            )
-            turn = Turn.of(await history.in_thread(history.message, writer.message_id))
-            conversation.turns.append(turn)
-            await self._view.add_turn(turn)
+        turn, writer = await keep_answer(history, conversation, self._model_name, going_on)
+        await (self._view.reopen_turn(turn) if going_on is not None else self._view.add_turn(turn))
         self._writing = Writing(begun.id, conversation, turn, writer)
         self._controller.show(begun)
 
@@ -401,20 +374,7 @@ class ChatFlow:
 
     async def walk(self, step: int, turn: Turn | None = None) -> None:
         """Shows the branch `step` away, at `turn` or where the path last has alternatives."""
-        target = turn if turn is not None and turn.variants > 1 else None
-        target = target or self.conversation.nearest_branching()
-        if self.busy or target is None or self.conversation.id is None:
-            self._view.say(
-                self._is_busy()
-                if self.busy
-                else f"There is one branch only; {self._view.key('chat.regenerate')} answers again, "
-                f"{self._view.key('chat.edit')} edits the question.",
-                "warning",
-            )
-            return
-        if not 1 <= target.variant + step <= target.variants:
-            self._view.say(f"This is the {'first' if step < 0 else 'last'} of {target.variants} branches.")
-            return
-        history = await self._view.history()
-        await self.given.take_path(await history.in_thread(history.step_variant, target.id, step))
-        await self._view.show_turns(self.conversation.turns)
+        if self.busy:
+            self._view.say(self._is_busy(), "warning")
+        else:
+            await show_branch(self._view, self.given, step, turn)
