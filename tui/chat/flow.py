@@ -16,7 +16,7 @@ from flashmoe.text_safety import visible_line
 from tui.chat.context_fit import ContextFitter
 from tui.chat.conversation import Conversation, Turn
 from tui.chat.given import Given
-from tui.chat.keeping import keep_answer, keep_draft, keep_question, show_branch
+from tui.chat.keeping import keep_answer, keep_draft, keep_question, show_branch, show_up_to, show_whole_chat
 from tui.chat.queue import QuestionQueue
 from tui.chat.view import FlowView
 from tui.chat.writing import Writing
@@ -101,12 +101,10 @@ class ChatFlow:
 
     async def show_all(self) -> None:
         """Takes back what was left out last on this branch: the model is shown it again."""
-        if self.busy or self.conversation.cut is None:
-            nothing = "Nothing is left out: the model is shown the whole chat."
-            self._view.say(self._is_busy() if self.busy else nothing, "warning")
-            return
-        n = await self.given.show_all()
-        self._view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
+        if self.busy:
+            self._view.say(self._is_busy(), "warning")
+        else:
+            await show_whole_chat(self._view, self.given)
 
     @property
     def _model_name(self) -> str:
@@ -228,11 +226,7 @@ class ChatFlow:
         question = self.conversation.question_of(target)
         if question is None:
             return
-        history = await self._view.history()
-        assert self.conversation.id is not None
-        if question is not self.conversation.turns[-1]:
-            await self.given.take_path(await history.in_thread(history.rewind, question.id, self.conversation.id))
-            await self._view.show_turns(self.conversation.turns)
+        await show_up_to(self._view, self.given, question)
         question.error = ""
         await self.answer()
 

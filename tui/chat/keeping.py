@@ -82,3 +82,22 @@ async def show_branch(view: FlowView, given: Given, step: int, turn: Turn | None
     history = await view.history()
     await given.take_path(await history.in_thread(history.step_variant, target.id, step))
     await view.show_turns(conversation.turns)
+
+
+async def show_up_to(view: FlowView, given: Given, question: Turn) -> None:
+    """Shows the path up to a question: what came after it stays as a branch."""
+    conversation = given.conversation
+    if question is conversation.turns[-1] or conversation.id is None:
+        return
+    history = await view.history()
+    await given.take_path(await history.in_thread(history.rewind, question.id, conversation.id))
+    await view.show_turns(conversation.turns)
+
+
+async def show_whole_chat(view: FlowView, given: Given) -> None:
+    """Takes back what was left out last on this branch: the model is shown it again."""
+    if given.conversation.cut is None:
+        view.say("Nothing is left out: the model is shown the whole chat.", "warning")
+        return
+    n = await given.show_all()
+    view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
