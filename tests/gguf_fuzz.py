@@ -26,8 +26,9 @@ from typing import Any
 import gguf
 import numpy as np
 
+from backends.gguf.cursor import BytesSource
 from backends.gguf.file import from_headers
-from backends.gguf.header import BytesSource, read_header
+from backends.gguf.header import read_header
 from backends.interface import EngineError, Failed, GenerateRequest, LoadRequest, Sampling
 from backends.planner.machine import Machine
 from backends.planner.plan import PlanRequest, plan

@@ -20,6 +20,7 @@ from backends.streaming.hook import RouterHook
 from backends.streaming.tables import Tables
 from backends.system import libc
 from tests.gguf_factory import make_gguf
+from tests.gguf_fuzz import Info, unpack
 
 STORES = ("pool", "pagecache")
 BENCH = BenchRequest(prompt_tokens=24, tokens=8)
@@ -137,3 +138,31 @@ def test_the_plan_counts_them_on_the_ssd(tmp_path: Path) -> None:
     assert streams.place.tables_ssd == gguf.bytes.tables > 2 << 20
     assert mapped.place.tables_ssd == 0
     assert mapped.place.dense_ram - streams.place.dense_ram == gguf.bytes.tables
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+def test_a_table_of_6_gib_takes_no_memory(tmp_path: Path) -> None:
+    """Above 4 GiB llama.cpp would read it lazily by itself. A sparse file: the rows that are looked up are zeros."""
+    g = unpack(make_gguf(tmp_path / "small.gguf", arch="qwen4exp", n_layer=4).read_bytes())
+    table = next(t for t in g.tensors if t.name == b"per_layer_token_embd.weight")
+    g.tensors.remove(table)
+    g.settle()
+    rows = (6 << 30) // (2 * table.dims[0])
+    g.tensors.append(Info(table.name, [table.dims[0], rows], table.kind, len(g.data)))
+    path = tmp_path / "large.gguf"
+    path.write_bytes(g.pack())
+    os.truncate(path, path.stat().st_size + (6 << 30))
+    gguf = read_gguf(path)
+    assert gguf.bytes.tables > 6 << 30
+    before = anonymous_bytes()
+    model = load(path, store="pool", ram_bytes=gguf.bytes.experts)
+    assert model.bench(BENCH, lambda done, total: True).logits_sha256
+    assert anonymous_bytes() - before < 256 << 20
+    machine = Machine(ram_total=4 << 30, ram_available=3 << 30, cores=4, disk_free=1 << 40, disk_bytes_s=1e9)
+    assert plan(gguf, machine, PlanRequest()).verdict == "fits"
+    assert plan(gguf, machine, PlanRequest(backend="mmap")).verdict == "no_memory"
+    model.close()
