@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,16 +28,21 @@ from backends.llamacpp.context import Batch  # noqa: E402
 class AskingHook:
     """Asks for the routers' choices and does nothing with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Sequence[int] = ()) -> None:
+        """`others`: layers whose routers nobody asks for, because their experts are in VRAM."""
         from backends.llamacpp import native
         from backends.streaming.abi import Tensor
 
         at = Tensor.name.offset
         self._at = at
+        self._others = {b"ffn_moe_topk-%d" % layer for layer in others}
         self.callback = native.lib().ggml_backend_sched_eval_callback(self._node)
 
     def _node(self, tensor: int, ask: bool, _: object) -> bool:
-        return C.string_at(tensor + self._at, 13) == b"ffn_moe_topk-" if ask else True
+        if not ask:
+            return True
+        name = C.string_at(tensor + self._at)
+        return name.startswith(b"ffn_moe_topk-") and name not in self._others
 
     def begin(self, batch: Batch) -> None:
         """Nothing to prepare."""

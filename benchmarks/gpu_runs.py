@@ -49,13 +49,16 @@ def load(path: str, o: dict[str, Any]) -> Any:
     if o["backend"] == "asking":
         gguf = read_gguf(path)
         base = describe(request, gguf, resident_bytes=0)
-        more = ()
+        more: tuple[Any, ...] = ()
         if vram != 0:
             from backends.llamacpp.vram_experts import choose_vram_layers
 
             more = (choose_vram_layers(request, gguf, base, 0),)
         weights = load_mmap(request, list(gguf.files), gguf.architecture, lambda _: True, *more)
-        return LlamaModel(weights, request, Parts(backend="mmap", reason="", hook=AskingHook()), base)
+        layers = more[0] if more else ()
+        if len(layers) == len(gguf.expert_layers):  # nothing of ours is in the way either
+            return LlamaModel(weights, request, Parts(backend="mmap", reason=""), base)
+        return LlamaModel(weights, request, Parts(backend="mmap", reason="", hook=AskingHook(layers)), base)
     if o.get("offload") is False:
         streaming.offload_from = lambda: None  # type: ignore[assignment]
         made = streaming.Parts

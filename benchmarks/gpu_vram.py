@@ -55,12 +55,14 @@ TINY = {"tiny": (Spec(layers=2, experts=8, used=2, embd=256, ff=256, vocab=512),
 
 
 class Run(NamedTuple):
-    """One load: `layers` on the GPU, answers for `seconds`, experts limited to `ram_share` of theirs (0: no limit)."""
+    """One load: `layers` on the GPU, answers for `seconds`, experts limited to `ram_share` of theirs (0: no limit), and
+    `vram_share` of them on the GPU."""
 
     backend: str
     layers: int
     seconds: float
     ram_share: float = 0.0
+    vram_share: float = 0.0
 
 
 def smi(query: str) -> list[list[str]]:
@@ -117,9 +119,14 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
     """One load, two benches and some seconds of answers in a child of its own, recorded."""
     gguf = read_gguf(path)
     ram = int(gguf.bytes.experts * run.ram_share) if run.ram_share else None
-    request = LoadRequest(path=str(path), backend=run.backend, n_gpu_layers=run.layers, ram_bytes=ram, **options)  # type: ignore[arg-type]
+    vram = int(gguf.bytes.experts * run.vram_share)
+    request = LoadRequest(
+        path=str(path), backend=run.backend, n_gpu_layers=run.layers, ram_bytes=ram, vram_expert_bytes=vram, **options
+    )  # type: ignore[arg-type]
     predicted = plan(
-        gguf, Machine.detect(path.parent), PlanRequest(backend=run.backend, n_gpu_layers=run.layers, **options)
+        gguf, Machine.detect(path.parent), PlanRequest(
+            backend=run.backend, n_gpu_layers=run.layers, ram_bytes=ram, vram_expert_bytes=vram, **options
+        )
     ).place  # fmt: skip
     before, log = used(), path.with_suffix(f".{run.backend}.log")
     engine = MonitoredEngine(log_path=log, record=file)
@@ -140,7 +147,8 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
         lines = [x.split(": ", 1)[-1].strip() for x in log.read_text(errors="replace").splitlines()]
         row = {
             "backend": info.backend, "store": info.store, "gpu_layers": info.n_gpu_layers, **options,
-            "ram_bytes": ram, "dense_bytes": info.dense_bytes, "expert_bytes": info.expert_bytes,
+            "ram_bytes": ram, "vram_expert_layers": len(info.vram_expert_layers), "n_ubatch": info.n_ubatch,
+            "dense_bytes": info.dense_bytes, "expert_bytes": info.expert_bytes,
             "file_bytes": info.file_bytes, "kv_bytes": info.kv_bytes, "compute_bytes": info.compute_bytes,
             "vram_by_engine": info.vram_bytes, "vram_planned": predicted.vram,
             "smi_before": before, "smi_loaded": loaded, "smi_after": sum(smi_gpus), "smi_gpus": smi_gpus,
@@ -200,6 +208,7 @@ def main() -> int:
     a.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     a.add_argument("--record", type=Path, help="the folder that gets the recordings")
     a.add_argument("--shapes", type=int, default=len(SHAPES), help="only the first so many of the models")
+    a.add_argument("--vram", action="store_true", help="only loads with a part of the experts in VRAM, and all of them")
     o = a.parse_args()
     shapes = TINY if o.tiny else dict(itertools.islice(SHAPES.items(), o.shapes))
     rows: list[dict[str, Any]] = []
@@ -214,12 +223,25 @@ def main() -> int:
             list(pool.map(write_model, paths, [spec for spec, _ in shapes.values()]))
         for number, (name, (_, options)) in enumerate(shapes.items()):
             runs = [Run(backend, layers, seconds if number == 0 else 3.0) for backend in ("mmap", "stream")]
-            if number == 0:
+            if o.vram:
+                runs = [
+                    Run("mmap", layers, 3.0, vram_share=0.501), Run("stream", layers, 3.0, vram_share=1.0),
+                    Run("stream", layers, seconds, ram_share=0.3, vram_share=0.34),
+                ]  # fmt: skip
+            elif number == 0:
                 runs.append(Run("stream", layers, 2 * seconds, ram_share=0.45))
                 if not o.cpu:
                     runs += [Run("mmap", 0, 3.0), Run("stream", 0, 3.0), Run("auto", layers, 3.0)]
             for run in runs:
-                kind = "-limited" if run.ram_share else "" if run.layers else "-cpu"
+                kind = (
+                    f"-vram{run.vram_share:.1f}"
+                    if run.vram_share
+                    else "-limited"
+                    if run.ram_share
+                    else ""
+                    if run.layers
+                    else "-cpu"
+                )
                 file = recordings / f"{number}-{run.backend}{kind}.fmrec"
                 file.unlink(missing_ok=True)
                 row = asyncio.run(measure(paths[number], run, options, o.tokens, file))

@@ -48,7 +48,7 @@ def measure(o: argparse.Namespace, ubatch: int) -> dict[str, Any]:
     def bench(prompt: int, tokens: int, seed: int) -> Any:
         return model.bench(BenchRequest(prompt_tokens=prompt, tokens=tokens, seed=seed), lambda _a, _b: True)
 
-    before = bench(4, 64, 1) and bench(4, 32, 2) if o.answers else None
+    before = bench(4, 64, 1) and bench(4, 32, 2) and bench(4, 32, 2) if o.answers else None
     r = bench(o.prompt, 1, 3)
     after = bench(4, 32, 2) if o.answers else None
     row: dict[str, Any] = {

@@ -7,16 +7,30 @@ and llama.cpp's own formulas; the speed is a formula with an honest range until 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from msgspec import Struct
+import msgspec
 
-from backends.gguf.file import EXPERT_WEIGHT, GgufFile
-from backends.interface import KvType
+from backends.gguf.file import GgufFile
 from backends.planner.compute import compute_bytes
-from backends.planner.kv import CELLS, KV_TYPES, KvBytes, kv_bytes, kv_type_obstacle
+from backends.planner.figures import Budgets as Budgets
+from backends.planner.figures import Placement as Placement
+from backends.planner.figures import Plan as Plan
+from backends.planner.figures import PlanRequest as PlanRequest
+from backends.planner.figures import Verdict as Verdict
+from backends.planner.kv import CELLS, KV_TYPES, KvBytes, kv_bytes, kv_type_obstacle, padded
 from backends.planner.machine import Machine
-from backends.planner.speed import MeasuredRun, Speed, measured_speed, streaming_speed
+from backends.planner.prompts import (
+    MEMORY_SHARE,
+    USUAL_UBATCH,
+    PromptPace,
+    best_ubatch,
+    extra_bytes,
+    first_tokens,
+    prompt_pace,
+    staging_bytes,
+)
+from backends.planner.speed import MeasuredRun, measured_speed, streaming_speed
+from backends.planner.vram import RUNTIME_BYTES, bytes_of, choose_layers, copied_bytes
 
 DEFAULT_CTX = 8192
 """Tokens of context where none are asked for (less where the model was trained with less)."""
@@ -33,97 +47,12 @@ IDLE_SEQUENCES = 1
 """Recurrent states that the engine keeps for idle chats beside the active ones (attention's cache is shared)."""
 LEAST_RESERVE_BYTES = 128 << 20
 """Left to the rest of the machine when even one token's experts barely fit."""
+WORTH_OFFERING = 1.1
+"""Gain from which on experts in VRAM are proposed."""
+PROMPTS = (1000, 8000, 32000)
+"""Prompts, in tokens, whose time until the first answer token a plan tells."""
 DISK_RESERVE_BYTES = 1 << 30
 """Left on the disk after a download."""
-
-Verdict = Literal["fits", "streams", "no_memory", "no_disk", "unsupported"]
-
-
-class PlanRequest(Struct, frozen=True, kw_only=True):
-    """What the plan is for. None means what a load would choose."""
-
-    backend: str = "auto"
-    n_ctx: int | None = None
-    n_seqs: int = 1
-    n_ubatch: int = 512
-    ram_bytes: int | None = None
-    """The limit on what experts may hold (``--ram``)."""
-    n_gpu_layers: int | None = None
-    n_expert_used: int | None = None
-    kv_type: KvType = "f16"
-    to_download: int = 0
-    """Bytes of the model that aren't on this machine yet."""
-    download_bytes_s: float | None = None
-
-
-class Placement(Struct, frozen=True, kw_only=True):
-    """Where the bytes go."""
-
-    dense_ram: int
-    experts_ram: int
-    """Experts that memory will hold."""
-    kv_ram: int
-    compute_ram: int
-    process_ram: int
-    vram: int
-    """Dense weights, KV cache, buffers and the GPU's runtime on GPUs; experts never, but the copy of one layer's matrix
-    that a prefill makes."""
-    n_gpu_layers: int
-    experts_ssd: int
-    """Experts that are read from the SSD when they are chosen."""
-    tables_ssd: int = 0
-    """Tables that stay on the SSD, of which rows are read."""
-    anonymous: int
-    """Memory that can't be taken back while the model is loaded: what an answer needs besides experts."""
-    rss: int
-    """What the engine's process will show as resident once warm."""
-
-
-class Budgets(Struct, frozen=True):
-    """Memory for experts, in bytes."""
-
-    least: int
-    """One token's experts: below this nothing is ever found in memory."""
-    advised: int
-    """A quarter of all, from where most choices hit."""
-    best: int
-    """All of them."""
-    here: int
-    """What this machine can give now, after everything else and a reserve; the limit of the request included."""
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """The answer to "will it run here, and how"."""
-
-    name: str
-    path: str
-    architecture: str
-    quant: str
-    verdict: Verdict
-    sentence: str
-    """The verdict in one sentence, with what to do where it won't run."""
-    backend: str
-    n_layers: int
-    n_experts: int
-    n_expert_used: int
-    n_ctx: int
-    n_ctx_train: int
-    n_ctx_max: int
-    """The largest context that fits beside one token's experts."""
-    file_bytes: int
-    expert_bytes: int
-    dense_bytes: int
-    expert_bytes_per_token: int
-    kv_bytes_per_token: int
-    place: Placement
-    budgets: Budgets
-    speed: Speed | None
-    """None where it won't run."""
-    to_download: int
-    disk_free: int | None
-    download_s: float | None
-    notes: tuple[str, ...] = ()
-    """Further sentences: a lossy choice, a missing measurement, a context beyond training."""
 
 
 def working_set(gguf: GgufFile, n_used: int | None = None) -> int:
@@ -140,12 +69,77 @@ def plan(
     gguf: GgufFile, machine: Machine, request: PlanRequest | None = None, runs: Sequence[MeasuredRun] = ()
 ) -> Plan:
     """Plans a model on a machine. `runs` are remembered runs of this very model here."""
-    request = request or PlanRequest()
+    given = request or PlanRequest()
+    request = msgspec.structs.replace(given, n_ubatch=given.n_ubatch or USUAL_UBATCH)
+    made = _plan(gguf, machine, request, runs)
+    if made.speed is None or not made.place.experts_ssd or made.backend != "stream":
+        return _with_offer(made, gguf, machine, request, runs)
+    pace, ubatch, why = _prompts(gguf, machine, given, made, runs)
+    if ubatch != request.n_ubatch:
+        request = msgspec.structs.replace(request, n_ubatch=ubatch)
+        made = _plan(gguf, machine, request, runs)
+    times, source = first_tokens(pace, ubatch, PROMPTS, runs, gpu=bool(made.place.n_gpu_layers))
+    made = msgspec.structs.replace(
+        made, n_ubatch=ubatch, ubatch_reason=why, first_token_s=times, first_token_source=source
+    )
+    return _with_offer(made, gguf, machine, request, runs)
+
+
+def _prompts(
+    gguf: GgufFile, machine: Machine, request: PlanRequest, made: Plan, runs: Sequence[MeasuredRun]
+) -> tuple[PromptPace, int, str]:
+    """(what a pass takes, tokens of one, why) for a plan in which experts are on the SSD."""
+    known = [r.prompt_token_s for r in runs if r.prompt_token_s is not None][-5:]
+    pace = prompt_pace(
+        gguf, machine, made.place.experts_ssd, on_gpu=bool(machine.gpus),
+        vram_experts=made.place.vram_experts, n_used=request.n_expert_used,
+        token_s=sorted(known)[len(known) // 2] if known else None,
+    )  # fmt: skip
+    if request.n_ubatch is not None:
+        return pace, request.n_ubatch, ""
+    room = made.place.experts_ram if request.ram_bytes is None else machine.ram_available - made.place.rss
+    most = int(room * MEMORY_SHARE) if request.ram_bytes is None else room - RESERVE_BYTES
+    if machine.gpus:
+        most = min(gpu.free_bytes for gpu in machine.gpus) - made.place.vram // len(machine.gpus)
+    ubatch, why = best_ubatch(pace, made.n_ctx, lambda n: extra_bytes(gguf, made.n_ctx, n) <= most)
+    return pace, ubatch, why
+
+
+def _with_offer(
+    made: Plan, gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence[MeasuredRun]
+) -> Plan:
+    """The plan with a sentence about experts that would fit into VRAM."""
+    if made.speed is None or not machine.gpus or request.vram_expert_bytes != 0 or not gguf.expert_layers:
+        return made
+    better = _plan(gguf, machine, msgspec.structs.replace(request, vram_expert_bytes=None), ())
+    layers = better.place.vram_expert_layers
+    if not layers or better.speed is None:
+        return made
+    plain = _plan(gguf, machine, request, ()).speed
+    gain = better.speed.expected / plain.expected if plain is not None else 1.0
+    if gain < WORTH_OFFERING:
+        return made
+    now = made.speed.expected
+    text = (
+        f"{layers} of {len(gguf.expert_layers)} layers' experts would fit into VRAM: about {_rate(now)} -> "
+        f"{_rate(now * gain)} tok/s with --vram-experts auto."
+    )
+    return msgspec.structs.replace(made, notes=(*made.notes, text))
+
+
+def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence[MeasuredRun]) -> Plan:
+    """Plans with a settled ubatch."""
+    ubatch = request.n_ubatch or USUAL_UBATCH
     used = request.n_expert_used if gguf.n_experts else None
     n_ctx = context_size(gguf, machine, request)
     kv = _kv(gguf, n_ctx, request)
-    compute = compute_bytes(gguf, n_ctx, request.n_ubatch).touched
-    n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute)
+    compute = compute_bytes(gguf, n_ctx, ubatch).touched
+    n_gpu, vram, gpu_share = _gpu(gguf, machine, request, kv.total, compute, n_ctx)
+    layers = vram_layers(gguf, machine, request, n_gpu, kv.total, n_ctx)
+    in_vram = bytes_of(gguf, layers)
+    vram += in_vram
+    experts = gguf.bytes.experts - in_vram
+    compute = compute_bytes(gguf, n_ctx, min(ubatch, USUAL_UBATCH)).touched
     streams = _streams(gguf, request)
     tables = gguf.bytes.tables if streams else 0
     dense = gguf.bytes.dense - tables - int((gguf.bytes.dense - gguf.bytes.embeddings) * gpu_share)
@@ -154,18 +148,29 @@ def plan(
     room = max(0, machine.ram_available - fixed - RESERVE_BYTES)
     least = working_set(gguf, used)
     here = room if request.ram_bytes is None else min(room, request.ram_bytes)
-    held = min(gguf.bytes.experts, here)
+    streams_some = streams and experts > here
+    prompt = 0
+    if streams_some:  # what long prompts need is no place for experts, but where a limit leaves memory beside it
+        staging = staging_bytes(gguf)
+        prompt = staging.total(staging.least) + (0 if machine.gpus else extra_bytes(gguf, n_ctx, ubatch))
+        here = max(min(least, here), min(here, room - prompt))
+    held = min(experts, here)
     place = Placement(
         dense_ram=dense, experts_ram=held, kv_ram=kv_ram, compute_ram=compute, process_ram=PROCESS_BYTES, vram=vram,
-        n_gpu_layers=n_gpu, experts_ssd=gguf.bytes.experts - held, tables_ssd=tables,
+        n_gpu_layers=n_gpu, vram_expert_layers=len(layers), vram_experts=in_vram, prompt_ram=prompt,
+        experts_ssd=experts - held, tables_ssd=tables,
         anonymous=fixed - (0 if streams else dense), rss=fixed + held,
     )  # fmt: skip
-    verdict, sentence = _verdict(gguf, machine, request, fixed, least, held, n_ctx)
+    verdict, sentence = _verdict(gguf, machine, request, fixed, least, held, n_ctx, in_vram)
     speed = None
     if verdict in ("fits", "streams"):
-        share = held / gguf.bytes.experts if gguf.bytes.experts else 1.0
-        speed = streaming_speed(gguf, machine, share, n_used=used, vram_share=gpu_share, mapped=not streams)
-        speed = measured_speed(speed, runs, request.backend, held if share < 1 else None)
+        share = held / experts if experts else 1.0
+        speed = streaming_speed(
+            gguf, machine, share, n_used=used, vram_share=gpu_share,
+            vram_experts=in_vram / gguf.bytes.experts if in_vram else 0.0, mapped=not streams,
+        )  # fmt: skip
+        alike = [r for r in runs if abs(r.vram_expert_bytes - in_vram) <= in_vram / 8]
+        speed = measured_speed(speed, alike, request.backend, held if share < 1 else None)
     return Plan(
         name=gguf.name, path=gguf.path, architecture=gguf.architecture, quant=gguf.quant, verdict=verdict,
         sentence=sentence, backend="stream" if streams else "mmap", n_layers=gguf.n_layers, n_experts=gguf.n_experts,
@@ -182,7 +187,7 @@ def plan(
 
 def _kv(gguf: GgufFile, n_ctx: int, request: PlanRequest) -> KvBytes:
     return kv_bytes(
-        gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch,
+        gguf, n_ctx, n_seqs=request.n_seqs + IDLE_SEQUENCES, n_ubatch=request.n_ubatch or USUAL_UBATCH,
         type_bytes=KV_TYPES[request.kv_type],
     )  # fmt: skip
 
@@ -214,19 +219,22 @@ def largest_context(gguf: GgufFile, machine: Machine, request: PlanRequest) -> i
         middle = (low + high + 1) // 2
         tokens = middle * CELLS
         needed = _kv(gguf, tokens, request).total
-        needed += compute_bytes(gguf, tokens, request.n_ubatch).touched
+        needed += compute_bytes(gguf, tokens, min(request.n_ubatch or USUAL_UBATCH, USUAL_UBATCH)).touched
         low, high = (middle, high) if needed <= room else (low, middle - 1)
     return low * CELLS
 
 
-def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, compute: int) -> tuple[int, int, float]:
+def _gpu(
+    gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, compute: int, n_ctx: int
+) -> tuple[int, int, float]:
     """(layers on GPUs, bytes of VRAM of all of them, share of the dense weights there): all that fit, experts never.
     llama.cpp spreads the layers over all GPUs, each with buffers of its own. Without a layer there long prompts are
     computed on the first GPU all the same, which takes the fixed part."""
     if not machine.gpus or not gguf.n_layers:
         return 0, 0, 0.0
     movable = gguf.bytes.dense - gguf.bytes.embeddings + kv
-    copy = max((t.nbytes for t in gguf.tensors if EXPERT_WEIGHT.match(t.name)), default=0)
+    copy = copied_bytes(gguf, request.n_ubatch or USUAL_UBATCH)
+    compute += 2 * padded(n_ctx) * (request.n_ubatch or USUAL_UBATCH)  # the mask is there twice
     each, others = compute + copy + GPU_RUNTIME_BYTES, len(machine.gpus) - 1
     fixed = each * (1 + others)
     free = sum(gpu.free_bytes for gpu in machine.gpus) - fixed
@@ -237,8 +245,31 @@ def _gpu(gguf: GgufFile, machine: Machine, request: PlanRequest, kv: int, comput
     return chosen, int(movable * share) + (fixed if chosen else each + GPU_IDLE_BYTES * others), share
 
 
+def vram_layers(
+    gguf: GgufFile, machine: Machine, request: PlanRequest, n_gpu_layers: int, kv: int, n_ctx: int
+) -> tuple[int, ...]:
+    """The layers whose experts would go to VRAM."""
+    if request.vram_expert_bytes == 0 or not machine.gpus or not n_gpu_layers:
+        return ()
+    return choose_layers(
+        gguf, request.vram_expert_bytes, n_gpu_layers=n_gpu_layers, free=[g.free_bytes for g in machine.gpus], kv=kv,
+        n_ctx=n_ctx, n_ubatch=request.n_ubatch or USUAL_UBATCH, runtime=GPU_IDLE_BYTES + RUNTIME_BYTES,
+    )  # fmt: skip
+
+
+def _rate(tokens_s: float) -> str:
+    return f"{tokens_s:.0f}" if tokens_s >= 20 else f"{tokens_s:.1f}" if tokens_s >= 1 else f"{tokens_s:.2f}"
+
+
 def _verdict(
-    gguf: GgufFile, machine: Machine, request: PlanRequest, fixed: int, least: int, held: int, n_ctx: int
+    gguf: GgufFile,
+    machine: Machine,
+    request: PlanRequest,
+    fixed: int,
+    least: int,
+    held: int,
+    n_ctx: int,
+    in_vram: int,
 ) -> tuple[Verdict, str]:
     if gguf.problems:
         return "unsupported", gguf.problems[0]
@@ -263,13 +294,16 @@ def _verdict(
             f"One token uses {_gib(least)} of experts, more than the limit of {_gib(request.ram_bytes)}; "
             f"allow at least {_gib(least)}, better {_gib(advised_budget(gguf, request.n_expert_used))}."
         )
-    total = gguf.bytes.experts
+    total = gguf.bytes.experts - in_vram
+    if in_vram and not total:
+        return "fits", f"All of its experts go to VRAM: {_gib(in_vram)} of them."
     if held >= total:
         what = "All of its experts stay in memory" if total else "A dense model that fits into memory"
         return "fits", f"{what}: {_gib(fixed + total)} of {_gib(machine.ram_available)} available."
     share = held / total
     return "streams", (
-        f"{share:.0%} of its experts stay in memory ({_gib(held)} of {_gib(total)}); "
+        f"{share:.0%} of its experts{' outside VRAM' if in_vram else ''} stay in memory "
+        f"({_gib(held)} of {_gib(total)}); "
         f"the others are read from the SSD when they are chosen."
     )
 

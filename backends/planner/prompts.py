@@ -15,7 +15,7 @@ from msgspec import Struct
 from backends.gguf.file import EXPERT_WEIGHT, GgufFile
 from backends.planner.compute import compute_bytes
 from backends.planner.machine import Machine
-from backends.planner.speed import OVERHEAD_S, compute_seconds
+from backends.planner.speed import OVERHEAD_S, MeasuredRun, compute_seconds
 
 USUAL_UBATCH = 512
 """llama.cpp's own, and what is taken where nothing has to be read."""
@@ -92,15 +92,18 @@ def prompt_pace(
     absent_bytes: int,
     *,
     on_gpu: bool = False,
+    vram_experts: int = 0,
     n_used: int | None = None,
     token_s: float | None = None,
 ) -> PromptPace:
-    """The pace of prompts with `absent_bytes` of experts on the SSD; `token_s`: a token's seconds as they were measured
-    with this model here."""
+    """The pace of prompts with `absent_bytes` of experts on the SSD and `vram_experts` bytes in VRAM; `token_s`: a
+    token's seconds as they were measured with this model here."""
     read_s = absent_bytes / (machine.disk_bytes_s or USUAL_DISK_BYTES_S)
     formula = max(0.0, compute_seconds(gguf, machine, n_used=n_used) - OVERHEAD_S) / PROMPT_GAIN
     if on_gpu:
-        return PromptPace(read_s, gguf.bytes.experts / COPY_BYTES_S, token_s or min(formula, GPU_TOKEN_S))
+        return PromptPace(
+            read_s, (gguf.bytes.experts - vram_experts) / COPY_BYTES_S, token_s or min(formula, GPU_TOKEN_S)
+        )
     return PromptPace(read_s, 0.0, token_s or formula)
 
 
@@ -128,6 +131,22 @@ def extra_bytes(gguf: GgufFile, n_ctx: int, n_ubatch: int) -> int:
     return compute_bytes(gguf, n_ctx, n_ubatch).touched - compute_bytes(gguf, n_ctx, usual).touched
 
 
-def first_token_s(pace: PromptPace, ubatch: int, prompts: Sequence[int]) -> tuple[tuple[int, float], ...]:
-    """(tokens of a prompt, seconds until its first answer token)."""
-    return tuple((n, pace.seconds(n, ubatch)) for n in prompts)
+def first_tokens(
+    pace: PromptPace, ubatch: int, prompts: Sequence[int], runs: Sequence[MeasuredRun], *, gpu: bool
+) -> tuple[tuple[tuple[int, float], ...], str]:
+    """((tokens of a prompt, seconds until its first answer token), whether that is a formula's or measured): a run
+    whose prompt had about as many tokens, in passes of about as many, takes the formula's place."""
+    out, source = [], "formula"
+    for n in prompts:
+        alike = [
+            r for r in runs
+            if n / 2 <= r.prompt_tokens <= 2 * n
+            and bool(r.n_gpu_layers) == gpu and ubatch / 2 <= r.n_ubatch <= 2 * ubatch
+        ][-3:]  # fmt: skip
+        seconds = pace.seconds(n, ubatch)
+        if alike:
+            source = "measured"
+            ratios = [r.prompt_s / max(1e-9, pace.seconds(r.prompt_tokens, ubatch)) for r in alike]
+            seconds *= sum(ratios) / len(ratios)
+        out.append((n, seconds))
+    return tuple(out), source

@@ -103,8 +103,16 @@ def _interpolate(curve: Sequence[tuple[float, float]], share: float) -> float:
     return 1.0
 
 
-def compute_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None = None, vram_share: float = 0.0) -> float:
-    """Seconds that one token's matrix products take with every weight in memory."""
+def compute_seconds(
+    gguf: GgufFile,
+    machine: Machine,
+    *,
+    n_used: int | None = None,
+    vram_share: float = 0.0,
+    vram_experts: float = 0.0,
+) -> float:
+    """Seconds that one token's matrix products take with every weight in memory; `vram_share` and `vram_experts`: the
+    shares of dense weights and of experts that are in VRAM."""
     rates: dict[str, float] = {}
     dense: dict[str, float] = {}
     routed: dict[str, float] = {}
@@ -119,7 +127,7 @@ def compute_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None = No
         elif tensor.name != "token_embd.weight" or not gguf.bytes.output:
             dense[tensor.type_name] = dense.get(tensor.type_name, 0.0) + tensor.nbytes
     nextn = gguf.bytes.nextn / gguf.bytes.total if gguf.bytes.total else 0.0
-    seconds = sum(n / rates[kind] for kind, n in routed.items())
+    seconds = sum(n * ((1 - vram_experts) / rates[kind] + vram_experts / GPU_BYTES_S) for kind, n in routed.items())
     for kind, n in dense.items():
         seconds += n * (1 - nextn) * ((1 - vram_share) / rates[kind] + vram_share / GPU_BYTES_S)
     return float(seconds / (machine.compute_scale or 1.0) + OVERHEAD_S)
@@ -137,14 +145,16 @@ def streaming_speed(
     *,
     n_used: int | None = None,
     vram_share: float = 0.0,
+    vram_experts: float = 0.0,
     mapped: bool = False,
 ) -> Speed:
-    """Speed with a cache of `share` (0 to 1) of all routed experts and the rest on the SSD; `mapped`: by plain mmap,
-    where the kernel reads page by page."""
-    compute = compute_seconds(gguf, machine, n_used=n_used, vram_share=vram_share)
+    """Speed with a cache of `share` (0 to 1) of the routed experts that aren't in VRAM and the rest on the SSD;
+    `mapped`: by plain mmap, where the kernel reads page by page."""
+    compute = compute_seconds(gguf, machine, n_used=n_used, vram_share=vram_share, vram_experts=vram_experts)
     sure = machine.compute_scale is not None
     slow, quick = (1.25, 0.8) if sure else (1.9, 0.5)
     per_token = gguf.expert_bytes_per_token * (n_used or gguf.n_expert_used) / max(gguf.n_expert_used, 1)
+    per_token *= 1 - vram_experts
     worst, usual, best = hit_rates(share) if per_token else (1.0, 1.0, 1.0)
     disk = machine.disk_bytes_s
     if mapped and disk and share < 1:

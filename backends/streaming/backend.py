@@ -109,7 +109,14 @@ class StreamBackend:
             disk_bytes_s=request.disk_bytes_s,
         )
         choice = plan_prompts(
-            request, gguf, base, choice, here, vram_room=vram_room(gguf, kv + in_vram), token_s=request.prompt_token_s
+            request,
+            gguf,
+            base,
+            choice,
+            here,
+            vram_room=vram_room(gguf, kv + in_vram),
+            vram_experts=in_vram,
+            token_s=request.prompt_token_s,
         )
         if request.n_ubatch is None:
             ubatch = max(choice.n_ubatch, base.n_seq_max)

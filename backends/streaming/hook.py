@@ -220,6 +220,8 @@ class RouterHook:
         if self._whole is not None:
             if self._whole.covers(row, n):
                 self._staged.add(row)
+                if self._predictor is not None and counts is not None and n > 1:
+                    self._predictor.learn(row, ids, counts, n)
                 self._whole.chosen(row, ids, counts)
                 return
             self._whole.settle()

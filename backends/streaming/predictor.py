@@ -156,9 +156,7 @@ class Predictor:
         tokens at the top-k `node`: scores the guess for this row, and returns the experts of row + 1 that are worth
         reading ahead, the likeliest first."""
         if counts is not None and tokens > 1:
-            self._rates.note(row, ids, counts, tokens)
-            if row + 1 == len(self._places):
-                self._before, self._tokens = self._tokens, tokens
+            self.learn(row, ids, counts, tokens)
         record = self._one if tokens == 1 else self._many
         guess, self._guess = self._guess, None
         if self._guess_row == row and guess is not None:
@@ -190,6 +188,12 @@ class Predictor:
         votes = np.bincount(self._guess[:, ranks].ravel(), minlength=len(following.weight))
         order = np.argsort(-votes, kind="stable")
         return list(order[: int(np.count_nonzero(votes))].tolist())
+
+    def learn(self, row: int, ids: I64, counts: I64, tokens: int) -> None:
+        """What `tokens` tokens used of `row`, where nothing is to be guessed: a pass that reads whole layers."""
+        self._rates.note(row, ids, counts, tokens)
+        if row + 1 == len(self._places):
+            self._before, self._tokens = self._tokens, tokens
 
     def likely(self, row: int, tokens: int) -> list[int]:
         """After `seen` for a graph of many tokens: what the next row will most likely use, named by the guess or not,

@@ -68,6 +68,7 @@ def plan_prompts(
     machine: Machine,
     *,
     vram_room: int | None = None,
+    vram_experts: int = 0,
     token_s: float | None = None,
 ) -> Choice:
     """The choice with what long prompts need: buffers for whole layers, the ubatch, and a budget that leaves room for
@@ -87,8 +88,9 @@ def plan_prompts(
             return dataclasses.replace(choice, n_ubatch=context.n_ubatch)
         budget = min(budget, budget + spare - need)
     pace = prompt_pace(
-        gguf, machine, max(0, gguf.bytes.experts - budget), on_gpu=on_gpu, n_used=request.n_expert_used, token_s=token_s
-    )
+        gguf, machine, max(0, gguf.bytes.experts - vram_experts - budget), on_gpu=on_gpu, vram_experts=vram_experts,
+        n_used=request.n_expert_used, token_s=token_s,
+    )  # fmt: skip
     if asked is not None:
         return dataclasses.replace(choice, budget_bytes=budget, staging_buffers=buffers, n_ubatch=context.n_ubatch)
     beside = max(0, room - budget - need)

@@ -105,7 +105,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--experts {load.n_expert_used}: the model has {gguf.n_experts} experts in a layer.")
     request = PlanRequest(
         backend=load.backend, n_ctx=load.n_ctx, n_seqs=args.parallel, ram_bytes=load.ram_bytes,
-        n_gpu_layers=load.n_gpu_layers, n_expert_used=load.n_expert_used, kv_type=load.kv_type,
+        n_gpu_layers=load.n_gpu_layers, n_ubatch=load.n_ubatch,
+        vram_expert_bytes=load.vram_expert_bytes, n_expert_used=load.n_expert_used, kv_type=load.kv_type,
         to_download=to_download,
         download_bytes_s=LINE_BYTES_S if to_download else None,
     )  # fmt: skip
@@ -190,7 +191,8 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
         if n:
             out(f"{size(n):>20}  {label}")
     if p.vram:
-        _line("VRAM", f"{size(p.vram)} for {p.n_gpu_layers} layers without their experts")
+        held = f", {p.vram_expert_layers} of them with their experts" if p.vram_expert_layers else ""
+        _line("VRAM", f"{size(p.vram)} for {p.n_gpu_layers} layers{held or ' without their experts'}")
     elif here.gpus:
         _line("VRAM", "none used")
     if plan.expert_bytes:
@@ -202,6 +204,13 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
         b = plan.budgets
         least, advised, every = size(b.least), size(b.advised), size(b.best)
         _line("--ram", f"least {least}, advised {advised}, all {every}; this machine can give {size(b.here)}")
+    if plan.first_token_s:
+        known = "measured" if plan.first_token_source == "measured" else "estimated"
+        waits = ", ".join(f"{duration(s)} for {n // 1000}k tokens" for n, s in plan.first_token_s)
+        _line("Prompts", f"first token after {waits} ({known})")
+        why = f": {plan.ubatch_reason}" if plan.ubatch_reason else ""
+        _line(" ", f"{plan.n_ubatch:,} tokens a pass (--ubatch){why}")
+        _line(" ", f"{size(p.prompt_ram)} more of memory while a long prompt is read")
     trained = f"{plan.n_ctx_train:,} were trained" if plan.n_ctx_train else "the trained length is unknown"
     most = f"up to {plan.n_ctx_max:,} tokens fit" if plan.n_ctx_max else "none fits"
     _line("Context", f"{size(plan.kv_bytes_per_token)} a token; {most}, {trained}")

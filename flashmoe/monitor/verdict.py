@@ -14,6 +14,7 @@ from backends.interface import ModelInfo
 from flashmoe import figures
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.prediction import predict_total_s
+from flashmoe.monitor.vram_advice import vram_advice
 
 Bound = Literal["none", "idle", "ssd", "cpu", "gpu", "memory", "faults", "hook", "prefill", "remote"]
 
@@ -272,8 +273,8 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
         advice = f"--threads {cpus}: up to {figures.speed(predicted)} tok/s"
     elif work.misses and _filling(frame, work):
         advice = _still_filling(frame)
-    elif work.misses:
-        advice, predicted, change = _memory_advice(frame, work, info)
+    elif work.misses or info.vram_expert_bytes < info.expert_bytes:
+        advice, predicted, change = _best_change(frame, work, info)
     if not advice and work.stall_s is not None:
         advice = "more memory would hardly help" if work.misses else "more memory would not help"
     if not detail and got is not None:
@@ -320,7 +321,7 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
             share=share,
             tok_s=work.tok_s,
         )
-    advice, predicted, change = _memory_advice(frame, work, info)
+    advice, predicted, change = _best_change(frame, work, info)
     if not advice:
         predicted = _speed(work, work.total_s - stall / 2)
         advice = _change("an SSD twice as fast", work, work.total_s - stall / 2)
@@ -334,6 +335,16 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
         predicted_tok_s=predicted,
         change_bytes=change,
     )
+
+
+def _best_change(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, float | None, int | None]:
+    """Memory, or experts in VRAM where that is free and brings more."""
+    memory = _memory_advice(frame, work, info) if work.misses else ("", None, None)
+    vram = vram_advice(frame, work, info)
+    if vram is None or not work.tok_s or vram[1] < _WORTH_SAYING * max(work.tok_s, memory[1] or 0.0):
+        return memory
+    words, speed = vram
+    return f"{words}: {figures.speed(work.tok_s)} → {figures.speed(speed)} tok/s", speed, None
 
 
 def _memory_advice(frame: Frame, work: Work, info: ModelInfo) -> tuple[str, float | None, int | None]:

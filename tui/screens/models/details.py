@@ -173,6 +173,8 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
         rest = f"dense {figures.size(place.dense_ram)}"
         rest += f", KV {figures.size(place.kv_ram)} for {figures.count(plan.n_ctx)}" if place.kv_ram else ""
         vram = f"{figures.size(place.vram)}, {place.n_gpu_layers} layers" if place.vram else "none used"
+        if place.vram_expert_layers:
+            vram += f", experts of {place.vram_expert_layers}"
         ssd = f"{figures.size(place.experts_ssd)} of experts" if place.experts_ssd else "not needed"
         if place.tables_ssd:
             ssd = f"{ssd if place.experts_ssd else 'no experts'}, {figures.size(place.tables_ssd)} of embeddings"
@@ -183,6 +185,9 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
             field("VRAM", vram),
             field("SSD", ssd),
         ]
+        if plan.first_token_s:
+            waits = ", ".join(f"{n // 1000}k {figures.duration(s)}" for n, s in plan.first_token_s)
+            items.append(field("prompts", f"first token: {waits}"))
         if plan.budgets.least:
             least, advised = figures.size(plan.budgets.least), figures.size(plan.budgets.advised)
             items.append(field("budget", f"least {least}, advised {advised}"))

@@ -77,6 +77,21 @@ def legend() -> Content:
     )
 
 
+def layers_in_vram(feed: MonitorFeed) -> str:
+    """The layers that the map doesn't show because their experts are in VRAM, e.g. ``in VRAM: layers 16-23``; empty
+    without any."""
+    layers = feed.model.vram_expert_layers if feed.model is not None else ()
+    if not layers:
+        return ""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][1] == layer - 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return "in VRAM: layers " + ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
 def no_map(feed: MonitorFeed) -> str:
     """Why there is no map, in a few words."""
     model = feed.model
@@ -84,6 +99,8 @@ def no_map(feed: MonitorFeed) -> str:
         return "no model loaded"
     if not model.n_experts:
         return "a dense model: nothing streams"
+    if layers := layers_in_vram(feed):
+        return layers
     return "no map from this backend yet"
 
 
@@ -98,6 +115,6 @@ def mini_map(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     lines = [row_of_cells(cells, row, wide=wide) for row in range(cells.rows)]
     lines.append(legend())
     if keys == 2:
-        words = f"{cells.scale}, most used left"
+        words = layers_in_vram(feed) or f"{cells.scale}, most used left"
         lines.append(line((words if len(words) <= width else cells.scale, MUTED)))
     return lines[:rows]

@@ -108,7 +108,7 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
     if len(frame.gpus) == 1:
         gpu = frame.gpus[0]
         lines = [_curve(feed, "VRAM", "vram", gpu.total, _of(gpu.used, gpu.total), width, COMPUTE)]
-        return [*lines, _gpu_note(gpu)]
+        return [*lines, _gpu_note(gpu, in_vram(feed))]
     in_full = len(frame.gpus) <= _GPUS_IN_FULL and rows >= _ROWS_BESIDE_GPUS + vram_rows(len(frame.gpus))
     lines = []
     for gpu in frame.gpus:
@@ -124,9 +124,18 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
     return lines
 
 
-def _gpu_note(gpu: Gpu) -> Content:
+def in_vram(feed: MonitorFeed) -> str:
+    """How much of the experts the GPUs hold; empty without any."""
+    model = feed.model
+    if model is None or not model.vram_expert_bytes:
+        return ""
+    return f"experts {figures.size(model.vram_expert_bytes)}"
+
+
+def _gpu_note(gpu: Gpu, experts: str = "") -> Content:
     engine = f"engine {figures.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
-    return _note(engine + (f" · {figures.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""))
+    busy = f"{figures.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""
+    return _note(" · ".join(part for part in (engine, experts, busy) if part))
 
 
 def _pressure_line(frame: Frame) -> Content | None:
