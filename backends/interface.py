@@ -76,7 +76,8 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     """How keys and values are kept: ``q8_0`` takes about half of the memory of ``f16``, and answers differ a little."""
     kv_budget_bytes: int | None = None
     """The most memory that states of prompts may take beside the KV cache, so that what was read once isn't read again.
-    None: a sixteenth of the machine's memory. 0: nothing of a prompt is kept once its answer has ended."""
+    None: a sixteenth of the machine's memory, where several sequences share the cache; with one, only states to go back
+    to. 0: nothing of a prompt is kept once its answer has ended."""
     kv_dir: str | None = None
     """Where states of prompts are kept for the next process; None: nowhere."""
     heat_folder: str = ""

@@ -34,7 +34,7 @@ from backends.llamacpp.bench import run_bench
 from backends.llamacpp.context import LlamaContext, can_slice
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.parts import Parts
-from backends.llamacpp.prompt_store import kept_memory, open_store
+from backends.llamacpp.prompt_store import kept_memory, open_store, wants_store
 from backends.llamacpp.prompts import PromptMaker
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import model_identity, restore_session, save_session
@@ -67,7 +67,7 @@ class LlamaModel:
             recurrent = bool(L.llama_model_is_recurrent(weights.model) or L.llama_model_is_hybrid(weights.model))
             own_caches = request.own_caches and not recurrent
             kept_bytes = 0 if own_caches else kept_memory(request)
-            slices = kept_bytes > 0 and can_slice(weights.model, recurrent=recurrent)
+            slices = kept_bytes > 0 and wants_store(request) and can_slice(weights.model, recurrent=recurrent)
             # a recurrent state takes tens of MiB, whatever it holds: idle ones are in the store
             idle = 0 if not kept_bytes else int(not slices) if recurrent else IDLE_SEQUENCES
             n_seqs = min(MAX_SEQUENCES - slices, base.n_seq_max + idle)

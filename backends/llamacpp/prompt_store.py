@@ -245,6 +245,11 @@ def kept_memory(request: LoadRequest) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MEMORY_SHARE
 
 
+def wants_store(request: LoadRequest) -> bool:
+    """Whether prompts are worth keeping beside the KV cache: one chat at a time has it for itself, unless asked for."""
+    return request.n_seq_max > 1 or request.kv_dir is not None or request.kv_budget_bytes is not None
+
+
 def open_store(context: LlamaContext, request: LoadRequest, identity: str, memory_bytes: int) -> PromptStore:
     """The store of a model's prompts; in memory alone where no folder is wanted or the one that is can't be used.
     `identity`: see `backends.llamacpp.state.model_identity`."""

@@ -108,7 +108,7 @@ def fresh(path: Path) -> Iterator[LlamaModel]:
 
 
 def test_conversations_in_turn_each_read_only_what_is_new(path: Path, fresh: LlamaModel) -> None:
-    kept = load(path, n_seq_max=1)
+    kept = load(path, n_seq_max=1, kv_budget_bytes=1 << 28)
     talks = [Conversation(kept, fresh, name) for name in ("first", "second", "third")]
     for turn in range(3):
         for talk in talks:
@@ -119,7 +119,7 @@ def test_conversations_in_turn_each_read_only_what_is_new(path: Path, fresh: Lla
 
 
 def test_a_regenerate_an_edit_and_a_second_answer_to_it(path: Path, fresh: LlamaModel) -> None:
-    kept = load(path, n_seq_max=1)
+    kept = load(path, n_seq_max=1, kv_budget_bytes=1 << 28)
     talk = Conversation(kept, fresh, "talk")
     for turn in range(4):
         talk.turn(f"question {turn} " + "word " * 30)
