@@ -40,7 +40,7 @@ ENDLESS = Sampling(temperature=0.0, max_tokens=100_000, grammar="root ::= [a-z ]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", name="tiny")
+    return make_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", name="tiny", endless=True)
 
 
 @pytest.fixture
