@@ -259,7 +259,7 @@ async def test_watch_sends_telemetry_and_maps(
 
 async def test_a_reader_that_sleeps_gets_fewer_and_longer_deltas(client: EngineClient, tiny: Path) -> None:
     await client.load(request(tiny))
-    long = Sampling(temperature=0.0, max_tokens=1500, grammar="root ::= [a-z ]+")
+    long = Sampling(temperature=0.0, max_tokens=140, grammar="root ::= [a-z ]+")
     quick, _ = await answer(client, ask("1", sampling=long))
     slow, n = "", 0
     async for event in client.generate(ask("2", sampling=long)):
