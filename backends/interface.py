@@ -271,6 +271,8 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     chat_format: str = ""
     """How the model writes, as far as its template shows, in a few words for people; it says so where nothing could be
     learnt and the output is taken as plain text."""
+    system_merged: bool = False
+    """The template has no place for a system message, which goes into the first user message instead."""
     can_call_tools: bool = False
     """Tool calls of this model are understood."""
     load_s: float = 0.0

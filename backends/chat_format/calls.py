@@ -8,6 +8,7 @@ came.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from typing import Any
 
 from backends.chat_format import json_text
@@ -24,11 +25,10 @@ _NAME_KEYS = ("name", "tool_name", "function_name", "tool", "recipient_name", "f
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "params", "tool_input", "kwargs")
 _ID_KEYS = ("id", "tool_call_id", "call_id")
 _OTHER_KEYS = ("type", "index")
-_KIMI_ID = re.compile(r"(?:functions\.)?(.+?):\d+\Z")
 
 
-class CallReader:
-    """Reads calls of one format. Subclasses read one call; this has what they share."""
+class CallWriter:
+    """Gives calls on: what readers of calls and of messages share."""
 
     def __init__(self, reading: Reading, calls: Calls | None = None) -> None:
         self.reading = reading
@@ -41,6 +41,28 @@ class CallReader:
     @property
     def truncated(self) -> bool:
         return self.reading.truncated
+
+    def begin(self, name: str, call_id: str | None = None) -> None:
+        if not name or len(name) > MAX_NAME or re.search(r"[<>{}\"\n|｜]", name):
+            raise Broken("name")
+        self.out.begin_call(name, call_id)
+
+    def known_key(self, name: str, key: str) -> bool:
+        return self.tools.schema_of(name, key) is not None
+
+    def cut(self, begin: int, ended: bool) -> None:
+        """Ends a call that breaks off: whole if only brackets are missing and the model ended by itself."""
+        out = self.out
+        missing = json_text.closing(out.arguments_so_far) if ended and not self.truncated else None
+        if missing is not None and out.arguments_so_far:
+            out.arguments(missing)
+            out.end_call(complete=True)
+        else:
+            out.end_call(complete=False, raw=self.src.text[begin : self.src.at])
+
+
+class CallReader(CallWriter, ABC):
+    """Reads calls of one format. Subclasses read one call; this has what they share."""
 
     # -- where calls begin ---------------------------------------------------------------------------------------------
 
@@ -153,29 +175,9 @@ class CallReader:
                     return
         self.src.at = start
 
-    def cut(self, begin: int, ended: bool) -> None:
-        """Ends a call that breaks off: whole if only brackets are missing and the model ended by itself."""
-        out = self.out
-        missing = json_text.closing(out.arguments_so_far) if ended and not self.truncated else None
-        if missing is not None and out.arguments_so_far:
-            out.arguments(missing)
-            out.end_call(complete=True)
-        else:
-            out.end_call(complete=False, raw=self.src.text[begin : self.src.at])
-
+    @abstractmethod
     def one(self, bare: bool) -> Wait[bool]:
-        """Reads what follows a call's markers."""
-        raise NotImplementedError
-
-    # -- names ---------------------------------------------------------------------------------------------------------
-
-    def begin(self, name: str, call_id: str | None = None) -> None:
-        if not name or len(name) > MAX_NAME or re.search(r"[<>{}\"\n|｜]", name):
-            raise Broken("name")
-        self.out.begin_call(name, call_id)
-
-    def known_key(self, name: str, key: str) -> bool:
-        return self.tools.schema_of(name, key) is not None
+        """Reads what follows a call's markers; False: it is no call."""
 
 
 class JsonReader(CallReader):
@@ -323,118 +325,3 @@ class JsonReader(CallReader):
         found: list[str] = []
         yield from json_text.value(self.src, found.append)
         return "".join(found)
-
-
-class NamedReader(CallReader):
-    """The name between markers, then the arguments as JSON."""
-
-    def one(self, bare: bool) -> Wait[bool]:
-        src, calls = self.src, self.calls
-        yield from src.space()
-        if (yield from src.peek()) == "{":  # a model that writes the name into the JSON
-            reader = JsonReader(self.reading, calls)
-            return (yield from reader.one(bare))
-        text = yield from src.word(NAME, MAX_NAME)
-        if not text:
-            if (yield from src.at_end()):
-                raise CutOff("name")
-            return False
-        call_id = None
-        if calls.name_start and (yield from src.pieces(calls.name_start)):
-            call_id = text
-            yield from src.space()
-            text = yield from src.word(NAME, MAX_NAME)
-        if calls.id_start and (yield from src.pieces(calls.id_start)):
-            yield from src.space()
-            call_id = yield from src.word(NAME, MAX_NAME)
-        marked = yield from src.optional(calls.name_end)
-        yield from src.space()
-        char = yield from src.peek()
-        if not char and not src.ended:
-            raise CutOff("name")
-        if not marked and char != "{" and (calls.name_end or char):
-            return False
-        if not marked and not char and text not in self.tools and not self.truncated:
-            return False
-        name = text
-        if calls.id_is_name:
-            call_id = text
-            found = _KIMI_ID.match(text)
-            name = found[1] if found else text.removeprefix("functions.")
-        elif text not in self.tools and text.removeprefix("functions.") in self.tools:
-            name = text.removeprefix("functions.")
-        self.begin(name, call_id)
-        if char == "{":
-            yield from json_text.value(src, self.out.arguments)
-        elif not char:
-            if self.truncated:
-                raise CutOff("arguments")
-            self.out.arguments("{}")
-        else:
-            self.out.arguments("{}")
-        self.out.end_call(complete=True)
-        return True
-
-
-class PythonReader(CallReader):
-    """``[name(key="text", other=1), …]``."""
-
-    def one(self, bare: bool) -> Wait[bool]:
-        src = self.src
-        yield from src.space()
-        if (yield from src.peek()) != "[":
-            if (yield from src.at_end()):
-                raise CutOff("list")
-            return False
-        src.at += 1
-        count = 0
-        while True:
-            yield from src.space()
-            char = yield from src.peek()
-            if char == "]" and count:
-                src.at += 1
-                return True
-            if char == "," and count:
-                src.at += 1
-                continue
-            if not char:
-                raise CutOff("list")
-            if not (yield from self._call(bare)):
-                return count > 0
-            count += 1
-
-    def _call(self, bare: bool) -> Wait[bool]:
-        src = self.src
-        name = yield from src.word(NAME, MAX_NAME)
-        if not name:
-            return False
-        if (yield from src.peek()) != "(":
-            if (yield from src.at_end()):
-                raise CutOff("name")
-            return False
-        if bare and name not in self.tools:
-            return False
-        src.at += 1
-        self.begin(name)
-        self.out.arguments("{")
-        first = True
-        while True:
-            yield from src.space()
-            char = yield from src.peek()
-            if char == ")":
-                src.at += 1
-                break
-            if char == ",":
-                src.at += 1
-                continue
-            key = yield from src.word(NAME, MAX_NAME)
-            yield from src.space()
-            if not key or (yield from src.peek()) != "=":
-                raise CutOff("key") if (yield from src.at_end()) else Broken("key")
-            src.at += 1
-            self.out.arguments(f'{"" if first else ", "}"{json_text.quoted(key)}": ')
-            first = False
-            yield from json_text.value(src, self.out.arguments)
-        self.out.arguments("}")
-        self.out.end_call(complete=True)
-        return True

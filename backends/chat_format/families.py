@@ -52,8 +52,10 @@ FAMILIES = (
         Calls("json", start=("<|message_sep|>", "function", "call", "<|role_sep|>")),
         absent="<|function_call|>",
     ),
-    Family("granite3", ("<|tool_call|>", "<|start_of_role|>"), {}, Calls("json", start=("<|tool_call|>",))),
-    Family("firefunction", ("functools[",), {}, Calls("json", start=("functools",))),
+    Family(
+        "granite3", ("<|tool_call|>", "<|start_of_role|>"), {}, Calls("json", in_list=True, start=("<|tool_call|>",))
+    ),
+    Family("firefunction", ("functools[",), {}, Calls("json", in_list=True, start=("functools",))),
     Family("harmony", ("<|channel|>", "<|message|>", "<|start|>", "analysis"), {"protocol": "harmony"}),
     Family(
         "muse",

@@ -81,6 +81,8 @@ class Calls:
     name_key: str = "name"
     arguments_key: str = "arguments"
     id_key: str = "id"
+    in_list: bool = False
+    """json: the calls stand in a list."""
     name_is_key: bool = False
     """json: {name: {arguments}}."""
     arguments_as_text: bool = False
@@ -102,6 +104,9 @@ class ChatFormat:
     """Pieces before an answer's text."""
     ends: tuple[str, ...] = ()
     """Pieces that end a turn or an answer's text: never shown."""
+    answer_head: str = ""
+    """What the template writes before an answer in the history, and after it."""
+    answer_end: str = ""
     switch: str = ""
     """The template's name for the switch of thinking (``enable_thinking``, ``thinking``); '' where there is none."""
     effort: str = ""

@@ -67,16 +67,20 @@ def _text_around(probe: Probe, generation: str) -> dict[str, Any]:
     if one is None or ANSWER not in one:
         return {}
     before, _, after = one.partition(ANSWER)
+    head, end = before, ""
     before = before[len(common(before, generation)) :]
     ends = split_pieces(after)
     if more and ANSWER in more:
         between = more.partition(ANSWER)[2].partition(TALK["content"])[0]
-        head = (probe.render([TALK]) or "").partition(TALK["content"])[0]
-        ends += split_pieces(between[: len(between) - len(common_end(between, head))])
+        question = (probe.render([TALK]) or "").partition(TALK["content"])[0]
+        end = between[: len(between) - len(common_end(between, question))]
+        ends += split_pieces(end)
     wrapper = tuple(p for p in split_pieces(before) if distinctive(p))
     return {
         "ends": tuple(dict.fromkeys(p for p in ends if len(p) > 2 and (control_like(p) or p.startswith("</")))),
         "wrapper": wrapper,
+        "answer_head": head,
+        "answer_end": end,
     }
 
 

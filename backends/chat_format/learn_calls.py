@@ -115,7 +115,9 @@ def _json(one: str, skip: set[str]) -> Calls | None:
     if KEYS[1] not in json.dumps(value):
         return None
     call = value[0] if isinstance(value, list) and value else value
-    calls = Calls("json", start=_pieces(one[:begin], skip), end=_ending(one[end:], skip))
+    calls = Calls(
+        "json", in_list=isinstance(value, list), start=_pieces(one[:begin], skip), end=_ending(one[end:], skip)
+    )
     for layer in (call, call.get("function") if isinstance(call, dict) else None):
         if not isinstance(layer, dict):
             continue

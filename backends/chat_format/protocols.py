@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from backends.chat_format import json_text
-from backends.chat_format.calls import MAX_NAME, NAME, CallReader
+from backends.chat_format.calls import MAX_NAME, NAME, CallWriter
 from backends.chat_format.json_text import Broken, CutOff
 from backends.chat_format.reading import Reading
 from backends.chat_format.source import Wait
@@ -17,7 +17,7 @@ HEAD_LIMIT = 300
 _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 
 
-class Messages(CallReader):
+class Messages(CallWriter):
     """What answers made of messages share."""
 
     message = "<|message|>"
@@ -26,10 +26,6 @@ class Messages(CallReader):
     def __init__(self, reading: Reading) -> None:
         super().__init__(reading)
         self._said = False
-
-    def read(self, *, bare: bool = False) -> Wait[bool]:
-        """The whole answer."""
-        raise NotImplementedError
 
     def _text_to(self, stops: tuple[str, ...], kind: str) -> Wait[str | None]:
         self.reading.phase = "thinking" if kind == "thinking" else "answer"
@@ -84,7 +80,7 @@ class Harmony(Messages):
 
     ends = ("<|end|>", "<|return|>", "<|call|>", "<|start|>")
 
-    def read(self, *, bare: bool = False) -> Wait[bool]:
+    def read(self) -> Wait[None]:
         src = self.src
         tail = self.reading.after[self.reading.after.rfind("<|start|>") :]
         head, mark, _ = tail.rpartition(self.message)
@@ -108,7 +104,6 @@ class Harmony(Messages):
                 src.at = start
                 if head.strip() != "assistant":
                     yield from self._text_to((*self.ends, "<|channel|>"), "answer")
-        return True
 
     def _body(self, head: str) -> Wait[None]:
         named = re.findall(r"<\|channel\|>\s*(\w+)", head)
@@ -133,7 +128,7 @@ class Recipients(Messages):
         super().__init__(reading)
         self._calls = TaggedReader(reading, reading.fmt.calls)
 
-    def read(self, *, bare: bool = False) -> Wait[bool]:
+    def read(self) -> Wait[None]:
         src = self.src
         tail = self.reading.after[self.reading.after.rfind("<|start|>") :]
         if self.message in tail:
@@ -148,7 +143,6 @@ class Recipients(Messages):
             yield from src.until((self.message,), found.append)
             src.at += len(self.message)
             yield from self._body("".join(found))
-        return True
 
     def _body(self, head: str) -> Wait[None]:
         to = re.findall(r"to=([\w.\-]+)", head)
@@ -165,7 +159,7 @@ class Kimi3(Messages):
 
     open, close, sep = "<|open|>", "<|close|>", "<|sep|>"
 
-    def read(self, *, bare: bool = False) -> Wait[bool]:
+    def read(self) -> Wait[None]:
         src, after = self.src, self.reading.after
         inside = ""
         at = after.rfind(self.open)
@@ -195,7 +189,6 @@ class Kimi3(Messages):
                 inside = "tools"
             else:
                 inside = name
-        return True
 
     def _head(self) -> Wait[str]:
         found: list[str] = []
@@ -257,7 +250,7 @@ class Functionary(Messages):
 
     mark = ">>>"
 
-    def read(self, *, bare: bool = False) -> Wait[bool]:
+    def read(self) -> Wait[None]:
         src = self.src
         while not (yield from src.at_end()):
             yield from src.space()
@@ -279,4 +272,3 @@ class Functionary(Messages):
                 yield from self._text_to(stops, "drop")
             for end in self.reading.fmt.ends:
                 yield from src.match((end,))
-        return True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from backends.chat_format.calls import CallReader, JsonReader, NamedReader, PythonReader
+from backends.chat_format.calls import CallReader, JsonReader
 from backends.chat_format.events import Out
 from backends.chat_format.format import KNOWN_TAGS, ChatFormat, Thinking, control_like
+from backends.chat_format.named import NamedReader, PythonReader
 from backends.chat_format.nested import GemmaReader, MinimaxReader
 from backends.chat_format.reading import Reading
 from backends.chat_format.source import Wait

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,6 +98,32 @@ class ChatTemplate:
         bare = _bare(text)
         missing = tuple(i for i, m in enumerate(messages) if _bare(m.content) not in bare)
         return Rendered(text, after, head, merged, missing)
+
+    def around(self, request: GenerateRequest, kept: Sequence[int], after: str) -> list[str] | None:
+        """The prompt without some of its answers (indices of messages, in order), as the texts between them: each
+        answer comes after what opened it, `after`, as when it was made. None: the template doesn't let that be seen."""
+        messages = list(request.messages or ())
+        marks = [f"\ue000kept{i}\ue001" for i in kept]
+        for i, mark in zip(kept, marks, strict=True):
+            messages[i] = msgspec.structs.replace(messages[i], content=mark, thinking="")
+        try:
+            rest = self._render(request, tuple(messages), opens=True)
+        except EngineError:
+            return None
+        head, end = common(after, self.format.answer_head), self.format.answer_end
+        pieces = []
+        for i, mark in zip(kept, marks, strict=True):
+            before, found, rest = rest.partition(mark)
+            cut = before.rfind(head) if head else len(before)
+            if not found or cut < 0:
+                return None
+            pieces.append(before[:cut] + after)
+            if messages[i].tool_calls:  # they are among the answer's tokens
+                over = rest.find(end) if end.strip() else -1
+                if over < 0:
+                    return None
+                rest = rest[over:]
+        return [*pieces, rest]
 
     def _continued(self, request: GenerateRequest, messages: tuple[ChatMessage, ...]) -> Rendered:
         last = messages[-1]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from backends.chat_format.events import Piece
+from backends.chat_format.constraint import Matcher, check_answer
+from backends.chat_format.events import Piece, Said
 from backends.chat_format.parser import Parser
-from backends.interface import Delta, Event, Finished, GenerateRequest, PrefillProgress, TokenLogprob, Usage
+from backends.interface import Delta, Event, Failed, Finished, GenerateRequest, PrefillProgress, TokenLogprob, Usage
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.detok import StopStrings, Utf8Stream
 from backends.llamacpp.logprobs import told
@@ -22,6 +23,8 @@ from backends.llamacpp.vocab import Vocab
 Reason = Literal["stop", "length", "context", "cancelled"]
 
 RESERVE_TOKENS = 256
+MAX_FREE_TOKENS = 4
+"""White space, and pieces that come before a text, are free for so many tokens before a constraint binds."""
 EMIT_INTERVAL_S = 1 / 60
 """Deltas of one answer come at most this often."""
 
@@ -38,6 +41,8 @@ class Answer:
         parser: Parser | None,
         n_ctx: int,
         marks: Iterable[int] = (),
+        matcher: Matcher | None = None,
+        remember: Callable[[Sequence[int], Sequence[int], Said], None] | None = None,
     ) -> None:
         """`parser`: None where everything is text. `n_ctx`: tokens that prompt and answer may have together. `marks`:
         how much of the prompt later ones will begin with. Raises `EngineError` ``bad_request`` for bad sampler
@@ -49,7 +54,7 @@ class Answer:
         self.marks = set(marks)
         """Lengths of the prompt at which what was read is kept; a batch must end there where the model's state is
         recurrent."""
-        self.sampler = Sampler(vocab, request.sampling, prompt)
+        self.sampler = Sampler(vocab, request.sampling, prompt, matcher)
         self.counters: dict[str, float] = {}
         """The backend's, as they were when it was queued."""
         self.sequence: KvSequence | None = None
@@ -67,9 +72,10 @@ class Answer:
         self._parser = parser
         self._utf8 = Utf8Stream()
         self._stops = StopStrings(request.sampling.stop)
-        thinking = parser.fmt.thinking if parser is not None else None
-        first = vocab.tokenize(thinking.start)[:1] if thinking is not None else []
-        self._openers = frozenset(t for t in first if t in vocab.shown)
+        self._free = vocab.free_before_text(parser.fmt) if parser is not None and matcher is not None else frozenset()
+        self._free_left = MAX_FREE_TOKENS
+        self._said = Said()
+        self._remember = remember
         self._calls = 0
         self._pending: list[Delta] = []
         self._logprobs: list[TokenLogprob] = []
@@ -153,16 +159,29 @@ class Answer:
         """Draws the next token from the batch's output `index`; returns why the answer ended, None if it goes on."""
         if not self.first_token:
             self.first_token = time.perf_counter()
-        sampler, phase = self.sampler, self.phase
-        if sampler.has_grammar and phase in ("answer", "boundary"):
-            token, _ = sampler.draw_bound(context, index, self._openers if phase == "boundary" else frozenset())
+        sampler = self.sampler
+        if sampler.matcher is not None and self._bound():
+            free = self._free if not sampler.begun and self._free_left > 0 else frozenset()
+            token = sampler.draw_bound(context, index, free)
+            self._free_left -= not sampler.begun
+        elif sampler.matcher is not None:
+            token = sampler.draw_on(context, index)
         else:
             token = sampler.draw(context, index)
         if self._vocab.is_end(token):
             return "stop"
         if self.request.sampling.logprobs is not None:
             self._logprobs.append(told(context, self._vocab, index, token, self.request.sampling.logprobs))
-        return self._accept(token)
+        over = sampler.matcher is not None and sampler.matcher.over  # nothing but the end can follow
+        return self._accept(token) or ("stop" if over else None)
+
+    def _bound(self) -> bool:
+        """Whether the constraint binds the next token: not within thinking, nor in the head of a message."""
+        if self.sampler.begun or self._parser is None:
+            return True
+        if self.phase == "boundary":
+            return self._parser.fmt.protocol == "tags" or bool(self.request.tools)
+        return self.phase != "thinking"
 
     def _accept(self, token: int) -> Reason | None:
         self.generated.append(token)
@@ -199,6 +218,7 @@ class Answer:
         for piece in pieces:
             if self._stops.stopped:
                 return
+            self._said.add(piece)
             if piece.kind == "answer":
                 self._queue(Delta(id=self.id, text=self._stops.feed(piece.text)))
             elif piece.kind == "call":
@@ -258,6 +278,14 @@ class Answer:
             self._hear(self._parser.finish(truncated=reason != "stop"))
         self._queue(Delta(id=self.id, text=self._stops.finish()))
         self.sampler.free()
+        if self._remember is not None and reason in ("stop", "length") and not self._stops.stopped:
+            self._remember(self.prompt.tolist(), self.generated, self._said)
+        matcher = self.sampler.matcher
+        if reason == "stop" and matcher is not None and not self._stops.stopped:
+            problem = check_answer(matcher.constraint, self._said.content)
+            if problem is not None:
+                what = f"The answer doesn't hold to its JSON schema ({problem})"
+                return [*self.deltas(force=True), Failed(id=self.id, code="constraint", what=what, advice="ask again.")]
         now = time.perf_counter()
         first = self.first_token or now
         spent = {k: counters[k] - v for k, v in self.counters.items() if k in counters}

@@ -32,10 +32,12 @@ from backends.llamacpp import native
 from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
 from backends.llamacpp.context import LlamaContext, can_slice
+from backends.llamacpp.guide import Guide
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.parts import Parts
 from backends.llamacpp.prompt_store import kept_memory, open_store, wants_store
 from backends.llamacpp.prompts import PromptMaker
+from backends.llamacpp.replay import answers_file
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.state import model_identity, restore_session, save_session
 from backends.llamacpp.vocab import Vocab
@@ -104,6 +106,7 @@ class LlamaModel:
             renderer=self._renderer,
         )
         fmt = self._template.format
+        self._guide = Guide(self._vocab)
         identity = model_identity(base, parts.fingerprint)
         self._store = open_store(self.context, request, identity, kept_bytes) if slices else None
         self._scheduler = Scheduler(
@@ -121,6 +124,7 @@ class LlamaModel:
             seq_ctx=self.context.seq_ctx,
             limit=min(self.context.seq_ctx, base.n_ctx_train or self.context.seq_ctx),
             marks=kept_bytes > 0 and (self.context.partial or slices),
+            answers=answers_file(request, identity) if self._store is not None else None,
         )
         self.info = parts.info(
             msgspec.structs.replace(
@@ -139,6 +143,7 @@ class LlamaModel:
                 has_chat_template=bool(source),
                 can_think=fmt.can_think,
                 chat_format=describe(fmt),
+                system_merged=fmt.system == "merge",
                 can_call_tools=fmt.calls.kind != "none",
                 load_s=load_s,
                 load_read_bytes=weights.load_read_bytes,
@@ -183,6 +188,8 @@ class LlamaModel:
             parser=prompt.parser,
             n_ctx=self._prompts.limit,
             marks=prompt.marks,
+            matcher=self._guide.matcher(request, self._template.format),
+            remember=self._prompts.answers.remember if request.messages is not None else None,
         )
 
     def submit_prepared(self, answer: Answer) -> None:

@@ -6,11 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from backends.chat_format.parser import Parser
+from backends.chat_format.parser import Parser, parse
 from backends.chat_format.templates import ChatTemplate, Rendered
 from backends.chat_format.variables import tool_of
-from backends.interface import EngineError, GenerateRequest
+from backends.interface import ChatMessage, EngineError, GenerateRequest
+from backends.llamacpp.replay import Answers
 from backends.llamacpp.vocab import Vocab
 
 MAX_CHARACTERS_PER_TOKEN = 64
@@ -42,11 +44,13 @@ class PromptMaker:
         seq_ctx: int,
         limit: int,
         marks: bool,
+        answers: Path | None = None,
     ) -> None:
         """`special_texts`: special tokens that count as markers only by their ids. `seq_ctx`: cells that one sequence
         can have; `limit`: tokens that prompt and answer may have together. `marks`: whether what was read is kept, so
-        that it matters where prompts part."""
+        that it matters where prompts part. `answers`: the file in which answers are kept for the next process."""
         self._special_texts = special_texts
+        self.answers = Answers(answers)
         self._template = template
         self._vocab = vocab
         self._seq_ctx = seq_ctx
@@ -68,10 +72,55 @@ class PromptMaker:
             tokens = self._vocab.prompt_tokens(request.prompt)
             return Prompt(tokens, None, self._last(tokens))
         rendered = self._template.rendered(request)
-        tokens = self._vocab.prompt_tokens(rendered.text)
+        replayed = self._replayed(request, rendered)
+        if replayed is not None:
+            tokens, marks = replayed
+        else:
+            tokens = self._vocab.prompt_tokens(rendered.text)
+            marks = self._marks(request, rendered, tokens)
         tools = [tool_of(t) for t in request.tools] if request.tool_choice != "none" else []
         parser = Parser(self._template.format, tools=tools, after=rendered.after, special_texts=self._special_texts)
-        return Prompt(tokens, parser, self._marks(request, rendered, tokens))
+        return Prompt(tokens, parser, marks)
+
+    def _replayed(self, request: GenerateRequest, rendered: Rendered) -> tuple[list[int], tuple[int, ...]] | None:
+        """The prompt with the answers of its history as they were sampled, and its marks; None where none is known."""
+        answers = [i for i, m in enumerate(request.messages or ()) if m.role == "assistant"]
+        told = any(m.tokens for m in request.messages or ())
+        if not answers or not (self.answers or told) or request.continue_final:
+            return None
+        made = self._with_answers(request, rendered, answers)
+        if isinstance(made, int) and made:
+            made = self._with_answers(request, rendered, answers[:made])
+        return None if isinstance(made, int) else made
+
+    def _with_answers(
+        self, request: GenerateRequest, rendered: Rendered, kept: list[int]
+    ) -> tuple[list[int], tuple[int, ...]] | int:
+        """The prompt with those answers replayed, and its marks; else how many of them are known."""
+        pieces = self._template.around(request, kept, rendered.after)
+        if pieces is None:
+            return 0
+        tokens: list[int] = self._vocab.prompt_tokens(pieces[0])
+        for n, i in enumerate(kept):
+            message = (request.messages or ())[i]
+            found = self.answers.find(tokens, message) or self._as_told(message, rendered.after)
+            if found is None:
+                return n
+            last = len(tokens) + len(found)
+            tokens = [*tokens, *found, *self._vocab.tokenize(pieces[n + 1])]
+        head = pieces[-1].removesuffix(rendered.after)
+        marks = {last + self._tokens_of(pieces[-1], tokens[last:], head)}
+        return tokens, tuple(sorted(m for m in marks if self._marks_wanted and 0 < m < len(tokens)))
+
+    def _as_told(self, message: ChatMessage, after: str) -> tuple[int, ...] | None:
+        """The tokens that a message brings, where they still say what it says."""
+        if not message.tokens or any(not 0 <= t < self._vocab.size for t in message.tokens):
+            return None
+        text = b"".join(self._vocab.piece(t) for t in message.tokens).decode("utf-8", "replace")
+        tools = [{"name": call.name} for call in message.tool_calls]
+        said = parse(self._template.format, text, tools=tools, after=after)
+        same = said.content.strip() == message.content.strip()
+        return message.tokens if same and [c.name for c in said.calls] == [c.name for c in message.tool_calls] else None
 
     def fitting(self, request: GenerateRequest) -> Prompt:
         """The prompt, where it leaves room for an answer. Raises `EngineError`, ``prompt_too_long`` with the count."""

@@ -1,29 +1,23 @@
-"""One answer's sampler: a chain of llama.cpp's, and a grammar that binds the answer but not the thinking."""
+"""One answer's sampler: a chain of llama.cpp's, and a constraint that binds the answer but not the thinking."""
 
 from __future__ import annotations
 
 import ctypes as C
 import math
-import re
 import secrets
 from typing import Any
 
 import numpy as np
 
+from backends.chat_format.constraint import Matcher
 from backends.interface import EngineError, Sampling
 from backends.llamacpp import native
 from backends.llamacpp.context import LlamaContext
-from backends.llamacpp.json_schema import grammar_of
 from backends.llamacpp.logprobs import MAX_TOP
 from backends.llamacpp.vocab import Vocab
 
 PENALTY_WINDOW = 64
 """Tokens that the penalties look back on."""
-MAX_GRAMMAR_BYTES = 1 << 20
-MAX_GRAMMAR_DEPTH = 64
-"""llama.cpp parses groups by recursion, and looks for left recursion through chains of rules in the same way."""
-MAX_GRAMMAR_RULES = 2000
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -47,29 +41,14 @@ def check(sampling: Sampling) -> None:
         )
     if len(sampling.stop) > 64 or any(len(s) > 1000 for s in sampling.stop):
         raise EngineError("bad_request", "At most 64 stop strings of 1000 characters each are possible.")
-    if sampling.grammar is not None and len(sampling.grammar.encode()) > MAX_GRAMMAR_BYTES:
-        raise EngineError("bad_request", "The grammar is larger than 1 MiB.")
-    if sampling.grammar is not None:
-        _check_grammar(sampling.grammar)
-
-
-def _check_grammar(grammar: str) -> None:
-    """Refuses what would run llama.cpp out of its stack, which ends the engine."""
-    bare = _QUOTED.sub("", grammar)
-    depth = 0
-    for bracket in re.findall(r"[()]", bare):
-        depth += 1 if bracket == "(" else -1
-        if depth > MAX_GRAMMAR_DEPTH:
-            raise EngineError("bad_request", f"The grammar nests groups more than {MAX_GRAMMAR_DEPTH} levels deep.")
-    if bare.count("::=") > MAX_GRAMMAR_RULES:
-        raise EngineError("bad_request", f"The grammar has more than {MAX_GRAMMAR_RULES} rules.")
 
 
 class Sampler:
     """Draws the tokens of one answer. `free` must be called."""
 
-    def __init__(self, vocab: Vocab, sampling: Sampling, prompt: list[int]) -> None:
-        """Raises `EngineError` ``bad_request`` where the settings or the grammar are no good."""
+    def __init__(self, vocab: Vocab, sampling: Sampling, prompt: list[int], matcher: Matcher | None = None) -> None:
+        """`matcher` holds the answer to a constraint. Raises `EngineError` ``bad_request`` where the settings are no
+        good."""
         check(sampling)
         wrong = next((token for token, _ in sampling.logit_bias if not 0 <= token < vocab.size), None)
         if wrong is not None:
@@ -79,16 +58,9 @@ class Sampler:
         L = self._lib = native.lib()
         self._vocab = vocab
         self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 0xFFFFFFFF
-        self._grammar: Any = None
-        grammar = sampling.grammar
-        if sampling.json_schema is not None:
-            if grammar is not None:
-                raise EngineError("bad_request", "An answer can follow a grammar or a JSON schema, not both.")
-            grammar = grammar_of(sampling.json_schema)
-        if grammar:
-            self._grammar = L.llama_sampler_init_grammar(vocab.pointer, grammar.encode(), b"root")
-            if not self._grammar:
-                raise EngineError("bad_request", "The grammar is not valid GBNF, or it has no rule named root.")
+        self.matcher = matcher
+        self.begun = False
+        """Whether the matcher has taken a token."""
         self._chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
         if sampling.logit_bias:
             biases = (L.llama_logit_bias * len(sampling.logit_bias))()
@@ -116,39 +88,40 @@ class Sampler:
     def _add(self, sampler: Any) -> None:
         self._lib.llama_sampler_chain_add(self._chain, sampler)
 
-    @property
-    def has_grammar(self) -> bool:
-        return self._grammar is not None
-
     def draw(self, context: LlamaContext, index: int) -> int:
-        """Samples from the logits of the batch's token `index`, without the grammar."""
+        """Samples from the logits of the batch's token `index`, without the constraint."""
         return int(self._lib.llama_sampler_sample(self._chain, context.pointer, index))
 
-    def draw_bound(self, context: LlamaContext, index: int, free_tokens: frozenset[int]) -> tuple[int, bool]:
-        """Samples a token that the grammar allows, or one of `free_tokens` (which open a thinking block).
-
-        Returns the token and whether the grammar took it. Raises `EngineError` ``bad_request`` where the vocabulary has
-        no token that fits.
-        """
-        logits = np.ctypeslib.as_array(context.logits(index), (context.n_vocab,))
-        token = self._choose(self._candidates(logits))
-        if token in free_tokens:
-            self._lib.llama_sampler_accept(self._chain, token)
-            return token, False
-        if not self._allowed(token):
-            candidates = self._candidates(logits)
-            self._apply(self._grammar, candidates)
-            if not np.isfinite(candidates["logit"]).any():
-                raise EngineError("bad_request", "The model has no token that continues the answer within the grammar.")
-            token = self._choose(candidates[np.isfinite(candidates["logit"])].copy())
-        self._lib.llama_sampler_accept(self._grammar, token)
-        self._lib.llama_sampler_accept(self._chain, token)
-        return token, True
-
-    def _candidates(self, logits: Any) -> Any:
+    def draw_on(self, context: LlamaContext, index: int) -> int:
+        """Samples a token that doesn't end the answer: what is constrained hasn't begun yet."""
+        logits = np.ctypeslib.as_array(context.logits(index), (context.n_vocab,)).copy()
+        logits[list(self._vocab.ends)] = -np.inf
         array = np.empty(len(logits), _TOKEN_DATA)
         array["id"], array["logit"], array["p"] = np.arange(len(logits), dtype=np.int32), logits, 0.0
-        return array
+        token = self._choose(array[np.isfinite(array["logit"])].copy())
+        self._lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def draw_bound(self, context: LlamaContext, index: int, free_tokens: frozenset[int]) -> int:
+        """Samples a token that the constraint allows, or one of `free_tokens` (which open a thinking block).
+
+        Raises `EngineError` ``bad_request`` where the vocabulary has no token that fits.
+        """
+        assert self.matcher is not None
+        logits = np.ctypeslib.as_array(context.logits(index), (context.n_vocab,))
+        allowed = self.matcher.allowed()
+        allowed = allowed[allowed < len(logits)]
+        ids = np.union1d(allowed, np.fromiter(free_tokens, np.int64)) if free_tokens else allowed
+        array = np.empty(len(ids), _TOKEN_DATA)
+        array["id"], array["logit"], array["p"] = ids, logits[ids], 0.0
+        token = self._choose(array)
+        self._lib.llama_sampler_accept(self._chain, token)
+        if not (free_tokens and token in free_tokens and not np.any(allowed == token)) and not self._vocab.is_end(
+            token
+        ):
+            self.begun = True
+            self.matcher.accept(token)
+        return token
 
     def _apply(self, sampler: Any, array: Any) -> Any:
         L = self._lib
@@ -162,17 +135,8 @@ class Sampler:
         view = self._apply(self._chain, array)
         return int(view.data[view.selected].id)
 
-    def _allowed(self, token: int) -> bool:
-        one = np.zeros(1, _TOKEN_DATA)
-        one["id"] = token
-        self._apply(self._grammar, one)
-        return bool(np.isfinite(one["logit"][0]))
-
     def free(self) -> None:
         """Frees the samplers; a second call does nothing."""
         if self._chain:
             self._lib.llama_sampler_free(self._chain)
             self._chain = None
-        if self._grammar:
-            self._lib.llama_sampler_free(self._grammar)
-            self._grammar = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes as C
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
+from backends.chat_format.format import ChatFormat
 from backends.llamacpp import native
 
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
@@ -46,6 +48,48 @@ class Vocab:
                     self.shown[token] = self._piece(token, special=True).decode("utf-8", "replace")
         self._pieces.clear()
         return frozenset(t for t in self.shown.values() if t)
+
+    def free_before_text(self, fmt: ChatFormat) -> frozenset[int]:
+        """Tokens that may come before an answer's text under a constraint: what opens thinking, what wraps the text,
+        and line breaks."""
+        first = self.tokenize(fmt.thinking.start)[:1] if fmt.thinking is not None else []
+        found = [t for t in first if t in self.shown]
+        for piece in fmt.wrapper:
+            found += [t for t in self.tokenize(piece) if t in self.shown]
+        for space in ("\n", "\n\n"):
+            tokens = self.tokenize(space)
+            if len(tokens) == 1 and fmt.thinking is not None:
+                found += tokens
+        return frozenset(found)
+
+    def marker_parts(self, text: str) -> list[tuple[str, int | None]]:
+        """A marker as texts and special tokens, for a grammar."""
+        parts: list[tuple[str, int | None]] = []
+        for token in self.tokenize(text):
+            piece = self._piece(token, special=True).decode("utf-8", "replace")
+            if self.is_special(token):
+                parts.append((piece, token))
+            elif parts and parts[-1][1] is None:
+                parts[-1] = (parts[-1][0] + piece, None)
+            else:
+                parts.append((piece, None))
+        if "".join(p for p, _ in parts).strip() != text.strip():  # a tokenizer that adds a blank, or cuts a character
+            return [(text, None)]
+        if parts and parts[0][1] is None and not text.startswith(" "):
+            parts[0] = (parts[0][0].lstrip(" "), None)
+        return parts
+
+    def all_pieces(self) -> Iterator[bytes]:
+        """The bytes of every token in order, special ones by their names."""
+        call: Any = C.CFUNCTYPE(C.c_int32, C.c_void_p, C.c_int32, C.c_void_p, C.c_int32, C.c_int32, C.c_bool)(
+            C.cast(self._lib._lib.llama_token_to_piece, C.c_void_p).value or 0
+        )  # straight to C: a vocabulary has 150,000 tokens, and a checked call costs as much as the rest
+        size = 1 << 14
+        buffer = C.create_string_buffer(size)
+        address, vocab = C.addressof(buffer), C.cast(self._vocab, C.c_void_p).value
+        for token in range(self.size):
+            n = call(vocab, token, address, size, 0, True)
+            yield C.string_at(address, n) if n > 0 else b""
 
     def is_special(self, token: int) -> bool:
         """Whether a token is none of the text's own: control, or defined by the user for a purpose."""
@@ -94,6 +138,11 @@ class Vocab:
             buffer = C.create_string_buffer(-n)
             n = int(self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special))
         return buffer.raw[: max(0, n)]
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        return frozenset(t for t in range(self.size) if self.is_special(t) and self.is_end(t))
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends the answer (EOS, end of turn)."""

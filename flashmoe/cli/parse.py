@@ -39,7 +39,7 @@ the result (--json prints it in one line; the keys are always these):
 
 examples:
   flashmoe-tui parse qwen3.gguf --tools tools.json --json < output.txt
-  flashmoe-tui parse --template chat.jinja --after '<think>' --split chars --json < output.txt
+  flashmoe-tui parse --template chat.jinja --after '[THINK]' --split chars --json < output.txt
   flashmoe-tui parse --template chat.jinja --render request.json
   flashmoe-tui parse --template chat.jinja --jsonl < outputs.jsonl > parsed.jsonl"""
 

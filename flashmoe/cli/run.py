@@ -70,7 +70,9 @@ def register(subparsers: Any) -> None:
     form.add_argument("--grammar", metavar="FILE", type=Path, help="force the answer to this GBNF grammar")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     parser.add_argument(
-        "--think", choices=("on", "off"), help="thinking, where the model's template has a switch for it"
+        "--think",
+        choices=("on", "off", "low", "medium", "high"),
+        help="thinking, or how much of it, where the model's template has a switch",
     )
     parser.add_argument("--show-thinking", action="store_true", help="write the thinking to stderr")
     parser.add_argument("--stats", action="store_true", help="end with a line of figures on stderr")
@@ -94,9 +96,10 @@ def main(args: argparse.Namespace) -> int:
         request = GenerateRequest(id="run", prompt=prompt)
     else:
         system = (ChatMessage("system", args.system),) if args.system else ()
-        thinking = None if args.think is None else args.think == "on"
+        thinking = None if args.think is None else args.think != "off"
+        effort = args.think if args.think in ("low", "medium", "high") else None
         request = GenerateRequest(
-            id="run", messages=(*system, ChatMessage("user", prompt)), enable_thinking=thinking
+            id="run", messages=(*system, ChatMessage("user", prompt)), enable_thinking=thinking, effort=effort
         )  # fmt: skip
     return run_async(answer(args, load_request(args, path, kv_budget_bytes=0), request))
 

@@ -89,8 +89,8 @@ class ChatConfig(Struct, kw_only=True, frozen=True):
     """A preset of flashmoe-tui config --presets; auto takes what the model's card recommends, where known."""
     system_prompt: str = ""
     """The system prompt of new chats; empty is none."""
-    thinking: Literal["auto", "on", "off"] = "auto"
-    """Thinking, where the model's template has a switch; auto leaves the template's default."""
+    thinking: Literal["auto", "on", "off", "low", "medium", "high"] = "auto"
+    """Thinking, or how much of it, where the model's template has a switch; auto leaves the template's default."""
 
 
 class HistoryConfig(Struct, kw_only=True, frozen=True):

@@ -43,6 +43,7 @@ class ContextFitter:
             sampling=given.sampling(),
             session=given.conversation.uid,
             enable_thinking=given.thinking(),
+            effort=given.effort(),
             continue_final=going_on is not None,
             room=max(8, min(256, model.n_ctx // 8)) if model is not None and model.n_ctx else 1,
         )

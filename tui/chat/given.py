@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -99,7 +99,15 @@ class Given:
         """Whether the template's thinking is switched on or off; None leaves it."""
         if self.conversation.settings.thinking is not None:
             return self.conversation.settings.thinking
-        return {"on": True, "off": False}.get(self._config.chat.thinking)
+        said = self._config.chat.thinking
+        return None if said == "auto" else said != "off"
+
+    def effort(self) -> Literal["low", "medium", "high"] | None:
+        """How much to think, as configured; None where nothing is said, or the chat says that it doesn't."""
+        if self.thinking() is False:
+            return None
+        said = self._config.chat.thinking
+        return said if said in ("low", "medium", "high") else None
 
     def system_prompt(self) -> str:
         """The chat's own system prompt, else the configured one."""

@@ -36,7 +36,7 @@ USER = ChatMessage("user", "Hi")
 
 @pytest.fixture(scope="module")
 def renderer() -> Iterator[Renderer]:
-    made = Renderer(time_limit_s=1.0)
+    made = Renderer(time_limit_s=3.0)
     yield made
     made.close()
 
@@ -121,7 +121,7 @@ def test_hostile_templates_fail_in_time_and_with_a_sentence(name: str, renderer:
     assert raised.value.code == "bad_template"
     assert "\n" not in raised.value.message
     assert raised.value.message.endswith(".")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert template("{{ messages[0].content }}", renderer).prompt(ask(USER)) == "Hi"  # and the next one works
 
 

@@ -1,0 +1,71 @@
+"""The model's vocabulary as llguidance reads it: made once a load, on first use."""
+
+from __future__ import annotations
+
+import ctypes as C
+import threading
+from typing import Any
+
+from backends.chat_format.constraint import Matcher, compile_constraint, grammar_kind
+from backends.chat_format.forcing import forced_calls
+from backends.chat_format.format import ChatFormat
+from backends.interface import EngineError, GenerateRequest
+from backends.llamacpp.vocab import Vocab
+
+
+class Guide:
+    """Makes the tokenizer of a vocabulary when the first constrained answer asks for it. Thread-safe."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        self._lock = threading.Lock()
+        self._tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """An ``llguidance.LLTokenizer``; about 1.5 s for 150,000 tokens, the first time."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._make()
+            return self._tokenizer
+
+    def matcher(self, request: GenerateRequest, fmt: ChatFormat) -> Matcher | None:
+        """What holds an answer to a schema, a grammar or a call; None where nothing does. Raises `EngineError` that
+        names what can't be held."""
+        sampling = request.sampling
+        bound = sampling.json_schema is not None or bool(sampling.grammar)
+        if sampling.json_schema is not None and sampling.grammar is not None:
+            raise EngineError("bad_request", "An answer can follow a grammar or a JSON schema, not both.")
+        if request.tools and request.tool_choice == "required":
+            if bound:
+                raise EngineError("bad_request", "An answer that must call a tool can't follow a schema as well.")
+            tools = [t for t in request.tools if request.forced_tool in (None, t.name)]
+            lark = forced_calls(fmt, tools, self._vocab.marker_parts, parallel=request.parallel_tool_calls)
+            constraint = compile_constraint("lark", lark)
+        elif sampling.json_schema is not None:
+            constraint = compile_constraint("json_schema", sampling.json_schema)
+        elif sampling.grammar:
+            constraint = compile_constraint(grammar_kind(sampling.grammar), sampling.grammar)
+        else:
+            return None
+        return Matcher(self.tokenizer, constraint)
+
+    def _make(self) -> Any:
+        from llguidance import LLTokenizer
+
+        from backends.llamacpp import native
+
+        vocab, library = self._vocab, native.lib()._lib
+        tokens = []
+        for token, piece in enumerate(vocab.all_pieces()):
+            # a byte that UTF-8 doesn't have marks tokens that are none of the text's own
+            tokens.append(b"\xff" + piece if vocab.is_special(token) else piece)
+        ends = sorted(vocab.ends - {vocab.eos})
+        make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]
+        return make(
+            tokens=tokens,
+            vocab_ptr=vocab.pointer,
+            tokenize_fptr=C.cast(library.llama_tokenize, C.c_void_p).value,
+            eos_token=[vocab.eos if vocab.eos >= 0 else 0, *ends],
+            slices=None,
+        )

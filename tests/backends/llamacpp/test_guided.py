@@ -1,0 +1,234 @@
+"""Answers under constraints, made by a model of random weights: whatever it would say, what it says holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from backends.chat_format.events import Said
+from backends.interface import (
+    ChatMessage,
+    Delta,
+    EngineError,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    LoadRequest,
+    Sampling,
+    ToolSpec,
+)
+from backends.llamacpp.backend import MmapBackend
+from backends.llamacpp.model import LlamaModel
+from tests.backends.chat_format.formats import TEMPLATES
+from tests.gguf_factory import make_gguf
+
+Load = Callable[[str], LlamaModel]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+    folder, loaded = tmp_path_factory.mktemp("guided"), dict[str, LlamaModel]()
+
+    def get(name: str) -> LlamaModel:
+        if name not in loaded:
+            path = make_gguf(folder / f"{name}.gguf", chat_template=TEMPLATES[name], seed=3)
+            loaded[name] = MmapBackend().load(LoadRequest(path=str(path), n_threads=1), lambda _: True)
+        return loaded[name]
+
+    yield get
+    for model in loaded.values():
+        model.close()
+
+
+def ask(model: LlamaModel, **more: Any) -> tuple[Said, Finished | Failed]:
+    """One answer of the model to a question."""
+    sampling = more.pop("sampling", Sampling(temperature=1.5, top_p=1.0, top_k=0, min_p=0.0, seed=1, max_tokens=400))
+    model.submit(GenerateRequest(id="1", messages=(ChatMessage("user", "Well?"),), sampling=sampling, **more))
+    said, events = Said(), list[Event]()
+    while model.busy():
+        events += model.step()
+    for event in events:
+        if isinstance(event, Delta):
+            said.hear(event)
+    end = events[-1]
+    assert isinstance(end, Finished | Failed)
+    return said, end
+
+
+def hot(schema: Any, seed: int = 1, limit: int = 400) -> Sampling:
+    text = json.dumps(schema)
+    return Sampling(
+        temperature=1.5, top_p=1.0, top_k=0, min_p=0.0, seed=seed, max_tokens=limit, json_schema=text
+    )  # fmt: skip
+
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "bounds": {"type": "integer", "minimum": 0, "maximum": 9},
+    "exclusive": {"type": "number", "exclusiveMinimum": 1, "maximum": 2.5},
+    "multiple": {"type": "integer", "multipleOf": 5, "minimum": 10, "maximum": 30},
+    "pattern": {"type": "string", "pattern": r"^\d{3}-\d{4}$"},
+    "date": {"type": "string", "format": "date"},
+    "uuid": {"type": "string", "format": "uuid"},
+    "lengths": {"type": "string", "minLength": 2, "maxLength": 5},
+    "anything": {"type": "array", "items": {}, "maxItems": 2},
+    "a property that is true": {
+        "type": "object", "properties": {"a": True, "b": {"type": "null"}}, "required": ["b"],
+        "additionalProperties": False, "maxProperties": 2,
+    },
+    "enum": {"enum": ["a\\b", 1, None, {"x": [1]}]},
+    "const": {"const": {"kind": "circle"}},
+    "anyOf": {"anyOf": [{"type": "boolean"}, {"type": "string", "maxLength": 3}]},
+    "oneOf": {"oneOf": [{"type": "string", "maxLength": 2}, {"type": "integer", "maximum": 3, "minimum": 0}]},
+    "allOf": {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 4}]},
+    "tuple": {"type": "array", "prefixItems": [{"type": "boolean"}, {"enum": ["x"]}], "items": False, "minItems": 2},
+    "references": {
+        "$defs": {"n": {"type": "integer", "minimum": 1, "maximum": 3}},
+        "type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"], "additionalProperties": False,
+    },
+    "a note for people": {"type": "integer", "format": "int32", "minimum": 0, "maximum": 5, "title": "N", "default": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_answers_hold_to_the_schema(name: str, load: Load) -> None:
+    model = load("mistral")  # its template knows no thinking
+    for seed in range(3):
+        said, end = ask(model, sampling=hot(SCHEMAS[name], seed))
+        assert isinstance(end, Finished), end
+        if end.reason == "length" and name == "anything":
+            continue
+        assert end.reason == "stop", said.content
+        jsonschema.Draft202012Validator(SCHEMAS[name]).validate(json.loads(said.content))
+
+
+RECURSIVE = {
+    "$defs": {
+        "Tree": {
+            "type": "object",
+            "properties": {"items": {"type": "array", "items": {"$ref": "#/$defs/Tree"}, "maxItems": 1}},
+            "additionalProperties": False,
+        }
+    },
+    "$ref": "#/$defs/Tree",
+}
+
+
+def test_a_recursive_schema_holds(load: Load) -> None:
+    said, end = ask(load("mistral"), sampling=hot(RECURSIVE, seed=2))
+    assert isinstance(end, Finished)
+    if end.reason == "stop":
+        jsonschema.Draft202012Validator(RECURSIVE).validate(json.loads(said.content))
+
+
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "array", "contains": {"type": "string"}}, "contains"),
+        ({"if": {"type": "string"}}, "if"),
+        ({"type": "nosuch"}, "nosuch"),
+        ({"$ref": "#/nowhere"}, "nowhere"),
+        ({"$ref": "https://example.org/x"}, "only references within"),
+        ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
+        ({"type": "string", "format": "regex"}, "regex"),
+    ],
+)
+def test_what_cant_hold_is_refused_by_name(schema: dict[str, Any], word: str, load: Load) -> None:
+    with pytest.raises(EngineError, match=word) as raised:
+        ask(load("hermes"), sampling=hot(schema))
+    assert raised.value.code == "bad_request"
+
+
+def test_thinking_is_free_then_the_schema_binds(load: Load) -> None:
+    model = load("coder")  # its template opens thinking
+    sampling = hot({"type": "boolean"}, limit=30)
+    said, end = ask(model, sampling=sampling)
+    assert isinstance(end, Finished)
+    assert said.thinking
+    if end.reason == "stop":
+        assert said.content in ("true", "false")
+    model.submit(
+        GenerateRequest(
+            id="1",
+            messages=(ChatMessage("user", "Well?"), ChatMessage("assistant", "", "Hm.")),
+            continue_final=True,
+            sampling=sampling,
+        )
+    )
+    thought = [e for e in _drain(model) if isinstance(e, Delta) and e.kind == "thinking"]
+    assert thought
+
+
+def _drain(model: LlamaModel) -> list[Event]:
+    events: list[Event] = []
+    while model.busy():
+        events += model.step()
+    return events
+
+
+def test_gbnf_and_lark_bind(load: Load) -> None:
+    for grammar, allowed in (('root ::= "yes" | "n\\u00f6"', {"yes", "nö"}), ('start: "A" | "BB"', {"A", "BB"})):
+        said, end = ask(load("mistral"), sampling=Sampling(temperature=1.5, seed=1, grammar=grammar))
+        assert isinstance(end, Finished)
+        assert said.content in allowed
+
+
+TOOLS = (
+    ToolSpec(
+        "get_weather",
+        parameters={
+            "type": "object",
+            "properties": {
+                "days": {"type": "integer", "minimum": 1, "maximum": 5},
+                "unit": {"enum": ["c", "f"]},
+                "exact": {"type": "boolean"},
+            },
+            "required": ["days", "unit"],
+            "additionalProperties": False,
+        },
+    ),
+    ToolSpec("get_time", parameters={"type": "object", "properties": {}, "additionalProperties": False}),
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["hermes", "coder", "glm", "mistral", "deepseek", "list", "bare", "invoke", "kimi", "harmony", "dsml"]
+)
+def test_a_call_is_forced_in_every_format(name: str, load: Load) -> None:
+    model = load(name)
+    for forced in (None, "get_weather"):
+        said, end = ask(
+            model, tools=TOOLS, tool_choice="required", forced_tool=forced, parallel_tool_calls=False,
+            enable_thinking=False,
+            sampling=Sampling(temperature=1.5, top_p=1.0, top_k=0, min_p=0.0, seed=1, max_tokens=600),
+        )  # fmt: skip
+        assert isinstance(end, Finished), end
+        if end.reason == "length":  # a thought that never ended
+            continue
+        (call,) = said.calls
+        assert call.complete, (said, end)
+        assert forced in (None, call.name)
+        schema = next(t.parameters for t in TOOLS if t.name == call.name)
+        jsonschema.Draft202012Validator(schema).validate(json.loads(call.arguments))
+        assert not said.content
+
+
+def test_a_call_that_cant_be_forced_is_refused(load: Load) -> None:
+    with pytest.raises(EngineError, match="python") as raised:
+        ask(load("python"), tools=TOOLS, tool_choice="required")
+    assert raised.value.code == "unsupported"
+
+
+def test_the_vocabulary_is_read_once(tmp_path: Path, load: Load) -> None:
+    model = load("hermes")
+    ask(model, sampling=hot({"type": "boolean"}))
+    first = model._guide.tokenizer
+    ask(model, sampling=hot({"type": "null"}))
+    assert model._guide.tokenizer is first
