@@ -284,11 +284,20 @@ async def test_a_pasted_address_of_a_file_means_that_file(hub: HubServer, home: 
     address = f"{hub.endpoint}/acme/Large-A2B-GGUF/tree/main/Q8_0"
     async with models() as (pilot, screen):
         screen.query_one("#models-filter", Input).value = address
+        await until(pilot, lambda: screen.finder._meant is not None and "asking" not in screen._notes["hub"])
         await until(pilot, lambda: screen.here is not None and screen.here.repo == "acme/Large-A2B-GGUF")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
         first = next(line for line in picture(pilot).splitlines() if "(usual)" in line)
         assert "Q8_0" in first
+        await pilot.press("escape")
+        screen.query_one("#models-filter", Input).value = "acme/Large-A2B-GGUF"
+        await until(pilot, lambda: screen.finder._meant is not None and not screen.finder._meant.folder)
+        await until(pilot, lambda: "asking" not in screen._notes["hub"])
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChoiceDialog))
+        assert "(usual)" not in picture(pilot), "of two models neither is taken for the other: one chooses"
+        assert "Q4_K_M" in picture(pilot)
 
 
 async def test_a_large_download_asks_first(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,17 +48,27 @@ class ModelFlow:
         view.say(f"Asking the hub what {row.repo} holds…")
         try:
             repo = await finder.listing(row)
-            usual = await finder.usual(repo, here)
+            usual = await self._usual(repo, here)
         except HubError as error:
             view.say(error.message, error=True)
             return
         view.say("")
-        quants = [usual, *(q for q in repo.quants if q.complete and q is not usual)]
+        first = [usual] if usual is not None else []
+        quants = [*first, *(q for q in repo.quants if q.complete and q is not usual)]
         choices = [Choice(str(i), _quant_line(q, here, usual=q is usual)) for i, q in enumerate(quants)]
         text = "Gated: the hub asks you to accept its terms first." if repo.gated else f"Into {self._folder()}."
         answer = await view.host.ask_screen(ChoiceDialog(f"Download from {repo.repo}", text, choices))
         if answer is not None:
             await self._start(repo, quants[int(answer)], here)
+
+    async def _usual(self, repo: HubRepo, here: Machine) -> HubQuant | None:
+        """What ``pull`` would take; None where the repository has several models: the dialog lists them."""
+        try:
+            return await self._finder.usual(repo, here)
+        except HubError as error:
+            if error.code != "ambiguous":
+                raise
+            return None
 
     def _folder(self) -> str:
         return display(self._view.host.config.models_folder())
