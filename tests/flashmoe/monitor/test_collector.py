@@ -193,7 +193,7 @@ def test_least_cgroup_limit_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "outer" / "memory.max").write_text("1000000\n")
     (tmp_path / "outer" / "memory.current").write_text("400000\n")
     (tmp_path / "outer" / "memory.stat").write_text("anon 100000\nfile 300000\n")
-    monkeypatch.setattr(cgroups, "folders", lambda pid=None: [(2, inner, tmp_path)])
+    monkeypatch.setattr(cgroups, "folders", lambda *_: [(2, inner, tmp_path)])
     assert cgroups.CgroupMemory().read() == (1_000_000, 400_000, 300_000)
 
 
