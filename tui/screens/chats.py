@@ -50,7 +50,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
     CSS = """
     ChatsScreen { align: center middle; background: $background 60%; }
     ChatsScreen > Vertical {
-        width: 96; max-width: 98%; height: 90%;
+        width: 122; max-width: 98%; height: 90%;
         border: round $primary; background: $surface; padding: 0 1;
     }
     ChatsScreen Input { border: none; height: 1; padding: 0 1; background: $panel; margin: 0 0 1 0; }
@@ -155,7 +155,8 @@ class ChatsScreen(ModalScreen[Opened | None]):
             (mark, "$text-primary"),
             pin,
             (title + " " * max(1, width + 2 - Content(title).cell_length), "bold"),
-            (f"{figures.ago(chat.updated, now):<14}{count}", "$foreground-muted"),
+            (f"{figures.ago(chat.updated, now):<14}{count:<13}", "$foreground-muted"),
+            (visible_line(chat.model, 24) if self.size.width >= 126 else "", "$foreground-muted"),
         )
 
     def _hit(self, hit: Hit, now: float) -> Content:
