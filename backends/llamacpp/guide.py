@@ -6,9 +6,10 @@ import ctypes as C
 import threading
 from typing import Any
 
-from backends.chat_format.constraint import Matcher, compile_constraint, grammar_kind
+from backends.chat_format.constraint import Matcher, grammar_kind
 from backends.chat_format.forcing import forced_calls
 from backends.chat_format.format import ChatFormat
+from backends.chat_format.trial import Trial
 from backends.interface import EngineError, GenerateRequest
 from backends.llamacpp.vocab import Vocab
 
@@ -20,6 +21,7 @@ class Guide:
         self._vocab = vocab
         self._lock = threading.Lock()
         self._tokenizer: Any = None
+        self._trial = Trial()
 
     @property
     def tokenizer(self) -> Any:
@@ -41,14 +43,18 @@ class Guide:
                 raise EngineError("bad_request", "An answer that must call a tool can't follow a schema as well.")
             tools = [t for t in request.tools if request.forced_tool in (None, t.name)]
             lark = forced_calls(fmt, tools, self._vocab.marker_parts, parallel=request.parallel_tool_calls)
-            constraint = compile_constraint("lark", lark)
+            constraint = self._trial.compile("lark", lark)
         elif sampling.json_schema is not None:
-            constraint = compile_constraint("json_schema", sampling.json_schema)
+            constraint = self._trial.compile("json_schema", sampling.json_schema)
         elif sampling.grammar:
-            constraint = compile_constraint(grammar_kind(sampling.grammar), sampling.grammar)
+            constraint = self._trial.compile(grammar_kind(sampling.grammar), sampling.grammar)
         else:
             return None
         return Matcher(self.tokenizer, constraint)
+
+    def close(self) -> None:
+        """Ends the process that constraints are tried in."""
+        self._trial.close()
 
     def _make(self) -> Any:
         from llguidance import LLTokenizer

@@ -301,6 +301,7 @@ class LlamaModel:
                 return
             self._closed = True
         self._renderer.close()
+        self._guide.close()
         if self._store is not None:
             self._store.close()
         self._scheduler.close()

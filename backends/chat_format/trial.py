@@ -1,0 +1,97 @@
+"""Schemas and grammars are compiled and tried out before the engine sees them: in a process with limits of its own.
+
+A grammar of a few kilobytes can cost minutes and gigabytes, and nothing can stop that in the process that decodes for
+everybody. llguidance bounds what it does by its own units; the helper bounds it by the kernel's, at the compilation and
+while some text is drawn by it. This module is both: `Trial`, and what runs in the helper (``python -m``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+from backends.chat_format.constraint import Constraint, Kind, compile_constraint
+from backends.interface import EngineError
+from backends.system.helper import Helper, run_jobs
+
+CPU_S = 3
+"""Seconds of processor time that a constraint may take to be compiled and to draw `STEPS` bytes."""
+CLOCK_S = 30.0
+MEMORY_BYTES = 1 << 30
+STEPS = 200
+_KEPT = 256
+
+
+class Trial:
+    """Compiles constraints in a helper. Thread-safe; what passed once isn't tried again."""
+
+    def __init__(self) -> None:
+        self._helper = Helper("backends.chat_format.trial", CLOCK_S)
+        self._passed: OrderedDict[str, Constraint] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, kind: Kind, text: str) -> Constraint:
+        """As `compile_constraint`. Raises `EngineError` ``bad_request`` also where it costs too much."""
+        key = hashlib.sha256(f"{kind}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
+        with self._lock:
+            found = self._passed.get(key)
+        if found is None:
+            found = self._tried(kind, text)
+            with self._lock:
+                self._passed[key] = found
+                while len(self._passed) > _KEPT:
+                    self._passed.popitem(last=False)
+        return found
+
+    def _tried(self, kind: Kind, text: str) -> Constraint:
+        answer = self._helper.ask({"kind": kind, "text": text})
+        if answer is None or "error" in answer:
+            named = "The JSON schema" if kind == "json_schema" else "The grammar"
+            what = f"{named} takes more than {CPU_S} s of computing, or {MEMORY_BYTES >> 30} GiB, to be followed"
+            raise EngineError("bad_request", what, "make it simpler: fewer optional parts, smaller repetitions.")
+        if "refused" in answer:
+            raise EngineError("bad_request", *answer["refused"])
+        return Constraint(answer["grammar"], answer["schema"])
+
+    def close(self) -> None:
+        """Ends the helper."""
+        self._helper.close()
+
+
+# ---- in the helper -----------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Compiles and tries what it is given."""
+    import llguidance
+
+    tokenizer = llguidance.LLTokenizer("byte")
+    run_jobs(lambda job: _try(tokenizer, job), cpu_s=CPU_S, memory_bytes=MEMORY_BYTES)
+
+
+def _try(tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
+    from backends.chat_format.constraint import Matcher
+
+    began = time.process_time()
+    try:
+        constraint = compile_constraint(job["kind"], job["text"])
+        matcher = Matcher(tokenizer, constraint)
+        rng = random.Random(1)
+        for _ in range(STEPS):
+            if matcher.over:
+                break
+            allowed = matcher.allowed()
+            matcher.accept(int(allowed[rng.randrange(len(allowed))]))
+            if time.process_time() - began > CPU_S:
+                return {"error": "it takes too long"}
+    except EngineError as error:
+        return {"refused": [error.what, error.advice]}
+    return {"grammar": constraint.grammar, "schema": constraint.schema}
+
+
+if __name__ == "__main__":
+    main()
