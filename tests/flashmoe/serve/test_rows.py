@@ -138,6 +138,18 @@ def test_a_bad_request_is_told_soon_while_a_long_prompt_is_read(server: Running)
             thread.join()
 
 
+def test_a_grammar_that_costs_minutes_is_refused_and_others_are_answered(server: Running) -> None:
+    costly = {**CHAT, "grammar": "root ::= " + '"a"? ' * 2000 + '"b"'}
+    refused: list[httpx2.Response] = []
+    thread = threading.Thread(target=lambda: refused.append(post(server, costly)))
+    thread.start()
+    for _ in range(3):
+        assert text(post(server, CHAT))
+    thread.join()
+    assert refused[0].status_code == 400
+    assert refused[0].json()["error"]["message"]
+
+
 def test_another_host_is_told_how_to_be_allowed(server: Running) -> None:
     response = httpx2.get(server.url + "/v1/models", headers={"Host": "evil.example:8080"})
     assert response.status_code == 400
