@@ -246,6 +246,11 @@ class Matcher:
             raise EngineError("bad_request", "The model has no token that continues the answer within the constraint.")
         return ids
 
+    @property
+    def broken(self) -> bool:
+        """Whether it cost more than the bounds allow, and can't be followed any more."""
+        return bool(self._matcher.is_error())
+
     def accept(self, token: int) -> None:
         """Goes on by a token. Raises `EngineError` ``bad_request`` where it isn't allowed."""
         self._mask.result()

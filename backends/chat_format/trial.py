@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from backends.chat_format.constraint import Constraint, Kind, compile_constraint
+from backends.chat_format.constraint import Constraint, Kind, Matcher, compile_constraint
 from backends.interface import EngineError
 from backends.system.helper import Helper, run_jobs
 
@@ -51,7 +51,8 @@ class Trial:
         answer = self._helper.ask({"kind": kind, "text": text})
         if answer is None or "error" in answer:
             named = "The JSON schema" if kind == "json_schema" else "The grammar"
-            what = f"{named} takes more than {CPU_S} s of computing, or {MEMORY_BYTES >> 30} GiB, to be followed"
+            bounds = f"{CPU_S} s, {MEMORY_BYTES >> 30} GiB or the guide's own bounds"
+            what = f"{named} costs too much to be followed (more than {bounds})"
             raise EngineError("bad_request", what, "make it simpler: fewer optional parts, smaller repetitions.")
         if "refused" in answer:
             raise EngineError("bad_request", *answer["refused"])
@@ -74,11 +75,14 @@ def main() -> None:
 
 
 def _try(tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
-    from backends.chat_format.constraint import Matcher
-
     began = time.process_time()
     try:
         constraint = compile_constraint(job["kind"], job["text"])
+    except EngineError as error:
+        return {"refused": [error.what, error.advice]}
+    passed = {"grammar": constraint.grammar, "schema": constraint.schema}
+    matcher = None
+    try:
         matcher = Matcher(tokenizer, constraint)
         rng = random.Random(1)
         for _ in range(STEPS):
@@ -88,9 +92,9 @@ def _try(tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
             matcher.accept(int(allowed[rng.randrange(len(allowed))]))
             if time.process_time() - began > CPU_S:
                 return {"error": "it takes too long"}
-    except EngineError as error:
-        return {"refused": [error.what, error.advice]}
-    return {"grammar": constraint.grammar, "schema": constraint.schema}
+    except EngineError:  # where nothing can follow, the answer tells; where it costs too much, this does
+        return {"error": "it costs too much"} if matcher is None or matcher.broken else passed
+    return passed
 
 
 if __name__ == "__main__":
