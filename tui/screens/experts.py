@@ -12,7 +12,7 @@ from flashmoe.monitor.feed import MonitorFeed
 from tui import keymap as keys
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.monitor.budget_curve import MOST_ROWS, budget_curve
-from tui.widgets.monitor.expert_map import legend, no_map, row_of_cells
+from tui.widgets.monitor.expert_map import layers_in_vram, legend, no_map, row_of_cells
 from tui.widgets.monitor.layer_rates import ALL, LEAST, LayerRates
 from tui.widgets.monitor.lines import MUTED, RULE, Lines, fit, line, spread
 
@@ -174,7 +174,9 @@ class ExpertMapView(Lines):
             fit(line(where, " ", " · ".join(facts)), width),
             fit(line((f"this layer  {self._skew(arrays, row, width)}", MUTED)), width),
             fit(line((f"all layers  {self._skew(arrays, None, width)}", MUTED)), width),
-            fit(line(legend(), (said, MUTED)), width),
+            fit(
+                line(legend(), (f"  {layers_in_vram(self.feed)}" if layers_in_vram(self.feed) else said, MUTED)), width
+            ),
         ]
 
     def _skew(self, arrays: ExpertArrays, row: int | None, width: int) -> str:
