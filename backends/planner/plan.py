@@ -153,7 +153,9 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
     if streams_some:  # what long prompts need is no place for experts, but where a limit leaves memory beside it
         staging = staging_bytes(gguf)
         prompt = staging.total(staging.least) + (0 if machine.gpus else extra_bytes(gguf, n_ctx, ubatch))
-        here = max(min(least, here), min(here, room - prompt))
+        if room - prompt < least:
+            prompt = 0  # without them prompts take the way of decode
+        here = min(here, room - prompt)
     held = min(experts, here)
     place = Placement(
         dense_ram=dense, experts_ram=held, kv_ram=kv_ram, compute_ram=compute, process_ram=PROCESS_BYTES, vram=vram,
