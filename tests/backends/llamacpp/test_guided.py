@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,50 @@ def test_answers_hold_to_the_schema(name: str, load: Load) -> None:
             continue
         assert end.reason == "stop", said.content
         jsonschema.Draft202012Validator(SCHEMAS[name]).validate(json.loads(said.content))
+
+
+def api_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A schema as APIs and pydantic write them."""
+    simple: list[Callable[[], dict[str, Any]]] = [
+        lambda: {"type": "string", "title": "Name", "minLength": rng.randrange(3), "maxLength": rng.randrange(3, 12)},
+        lambda: {
+            "type": "integer",
+            "format": "int64",
+            "minimum": rng.randrange(-50, 10),
+            "maximum": rng.randrange(10, 999),
+        },
+        lambda: {"type": "number", "exclusiveMinimum": 0, "maximum": rng.choice([1, 2.5, 100])},
+        lambda: {"type": "boolean", "default": False},
+        lambda: {"type": "string", "enum": rng.sample(["red", "grün", "a\\b", 'q"', ""], rng.randrange(1, 5))},
+        lambda: {"type": "string", "format": rng.choice(["date", "date-time", "uuid", "ipv4", "time"])},
+        lambda: {"type": "string", "pattern": rng.choice([r"^[A-Z]{2}\\d{4}$", r"^(a|b)+$", r"^\\w{1,8}$"])},
+        lambda: {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 99}, {"type": "null"}], "default": None},
+        lambda: {"const": rng.choice(["circle", 1, True])},
+        lambda: {"$ref": "#/$defs/Status"},
+    ]
+    if depth >= 3 or rng.random() < 0.5:
+        return rng.choice(simple)()
+    if rng.random() < 0.3:
+        return {"type": "array", "items": api_schema(rng, depth + 1), "minItems": 0, "maxItems": rng.randrange(1, 4)}
+    names = rng.sample(["id", "name", "kind", "created_at", "tags", "owner", "größe", "$x", "a.b"], rng.randrange(1, 5))
+    properties = {name: api_schema(rng, depth + 1) for name in names}
+    required = rng.sample(names, rng.randrange(len(names) + 1))
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_schemas_as_apis_have_them(count: int, load: Load) -> None:
+    model, rng = load("mistral"), random.Random(19)
+    whole = 0
+    for number in range(count):
+        schema = api_schema(rng)
+        schema["$defs"] = {"Status": {"type": "string", "enum": ["open", "closed"]}}
+        said, end = ask(model, sampling=hot(schema, number, limit=600))
+        assert isinstance(end, Finished), (schema, end)
+        if end.reason == "stop":
+            whole += 1
+            jsonschema.Draft202012Validator(schema).validate(json.loads(said.content))
+    assert whole > count * 0.8
 
 
 RECURSIVE = {
