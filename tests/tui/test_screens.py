@@ -244,7 +244,7 @@ async def test_chats_list_search_rename_pin_delete_undo_export_open(tmp_path: Pa
         with History() as other:
             assert other.chat(ids[1]).deleted is not None
         await pilot.press("ctrl+x", "u")
-        await until(pilot, lambda: "It is back." in shown(app))
+        await until(pilot, lambda: "Restored." in shown(app))
         await pilot.press("ctrl+s")
         await screen_is(pilot, "TextDialog")
         target = tmp_path / "chat.json"
@@ -399,7 +399,7 @@ def test_code_blocks_and_commands() -> None:
 def test_only_text_is_attached(tmp_path: Path) -> None:
     binary = tmp_path / "b"
     binary.write_bytes(b"a\0b")
-    for path, words in ((binary, "no text file"), (tmp_path, "is a folder"), (tmp_path / "nope", "There is no file")):
+    for path, words in ((binary, "not a text file"), (tmp_path, "is a folder"), (tmp_path / "nope", "does not exist")):
         with pytest.raises(ValueError, match=words):
             read_text_file(path)
 
