@@ -332,9 +332,7 @@ class ChatFlow:
                 self.given.save_of(writing.conversation, tokens)
         await writing.finish(answer, self._controller.model, self._view)
         if writing.turn.ending == "context" and shown:
-            self._view.say(
-                f"The context is full; {self._view.key('chat.continue')} asks what to leave out."
-            )
+            self._view.say(f"The context is full; {self._view.key('chat.continue')} asks what to leave out.")
         self._changed()
 
     def _changed(self) -> None:

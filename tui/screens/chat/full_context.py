@@ -24,9 +24,7 @@ async def ask_about_context(host: Host, full: FullContext) -> ContextChoice:
         memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""
         detail = f"Loads the model again{memory}; kept for this chat"
         choices.append(Choice("grow", f"A context of {full.grow:,} tokens", detail))
-    choices.append(
-        Choice("cancel", "Cancel: don't send the question", "Back to the chat; your question is kept")
-    )
+    choices.append(Choice("cancel", "Cancel: don't send the question", "Back to the chat; your question is kept"))
     said = f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\n"
     said += f"The question alone has about {full.alone:,}." if full.alone else "What should be left out?"
     answer = await host.ask_screen(ChoiceDialog("The context is full", said, choices))

@@ -132,11 +132,7 @@ class ModelFlow:
         """Asks, says what is freed; refuses what is loaded or isn't ours."""
         view, entry, library = self._view, row.entry, self._finder.library
         if entry is None or library is None:
-            view.say(
-                "Only models on this machine can be deleted."
-                if row.section != "here"
-                else "The guide stays."
-            )
+            view.say("Only models on this machine can be deleted." if row.section != "here" else "The guide stays.")
             return
         from flashmoe.hub.inuse import check_unused
 
