@@ -149,12 +149,13 @@ def batch() -> Iterator[str]:
 
 def errors() -> Iterator[str]:
     from backends.interface import EngineError
-    from flashmoe.hub.errors import TRY_AGAIN, HubError
+    from flashmoe.hub.errors import HubError
+    from flashmoe.retry import PASSING
 
     for title, kind in (("the engine", EngineError), ("the hub and the library", HubError)):
         codes = re.findall(r"``(\w+)``", kind.__doc__ or "")
         yield f"- of {title}: {', '.join(f'`{c}`' for c in codes)}"
-    yield f"\nWorth trying again (exit code 3): {', '.join(f'`{c}`' for c in sorted(TRY_AGAIN))}, `engine_died`."
+    yield f"\nWorth trying again (exit code 3): {', '.join(f'`{c}`' for c in sorted(PASSING))}, `engine_died`."
 
 
 def recordings() -> Iterator[str]:
