@@ -156,3 +156,20 @@ def test_ctrl_q_ends_with_code_0(answering: tuple[App, int]) -> None:
     assert wait_for(gone, app=app)
     assert codes == [0]
     assert wait_for(lambda: state(engine) in ("", "Z"))
+
+
+def test_a_continue_without_a_stop_starts_nothing_twice(answering: tuple[App, int]) -> None:
+    """The kernel sends one along with the SIGHUP of a lost terminal: threads that were started twice never ended, and
+    neither did the app."""
+    app, engine = answering
+    tasks = Path(f"/proc/{app.pid}/task")
+    before = len(list(tasks.iterdir()))
+    for _ in range(4):
+        app.tail = b""
+        os.kill(app.pid, signal.SIGCONT)
+        assert wait_for(lambda: b"\x1b[?1049h" in app.tail, app=app)  # drawn anew
+    app.read(0.5)
+    assert len(list(tasks.iterdir())) <= before + 1  # of threads that work a while, one may have come
+    app.write("\x11")
+    assert wait_for(lambda: os.waitpid(app.pid, os.WNOHANG)[0] != 0, app=app)
+    assert wait_for(lambda: state(engine) in ("", "Z"))

@@ -81,6 +81,7 @@ class AppDriver(LinuxDriver):
         super().__init__(app, **options)
         self._loop_lock = threading.Lock()
         self._began = False
+        self._suspended = False
         self._file: Any = _HangupProof(self._file, self._lost)
 
     def start_application_mode(self) -> None:
@@ -135,8 +136,16 @@ class AppDriver(LinuxDriver):
 
     def _sigtstp_application(self, *arguments: Any) -> None:
         self._signal_engine(signal.SIGSTOP)
+        self._suspended = True
         super()._sigtstp_application(*arguments)
 
     def _sigcont_application(self, *arguments: Any) -> None:
         self._signal_engine(signal.SIGCONT)
+        if self._auto_restart and not self._suspended:
+            # Nobody suspended it: a SIGSTOP, which can't be caught, or the kernel's own along with the SIGHUP of a
+            # terminal that is gone. Textual would start its threads a second time, and the first ones never end.
+            if not os.isatty(self.fileno):
+                return
+            self.suspend_application_mode()
+        self._suspended = False
         super()._sigcont_application(*arguments)
