@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+MOST_CHARS = 600
+"""Of each part: names and values from a file or a request may be of any length, a sentence may not."""
+
+
+def bounded(text: str) -> str:
+    """`text`, its middle left out where it is too long: how it begins and ends says more."""
+    half = MOST_CHARS // 2
+    return text if len(text) <= MOST_CHARS else f"{text[: half - 1]}…{text[-half:]}"
+
 
 def sentence(what: str, advice: str = "") -> str:
     """What happened and what to do, as one sentence."""
@@ -15,6 +24,7 @@ class ReportedError(Exception):
     """
 
     def __init__(self, code: str, what: str, advice: str = "") -> None:
+        what, advice = bounded(what), bounded(advice)
         super().__init__(sentence(what, advice))
         self.code = code
         self.what = what
