@@ -40,6 +40,7 @@ RUNS: dict[str, list[str]] = {
     "paths": ["paths"],
     "config": ["config"],
     "completion": ["completion", "bash"],
+    "parse": ["parse", "tiny.gguf", "--json"],
 }
 
 
@@ -67,7 +68,15 @@ def test_each_command_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(RUNS))
 def test_shadowing_modules_are_not_imported(name: str, folder: Path, env: dict[str, str]) -> None:
-    done = subprocess.run([SCRIPT, *RUNS[name]], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [SCRIPT, *RUNS[name]],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
     assert not (folder / "executed").exists(), (folder / "executed").read_text()
     assert done.returncode in (0, 1, 2, 3), done.stderr
     assert "Traceback" not in done.stderr
