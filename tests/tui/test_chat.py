@@ -215,7 +215,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         await screen_is(pilot, "ChoiceDialog")
         await pilot.press("escape")
         await until(pilot, lambda: not flow.busy)
-        await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
+        await until(pilot, lambda: "Not sent" in app.chat_screen.activity.text)
         assert flow.conversation.turns[-1].content == "xyz" * 150
 
 

@@ -105,9 +105,9 @@ def test_the_projects_themes_are_right() -> None:
     [
         ("primary: [", "not valid YAML"),
         ("- a list", "must be a mapping"),
-        ("primary: nocolour\nforeground: '#fff'\nbackground: '#000'", "no colour"),
+        ("primary: nocolour\nforeground: '#fff'\nbackground: '#000'", "not a colour"),
         ("primary: '#fff'\nforeground: '#fff'", "'background' is missing"),
-        ("primry: '#fff'", "no field of a theme"),
+        ("primry: '#fff'", "not a theme field"),
         ("primary: '#fff'\nforeground: '#fff'\nbackground: '#000'\ndark: 3", "true or false"),
         ("primary: '#fff'\nforeground: '#fff'\nbackground: '#000'\nvariables: {border: 'a; b'}", "variables.border"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -240,7 +240,7 @@ async def test_chats_list_search_rename_pin_delete_undo_export_open(tmp_path: Pa
         await pilot.press("ctrl+x", "p")
         await until(pilot, lambda: "Pinned." in shown(app))
         await pilot.press("f8")
-        await until(pilot, lambda: "is deleted" in shown(app))
+        await until(pilot, lambda: "Deleted “" in shown(app))
         with History() as other:
             assert other.chat(ids[1]).deleted is not None
         await pilot.press("ctrl+x", "u")
