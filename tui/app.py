@@ -366,7 +366,7 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
             await asyncio.wait_for(screen.flow.keep_draft(screen.composer.text), 5)
         if screen.flow.given.worth_keeping():
             again = self.keymap.display("app.quit")
-            screen.say(f"Saving this chat's context for next time. Press {again} again to quit immediately.")
+            screen.say(f"Keeping this chat's context for the next time. {again} once more ends at once.")
         with contextlib.suppress(Exception):
             await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
         self._ending = True

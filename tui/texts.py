@@ -77,7 +77,7 @@ def read_text_file(path: Path) -> str:
         if path.is_dir():
             raise ValueError(f"{shown} is a folder; name a text file.")
         if not path.is_file():
-            raise ValueError(f"{shown} does not exist.")
+            raise ValueError(f"There is no file {shown}.")
         with path.open("rb") as file:
             data = file.read(MOST_ATTACHED + 1)
     except OSError as error:
@@ -85,5 +85,5 @@ def read_text_file(path: Path) -> str:
     if len(data) > MOST_ATTACHED:
         raise ValueError(f"{shown} is larger than {MOST_ATTACHED >> 20} MiB, too large for a context.")
     if b"\0" in data[:8192]:
-        raise ValueError(f"{shown} is not a text file.")
+        raise ValueError(f"{shown} is no text file.")
     return data.decode("utf-8", "replace")

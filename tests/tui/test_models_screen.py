@@ -106,7 +106,7 @@ async def test_one_list_with_plans_for_this_machine(home: Path) -> None:
         assert "Qwen3-30B-A3B" in text
         assert "streams" in text
         assert "offline: " in screen._notes["hub"]
-        await until(pilot, lambda: "acme/Tiny-GGUF" in picture(pilot) and "Estimated;" in picture(pilot))
+        await until(pilot, lambda: "acme/Tiny-GGUF" in picture(pilot) and "a formula's" in picture(pilot))
         text = picture(pilot)
         assert "2 layers x 8 experts, 2 used" in text
         assert "RAM       experts" in text

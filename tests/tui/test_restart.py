@@ -36,7 +36,7 @@ async def test_a_chats_context_is_there_after_a_restart(tiny: Path) -> None:
     async with running(second) as pilot:
         await ready(pilot)
         await second.chat_screen.flow.open_chat(conversation.id or 0)
-        await until(pilot, lambda: "are already cached" in second.chat_screen.activity.text)
+        await until(pilot, lambda: "need not be read again" in second.chat_screen.activity.text)
         limit(second, 4)
         turn = await ask(pilot, "More")
         assert turn.figures is not None

@@ -105,9 +105,9 @@ def test_the_projects_themes_are_right() -> None:
     [
         ("primary: [", "not valid YAML"),
         ("- a list", "must be a mapping"),
-        ("primary: nocolour\nforeground: '#fff'\nbackground: '#000'", "not a colour"),
+        ("primary: nocolour\nforeground: '#fff'\nbackground: '#000'", "no colour"),
         ("primary: '#fff'\nforeground: '#fff'", "'background' is missing"),
-        ("primry: '#fff'", "not a theme field"),
+        ("primry: '#fff'", "no field of a theme"),
         ("primary: '#fff'\nforeground: '#fff'\nbackground: '#000'\ndark: 3", "true or false"),
         ("primary: '#fff'\nforeground: '#fff'\nbackground: '#000'\nvariables: {border: 'a; b'}", "variables.border"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -240,11 +240,11 @@ async def test_chats_list_search_rename_pin_delete_undo_export_open(tmp_path: Pa
         await pilot.press("ctrl+x", "p")
         await until(pilot, lambda: "Pinned." in shown(app))
         await pilot.press("f8")
-        await until(pilot, lambda: "Deleted “" in shown(app))
+        await until(pilot, lambda: "is deleted" in shown(app))
         with History() as other:
             assert other.chat(ids[1]).deleted is not None
         await pilot.press("ctrl+x", "u")
-        await until(pilot, lambda: "Restored." in shown(app))
+        await until(pilot, lambda: "It is back." in shown(app))
         await pilot.press("ctrl+s")
         await screen_is(pilot, "TextDialog")
         target = tmp_path / "chat.json"
@@ -399,7 +399,7 @@ def test_code_blocks_and_commands() -> None:
 def test_only_text_is_attached(tmp_path: Path) -> None:
     binary = tmp_path / "b"
     binary.write_bytes(b"a\0b")
-    for path, words in ((binary, "not a text file"), (tmp_path, "is a folder"), (tmp_path / "nope", "does not exist")):
+    for path, words in ((binary, "no text file"), (tmp_path, "is a folder"), (tmp_path / "nope", "There is no file")):
         with pytest.raises(ValueError, match=words):
             read_text_file(path)
 

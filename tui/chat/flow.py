@@ -97,7 +97,7 @@ class ChatFlow:
         """Brings back what was saved of this chat, where the engine doesn't have it."""
         restored = await self.given.bring_context()
         if restored and not self.busy:
-            self._view.say(f"Back in this chat: {restored:,} tokens are already cached.")
+            self._view.say(f"Back in this chat: {restored:,} tokens need not be read again.")
 
     async def show_all(self) -> None:
         """Takes back what was left out last on this branch: the model is shown it again."""
@@ -221,7 +221,7 @@ class ChatFlow:
         refusal = self.may_ask()
         target = turn or (self.conversation.turns[-1] if self.conversation.turns else None)
         if refusal is not None or target is None:
-            self._view.say(refusal or "There is no answer to regenerate yet.", "warning")
+            self._view.say(refusal or "There is nothing to answer again yet.", "warning")
             return
         question = self.conversation.question_of(target)
         if question is None:
@@ -235,7 +235,7 @@ class ChatFlow:
         refusal = self.may_ask()
         last = self.conversation.turns[-1] if self.conversation.turns else None
         if refusal is None and (last is None or last.role != "assistant"):
-            refusal = "There is no answer to continue."
+            refusal = "There is no answer to go on with."
         if refusal is not None or last is None:
             self._view.say(refusal or "", "warning")
             return
@@ -253,7 +253,7 @@ class ChatFlow:
             if answer is not None:
                 await self._start(answer, going_on)
             elif self._cancelled:
-                self._view.say(f"Not sent; {self._view.key('chat.regenerate')} sends it.")
+                self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
         except EngineError as error:
             await self._not_asked(error)
         except HistoryError as error:
@@ -295,10 +295,10 @@ class ChatFlow:
 
     async def _not_asked(self, error: EngineError) -> None:
         if error.code == "cancelled":
-            self._view.say(f"Not sent; {self._view.key('chat.regenerate')} sends it.")
+            self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
             return
         question = self.conversation.last_of("user")
-        self._view.say(f"{error.message} {self._view.key('chat.regenerate')} tries again.", "error")
+        self._view.say(f"{error.message} {self._view.key('chat.regenerate')} asks again.", "error")
         if question is not None:
             self._view.turn_changed(question)
 
@@ -332,7 +332,7 @@ class ChatFlow:
                 self.given.save_of(writing.conversation, tokens)
         await writing.finish(answer, self._controller.model, self._view)
         if writing.turn.ending == "context" and shown:
-            self._view.say(f"The context is full; {self._view.key('chat.continue')} asks what to leave out.")
+            self._view.say(f"The context is full; {self._view.key('chat.continue')} goes on and asks what may go.")
         self._changed()
 
     def _changed(self) -> None:

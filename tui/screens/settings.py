@@ -19,12 +19,12 @@ from flashmoe.presets import AUTO, Presets
 from tui.widgets.fields import LineField, TextField
 
 _FIELDS: tuple[tuple[str, str, float, float, str], ...] = (
-    ("temperature", "temperature", 0.0, 10.0, "0 always picks the top token"),
-    ("top_p", "top-p", 0.0, 1.0, "keep tokens until their probabilities reach this"),
-    ("top_k", "top-k", 0, 1_000_000, "keep the top k tokens; 0 keeps all"),
-    ("min_p", "min-p", 0.0, 1.0, "minimum probability, relative to the top token"),
-    ("repeat_penalty", "repeat penalty", 0.01, 10.0, "above 1 discourages repetition"),
-    ("seed", "seed", 0, 2**32 - 1, "empty picks a random one"),
+    ("temperature", "temperature", 0.0, 10.0, "0 takes the likeliest token"),
+    ("top_p", "top-p", 0.0, 1.0, "the likeliest, up to this sum"),
+    ("top_k", "top-k", 0, 1_000_000, "the k likeliest tokens; 0 is all"),
+    ("min_p", "min-p", 0.0, 1.0, "share of the likeliest's chance"),
+    ("repeat_penalty", "repeat penalty", 0.01, 10.0, "above 1 repeats less"),
+    ("seed", "seed", 0, 2**32 - 1, "empty draws a fresh one"),
     ("max_tokens", "longest answer", 1, 1 << 24, "in tokens; empty is no limit"),
 )
 _OPTIONAL = frozenset({"seed", "max_tokens"})
@@ -71,7 +71,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
         """System prompt, preset, sampling, thinking."""
         with VerticalScroll(can_focus=False) as box:
             box.border_title = "Settings of this chat"
-            box.border_subtitle = "^S saves · Esc cancels · Tab moves"
+            box.border_subtitle = "^S keeps · Esc cancels · Tab moves"
             yield Static("System prompt", classes="head")
             editor = TextField(self._settings.system_prompt, show_line_numbers=False, tab_behavior="focus", id="system")
             editor.cursor_blink = False
@@ -88,7 +88,10 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             if self._can_think:
                 yield Static("Thinking", classes="head")
                 yield OptionList(
-                    *(Option(name if name != "auto" else "the model's default", id=name) for name, _ in _THINKING),
+                    *(
+                        Option(name if name != "auto" else "as the model's template has it", id=name)
+                        for name, _ in _THINKING
+                    ),
                     id="thinking",
                 )
             yield Static("", id="problem", markup=False)
@@ -137,7 +140,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             try:
                 value = int(text) if field in _WHOLE else float(text)
             except ValueError:
-                return self._wrong(field, f"{name}: '{text}' is not a {'whole ' if field in _WHOLE else ''}number.")
+                return self._wrong(field, f"{name}: '{text}' is no {'whole ' if field in _WHOLE else ''}number.")
             if not low <= value <= high:
                 return self._wrong(field, f"{name}: {text} is outside {low:g} to {high:g}.")
             values[field] = value

@@ -43,7 +43,7 @@ class ThemePicker(ModalScreen[str | None]):
         """The list, and how to make the choice last."""
         with Vertical() as box:
             box.border_title = "Theme"
-            box.border_subtitle = "Enter selects · Esc cancels"
+            box.border_subtitle = "Enter keeps · Esc goes back"
             yield OptionList(
                 *(
                     Option(

@@ -94,7 +94,7 @@ class ActivityLine(Widget):
             if left is None:
                 left = (total - progress.done) * (now - started) / (progress.done - first)
             eta = f"  about {figures.duration(left)} left"
-        reused = f" ({progress.reused:,} cached)" if progress.reused else ""
+        reused = f" ({progress.reused:,} known already)" if progress.reused else ""
         self._set(
             Content.assemble(
                 ("Reading the prompt  ", MUTED),

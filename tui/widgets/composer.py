@@ -300,7 +300,7 @@ class AttachmentBar(Widget):
                     ("+ ", "bold $primary"),
                     (visible_line(item.name, 60), "$foreground"),
                     f"  {figures.size(len(item.text.encode('utf-8', 'replace')))}{tokens}",
-                    "  (Backspace removes it)" if item is self.items[-1] else "",
+                    "  (Backspace takes it away)" if item is self.items[-1] else "",
                 )
             )
         return Content("\n").join(lines)

@@ -169,7 +169,7 @@ class DownloadPane(Widget, can_focus=True):
             left = f"{figures.roughly(view.eta_s)} left" if view.eta_s is not None else ""
             text = f"{sizes}  {speed}  {left}" if width >= 90 else f"{speed}  {left}"
             return Content.styled(text, "$foreground-muted")
-        words = {"failed": "failed", "paused": "paused", "queued": "queued", "cancelled": "deleted"}
+        words = {"failed": "failed", "paused": "paused", "queued": "waits its turn", "cancelled": "deleted"}
         word = words.get(view.state, view.state)
         return Content.assemble((f"{sizes}  " if width >= 90 else "", "$foreground-muted"), (word, self._style(view)))
 

@@ -90,13 +90,13 @@ class Answering:
         if isinstance(view, AnswerView):
             view.refresh_turn()
         if turn.ending == "cancelled":
-            parts.say(f"Stopped. {key('chat.continue')} continues, {key('chat.regenerate')} regenerates.")
+            parts.say(f"Stopped. {key('chat.continue')} goes on, {key('chat.regenerate')} answers again.")
         elif turn.ending == "died":
             again = key("chat.continue") if turn.content else key("chat.regenerate")
-            parts.say(f"{turn.error} The next question starts it again; {again} continues here.", "error")
+            parts.say(f"{turn.error} The next question starts it again; {again} goes on here.", "error")
         elif turn.ending == "error":
             parts.say(turn.error, "error")
         elif turn.ending == "length":
-            parts.say(f"Cut at the length limit; {key('chat.continue')} continues.")
+            parts.say(f"Cut at the length limit; {key('chat.continue')} goes on.")
         elif turn.ending != "context":
             parts.activity.done()

@@ -53,7 +53,7 @@ class Drafting:
             self._kept = parts.composer.text
         self.editing = turn
         parts.composer.set_text(turn.content)
-        parts.composer.border_title = f"editing a question · {parts.key('chat.stop')} leaves it unchanged"
+        parts.composer.border_title = f"editing a question · {parts.key('chat.stop')} leaves it as it was"
         self._show_attachments([Attachment(item.name, item.text) for item in turn.attachments])
         parts.composer.focus()
 
@@ -100,7 +100,7 @@ class Drafting:
         name = await self._parts.host.ask_screen(
             TextDialog(
                 "Attach a text file",
-                "It is sent whole with the next question.",
+                "It goes with the next question, whole.",
                 placeholder="path of a file",
                 paths=True,
             )
@@ -165,7 +165,7 @@ class Drafting:
                 parts.say(f"The editor {shlex.join(command)} did not run: {error}.", "error")
                 return
         if done.returncode != 0:
-            parts.say(f"{command[0]} ended with code {done.returncode}; the text is unchanged.", "warning")
+            parts.say(f"{command[0]} ended with code {done.returncode}; the text stays as it was.", "warning")
             return
         parts.composer.set_text(encodable(text.rstrip("\n")))
         parts.composer.focus()

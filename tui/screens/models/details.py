@@ -79,14 +79,14 @@ def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, 
     ]
     items += placement(plan)
     if plan is not None and plan.kv_bytes_per_token == 0:
-        text = "Estimated from the catalogue's figures; F4 plans from the header on the hub."
+        text = "An estimate from the catalogue's figures; F4 plans from the header on the hub."
         items.append(Content.styled(text, "$foreground-muted"))
     items.append(heading("Files"))
     if repo is not None:
         items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
     else:
         items += quants([(q.label, q.size, 0) for q in model.quants], here)
-        items.append(Content.styled(note or "Sizes from the catalogue.", "$foreground-muted"))
+        items.append(Content.styled(note or "Sizes of the catalogue.", "$foreground-muted"))
     return lines(items)
 
 
@@ -106,7 +106,7 @@ def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: 
         text = f"Gated: accept its terms on the page of {row.repo}, then run `hf auth login` or set HF_TOKEN."
         items.append(Content.styled("\n" + text, "$text-warning"))
     if repo is not None and repo.private:
-        items.append(Content.styled("\nPrivate: your token gives access.", "$text-warning"))
+        items.append(Content.styled("\nPrivate: your token opens it.", "$text-warning"))
     items += placement(plan)
     if repo is not None:
         items.append(heading("Files"))
@@ -179,7 +179,7 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
         if place.tables_ssd:
             ssd = f"{ssd if place.experts_ssd else 'no experts'}, {figures.size(place.tables_ssd)} of embeddings"
         items += [
-            heading(f"{visible_line(plan.quant, 20)} on this machine" if plan.quant else "On this machine"),
+            heading(f"{visible_line(plan.quant, 20)} in this machine" if plan.quant else "In this machine"),
             field("RAM", f"experts {figures.size(place.experts_ram)}"),
             field("", rest),
             field("VRAM", vram),
@@ -192,7 +192,7 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
             least, advised = figures.size(plan.budgets.least), figures.size(plan.budgets.advised)
             items.append(field("budget", f"least {least}, advised {advised}"))
     if speed is not None:
-        rests = "Measured here." if speed.source == "measured" else "Estimated; not measured on this machine yet."
+        rests = "Measured here." if speed.source == "measured" else "The speed is a formula's, not measured here yet."
         items.append(Content.styled(f"{rests} {visible_line(speed.reason)}", "$foreground-muted"))
     items += [Content.styled(visible_line(text), "$text-warning") for text in plan.notes]
     return items

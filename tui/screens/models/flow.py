@@ -167,7 +167,7 @@ class ModelFlow:
         """Hashes the files of a local model in the background."""
         view, entry, library = self._view, row.entry, self._finder.library
         if entry is None or library is None:
-            view.say("Only models on this machine can be verified.")
+            view.say("Only models on this machine can be checked.")
             return
         from flashmoe.hub.verify import FileCheck, verify
 

@@ -115,7 +115,7 @@ class ModelsScreen(Screen[str | None]):
             if pane.views:
                 self.action_downloads()
             else:
-                self.say("There are no downloads; choose a model from the catalogue or the hub to start one.")
+                self.say("There are no downloads; choose a model of the catalogue or the hub to start one.")
 
     # ---- the list --------------------------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     if frame.latency_s is not None:
         parts.append(figures.duration(frame.latency_s))
     right = "of the measured most" if probed else "of the most so far" if frame.disk else ""
-    note = _note(" · ".join(parts) or ("other programs: unknown" if frame.disk else "unknown disk"))
+    note = _note(" · ".join(parts) or ("other programs: unknown" if frame.disk else "no disk under this model"))
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
     if work is not None and work.hit_rate is not None:
