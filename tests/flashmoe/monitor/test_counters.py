@@ -150,9 +150,9 @@ def test_the_hit_rate_is_that_of_a_replayed_trace(path: Path, monkeypatch: pytes
     trace: list[tuple[int, list[int], list[int]] | int] = []
     chosen, begin = pager.chosen, pager.begin
 
-    def noted_begin(tokens: int) -> None:
+    def noted_begin(tokens: int, *aged: Any) -> None:
         trace.append(tokens)
-        begin(tokens)
+        begin(tokens, *aged)
 
     def noted(row: int, ids: Any, counts: Any, *guesses: Any) -> bool:
         trace.append((row, ids.tolist(), [1] * len(ids) if counts is None else counts.tolist()))
