@@ -86,6 +86,7 @@ def test_an_answer_keeps_to_a_schema(model: Path, tmp_path: Path) -> None:
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["a\\b", 'q"r']}},
         "required": ["name", "kind"],
+        "additionalProperties": False,
     }
     schema.write_text(json.dumps(wanted))
     for seed in ("1", "2"):
