@@ -1,7 +1,7 @@
 """The cases of llama.cpp's own tests for chat formats, read out of an sdist of llama-cpp-python.
 
 Nothing of the sdist is kept here. Its tests are C++, of which this reads what it needs (literals, initialisers, the
-calls of a builder) and leaves out a statement that it doesn't understand. `benchmarks.chat_format` measures on them.
+calls of a builder) and leaves out a statement that it doesn't understand. `chat_format.py` measures on them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How much of what models say is understood: llama.cpp's own test cases, read out of an sdist of llama-cpp-python.
 
-``python -m benchmarks.chat_format llama_cpp_python-0.3.36.tar.gz`` prints the figures of ``results/chat_format.md`` and
+``python benchmarks/chat_format.py llama_cpp_python-0.3.36.tar.gz`` prints the figures of ``results/chat_format.md`` and
 each case that comes out otherwise. Compared as upstream's own tests do: text without the white space around it,
 arguments as JSON.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,9 @@ from backends.chat_format.rendering import Renderer
 from backends.chat_format.templates import ChatTemplate
 from backends.chat_format.variables import tool_of
 from backends.interface import ChatMessage, EngineError, GenerateRequest, ToolSpec
-from benchmarks.chat_cases import read_cases, rendered_cases
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chat_cases import read_cases, rendered_cases
 
 HEAD = "vendor/llama.cpp/"
 SPLITS = (0, 1, 2, 3, 7)

@@ -142,7 +142,8 @@ class DemoEngine:
         found = np.searchsorted((summed + base).reshape(-1), drawn.reshape(-1), side="right").reshape(drawn.shape)
         found -= np.arange(layers)[:, None] * experts
         # Where too few are different, the lowest numbers that are left.
-        return [list(dict.fromkeys([*row, *range(experts)]))[: self.used] for row in found.tolist()]
+        rows: list[list[int]] = found.tolist()
+        return [list(dict.fromkeys([*row, *range(experts)]))[: self.used] for row in rows]
 
     def _token(self) -> int:
         """Runs one token through the cache; returns the microseconds that it took."""

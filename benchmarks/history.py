@@ -36,7 +36,7 @@ def words(rng: random.Random, n: int) -> str:
 def fill(path: Path, n_chats: int, n_messages: int, n_words: int) -> None:
     """Writes chats of equal length; one long chat gets 500 messages of them."""
     rng = random.Random(1)
-    with History(path) as history, history._transaction() as db:
+    with History(path) as history, history.transaction() as db:
         now = time.time()
         db.executemany(
             "INSERT INTO chats (id, uid, title, created, updated) VALUES (?,?,?,?,?)",

@@ -53,14 +53,14 @@ def make_home(folder: Path, *, messages: int = 0, chats: int = 0) -> int | None:
 
     ensure_dir(chats_db().parent)
     with History() as history:
-        with history._transaction():
+        with history.transaction():
             for number in range(chats):
                 chat = history.create_chat()
                 history.add_message(chat.id, "user", f"Question {number} about experts and routers?")
         chat_id = None
         if messages:
             chat_id = history.create_chat(title="A long chat").id
-            with history._transaction():
+            with history.transaction():
                 for number in range(messages):
                     history.add_message(chat_id, "assistant" if number % 2 else "user", MESSAGE)
     return chat_id
