@@ -7,17 +7,17 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from textual.message import Message
-from textual.notifications import SeverityLevel
 
 from flashmoe.config.schema import Config
 from tui.engine.messages import DownloadNews
+from tui.notifier import Notifier
 
 if TYPE_CHECKING:
     from flashmoe.hub.downloads.manager import DownloadManager
     from flashmoe.hub.downloads.views import JobView
 
 
-class Owner(Protocol):
+class Owner(Notifier, Protocol):
     """What the downloads need of the app."""
 
     @property
@@ -27,17 +27,6 @@ class Owner(Protocol):
 
     def post_message(self, message: Message) -> bool:
         """Hands a message to the app; from any thread."""
-        ...
-
-    def notify(
-        self,
-        message: str,
-        *,
-        severity: SeverityLevel = "information",
-        timeout: float | None = None,
-        markup: bool = True,
-    ) -> None:
-        """A toast."""
         ...
 
 

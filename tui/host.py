@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 from flashmoe.config.schema import Config
@@ -13,11 +12,12 @@ from tui.downloading import Downloading
 from tui.engine.controller import EngineController
 from tui.keymap import Keymap
 from tui.monitor.monitoring import Monitoring
+from tui.notifier import Notifier
 
 T = TypeVar("T")
 
 
-class Host(Protocol):
+class Host(Notifier, Protocol):
     """The app, as its screens see it."""
 
     @property
@@ -89,15 +89,4 @@ class Host(Protocol):
 
     def suspend(self) -> Any:
         """A context in which another program has the terminal. Raises `SuspendNotSupported`."""
-        ...
-
-    def notify(
-        self,
-        message: str,
-        *,
-        severity: SeverityLevel = "information",
-        timeout: float | None = None,
-        markup: bool = True,
-    ) -> None:
-        """A toast."""
         ...

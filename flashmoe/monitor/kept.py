@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -26,7 +27,24 @@ _MOST_ITEMS = 1024
 """A longer list is none that an engine sends: the longest has a figure for each number of experts."""
 
 
-class Kept(Sequence[T], Generic[T]):
+class _Sliced(Sequence[T], Generic[T]):
+    """A sequence that only has to know its single items."""
+
+    @abstractmethod
+    def _at(self, index: int) -> T:
+        """The item at a place. Raises `IndexError` where there is none."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(*index.indices(len(self)))]
+        return self._at(index)
+
+
+class Kept(_Sliced[T]):
     """Messages by their place; each is decoded when it is asked for."""
 
     def __init__(self, decode: Callable[[str, bytes], T]) -> None:
@@ -53,19 +71,13 @@ class Kept(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._packed)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _at(self, index: int) -> T:
         packed = self._packed[index]
         body = packed[1:] if packed[:1] == b"p" else zlib.decompress(packed[1:])
         return self._decode(self.kinds[index], body)
 
 
-class Part(Sequence[T], Generic[T]):
+class Part(_Sliced[T]):
     """The messages of one kind among all of them."""
 
     def __init__(self, every: Kept[Any], kind: str) -> None:
@@ -75,13 +87,7 @@ class Part(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _at(self, index: int) -> T:
         found: T = self._every[self._places[index]]
         return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
-from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -13,6 +12,7 @@ from backends.interface import ExpertMap, ModelInfo
 from tui.engine import messages
 from tui.engine.controller import EngineController
 from tui.monitor.redraws import Redraws
+from tui.notifier import Notifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,23 +24,12 @@ if TYPE_CHECKING:
 MAP_INTERVAL_S = 2.0
 
 
-class Owner(Protocol):
+class Owner(Notifier, Protocol):
     """What the monitor needs of the app."""
 
     @property
     def controller(self) -> EngineController:
         """The engine."""
-        ...
-
-    def notify(
-        self,
-        message: str,
-        *,
-        severity: SeverityLevel = "information",
-        timeout: float | None = None,
-        markup: bool = True,
-    ) -> None:
-        """A toast."""
         ...
 
 
