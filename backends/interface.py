@@ -30,6 +30,9 @@ from backends.figures import Usage as Usage
 
 
 KvType = Literal["f16", "q8_0"]
+RepackChoice = Literal["auto", "on", "off"]
+Repacked = Literal["off", "dense", "all"]
+"""What of a model is repacked: nothing, all but the routed experts, or these as well."""
 
 
 class LoadRequest(Struct, kw_only=True, frozen=True):
@@ -74,6 +77,11 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     embeddings: bool = False
     kv_type: KvType = "f16"
     """How keys and values are kept: ``q8_0`` takes about half of the memory of ``f16``, and answers differ a little."""
+    repack: RepackChoice = "off"
+    """Whether weights are repacked for this processor: ``on`` those that stay in memory, and routed experts as well
+    where all of them fit there and neither a limit nor a store was asked for; ``auto`` what pays on this processor."""
+    repack_file: str = ""
+    """Where it is remembered what repacking gains on this processor; empty: nowhere."""
     kv_budget_bytes: int | None = None
     """The most memory that states of prompts may take beside the KV cache, so that what was read once isn't read again.
     None: a sixteenth of the machine's memory, where several sequences share the cache; with one, only states to go back
@@ -255,6 +263,9 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     """Weights that are only looked up: they stay on the SSD, and rows are read (`stream`)."""
     kv_bytes: int | None = None
     kv_type: KvType = "f16"
+    repacked: Repacked = "off"
+    repack_reason: str = ""
+    """Why that is repacked where it wasn't asked for; a half sentence."""
     compute_bytes: int | None = None
     budget_bytes: int | None = None
     """The most that experts may hold in RAM; None: unlimited."""

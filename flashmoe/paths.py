@@ -91,6 +91,11 @@ def cache_dir() -> Path:
     return _base("XDG_CACHE_HOME", ".cache", "cache")
 
 
+def repack_file() -> Path:
+    """What repacking weights gains on this machine's processor."""
+    return cache_dir() / "repack.json"
+
+
 def heat_dir() -> Path:
     """How much each model's experts were used, for a warm start."""
     return cache_dir() / "heat"

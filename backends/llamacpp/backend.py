@@ -11,6 +11,7 @@ from backends.interface import EngineError, LoadRequest, ModelInfo, ProgressCall
 from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel
 from backends.llamacpp.parts import Parts
+from backends.llamacpp.repack import settle
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
 from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, with_fewer
@@ -35,6 +36,8 @@ class MmapBackend:
         gguf = read_gguf(request.path).require_complete()
         base = describe(request, gguf, resident_bytes=0)  # mapped weights can be dropped and read again
         kv = allocated_kv_bytes(request, gguf, base)
+        repacked, why = settle(request, gguf, base)
+        base = msgspec.structs.replace(base, repacked=repacked, repack_reason=why)
         request = fit_gpu(request, gguf, kv)
         layers = choose_vram_layers(request, gguf, base, kv)
         model, _, short = with_fewer(layers, lambda now: self._load(request, gguf, base, now, progress))
@@ -52,7 +55,7 @@ class MmapBackend:
     ) -> LlamaModel:
         files = ModelFiles(gguf.files)
         try:
-            weights = load_mmap(request, list(gguf.files), gguf.architecture, progress, vram_layers)
+            weights = load_mmap(request, list(gguf.files), gguf.architecture, progress, vram_layers, base.repacked)
         except BaseException:
             files.close()
             raise

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from backends.gguf.file import GgufFile
-from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
+from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback, Repacked
 from backends.llamacpp import abi, native
+from backends.llamacpp.mapped import MappedBufferType
 from backends.system import libc, procfs
 
 GPU_RESERVE_BYTES = 768 << 20
@@ -60,13 +61,14 @@ def model_params(
     expert_buft: int | None,
     architecture: str,
     vram_layers: Sequence[int] = (),
+    repacked: Repacked = "off",
 ) -> Any:
-    """``llama_model_params`` for a request, shared by both loaders: no repacking, experts to `expert_buft`
+    """``llama_model_params`` for a request, shared by both loaders: what is `repacked`, experts to `expert_buft`
     (``ggml_backend_buffer_type_t``; None: not overridden) but those of `vram_layers`, ``--experts`` as a metadata
     override."""
     L = native.lib()
     params = L.llama_model_default_params()
-    params.use_extra_bufts = False
+    params.use_extra_bufts = repacked != "off"
     params.n_gpu_layers = choose_gpu_layers(request)
     if expert_buft is not None:
         overrides = (abi.TensorOverride * 2)()
@@ -163,13 +165,19 @@ def load_mmap(
     architecture: str,
     progress: ProgressCallback,
     vram_layers: Sequence[int] = (),
+    repacked: Repacked = "off",
 ) -> Weights:
     """Loads a GGUF (`paths`: its parts in order) by mmap. Raises `EngineError`: ``cancelled``,
     ``unknown_architecture``, ``bad_model``, ``no_memory``."""
     L = native.lib()
     keep: list[Any] = []
+    experts = abi.cpu_buffer_type()
+    if repacked == "dense":
+        mapped = MappedBufferType()
+        keep.append(mapped)
+        experts = mapped.pointer
     params = model_params(
-        request, keep, expert_buft=abi.cpu_buffer_type(), architecture=architecture, vram_layers=vram_layers
+        request, keep, expert_buft=experts, architecture=architecture, vram_layers=vram_layers, repacked=repacked
     )
     params.load_mode = LOAD_MODE_MMAP
     vram_before = gpu_free_bytes()

@@ -9,7 +9,9 @@ from backends.gguf.types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import lazy_zeros
 from backends.llamacpp.loading import choose_gpu_layers
+from backends.planner.compute import router_copies
 from backends.planner.kv import CONTEXT_RESERVE_BYTES, KV_TYPES, allocated_cells, kv_bytes, kv_type_obstacle
+from backends.planner.prompts import USUAL_UBATCH, extra_bytes
 from backends.system import procfs
 
 DEFAULT_CTX = 8192
@@ -65,6 +67,19 @@ def allocated_kv_bytes(request: LoadRequest, gguf: GgufFile, info: ModelInfo) ->
     """Bytes of KV cache and recurrent state that llama.cpp allocates for a load with the decisions `info`."""
     cells = allocated_cells(info.n_ctx, info.n_seq_max, own_caches=request.own_caches)
     return kv_bytes(gguf, cells, n_seqs=info.n_seq_max, type_bytes=KV_TYPES[request.kv_type]).total
+
+
+def memory_for_experts(gguf: GgufFile, context: ModelInfo) -> int:
+    """Bytes of memory left for experts beside dense weights, KV cache and compute buffers, all estimated from above.
+
+    A sixteenth stays free, and a quarter of a GiB at least: this process, the kernel's own, and what else runs.
+    """
+    available = procfs.available_memory() or 0
+    kv = kv_bytes(gguf, context.n_ctx, n_seqs=context.n_seq_max, type_bytes=KV_TYPES[context.kv_type]).total
+    widest = max(gguf.n_vocab, 8 * gguf.n_embd, 3 * context.n_expert_used * gguf.n_ff_exp)
+    compute = 5 * min(context.n_ubatch, USUAL_UBATCH) * widest  # float32 and a quarter
+    compute += extra_bytes(gguf, context.n_ctx, context.n_ubatch) + router_copies(gguf)
+    return max(0, available - gguf.bytes.kept - kv - compute - max(256 << 20, available // 16))
 
 
 def check_request(request: LoadRequest, gguf: GgufFile) -> None:

@@ -50,6 +50,13 @@ def compute_bytes(gguf: GgufFile, n_ctx: int, n_ubatch: int = 512) -> ComputeByt
     return ComputeBytes(max(touched, 4 * ubatch * (gguf.n_vocab + 2 * embd)), touched)
 
 
+def router_copies(gguf: GgufFile) -> int:
+    """Bytes of the routers' 8-bit copies that name experts to read ahead (`backends.streaming.router_product`)."""
+    if gguf.n_embd % 32:
+        return 0
+    return sum(layer.n_experts for layer in gguf.expert_layers) * gguf.n_embd // 32 * 34
+
+
 def _recurrent(gguf: GgufFile) -> int:
     """Floats for each token in a recurrent layer."""
     inner, state = number(gguf, "ssm.inner_size", 0), number(gguf, "ssm.state_size", 0)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from backends.interface import KvType
+from backends.interface import KvType, RepackChoice, Repacked
 from backends.planner.prompts import USUAL_UBATCH
 from backends.planner.speed import Speed
 
@@ -28,6 +28,8 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
     """The most bytes of experts in VRAM (``--vram-experts``); None: as many as fit."""
     n_expert_used: int | None = None
     kv_type: KvType = "f16"
+    repack: RepackChoice = "off"
+    """Whether weights are repacked for this processor (``--repack``)."""
     to_download: int = 0
     """Bytes of the model that aren't on this machine yet."""
     download_bytes_s: float | None = None
@@ -109,6 +111,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """(tokens of a prompt, seconds until its first answer token), for `PROMPTS`."""
     first_token_source: str = "formula"
     """``formula``, or ``measured``: prompts of about that size here."""
+    repacked: Repacked = "off"
+    """What of the weights is repacked for this processor: they can't be dropped from memory then."""
     to_download: int
     disk_free: int | None
     download_s: float | None

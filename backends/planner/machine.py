@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from backends.planner.repack import Gain
 from backends.system import cgroups, procfs
 
 
@@ -42,6 +43,8 @@ class Machine(Struct, frozen=True, kw_only=True):
     """Sequential reads of memory with all cores."""
     compute_scale: float | None = None
     """How fast runs on this machine computed, relative to the formula; None before the first."""
+    repack_gains: dict[int, Gain] = {}
+    """What repacking gains with a type of weights (``enum ggml_type``), of those that were measured."""
 
     @staticmethod
     def detect(folder: Path | str | None = None) -> Machine:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from backends.gguf.file import GgufFile
-from backends.planner.compute import compute_bytes
+from backends.interface import Repacked
+from backends.planner.compute import compute_bytes, router_copies
 from backends.planner.figures import Budgets as Budgets
 from backends.planner.figures import Placement as Placement
 from backends.planner.figures import Plan as Plan
@@ -29,6 +30,7 @@ from backends.planner.prompts import (
     prompt_pace,
     staging_bytes,
 )
+from backends.planner.repack import choose
 from backends.planner.speed import MeasuredRun, measured_speed, streaming_speed
 from backends.planner.vram import RUNTIME_BYTES, bytes_of, choose_layers, copied_bytes
 
@@ -144,7 +146,8 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
     tables = gguf.bytes.tables if streams else 0
     dense = gguf.bytes.dense - tables - int((gguf.bytes.dense - gguf.bytes.embeddings) * gpu_share)
     kv_ram = int(kv.total * (1 - gpu_share))
-    fixed = dense + kv_ram + compute + PROCESS_BYTES
+    process = PROCESS_BYTES + (router_copies(gguf) if streams else 0)
+    fixed = dense + kv_ram + compute + process
     room = max(0, machine.ram_available - fixed - RESERVE_BYTES)
     least = working_set(gguf, used)
     here = room if request.ram_bytes is None else min(room, request.ram_bytes)
@@ -157,11 +160,17 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
             prompt = 0  # without them prompts take the way of decode
         here = min(here, room - prompt)
     held = min(experts, here)
+    repacked: Repacked = "off"
+    told = ""
+    if not (machine.gpus and n_gpu):
+        all_fit = 0 < experts == held and request.ram_bytes is None
+        repacked, told = choose(request.repack, gguf, all_fit, machine.repack_gains.get)
+    copied = dense if not streams and repacked != "off" else 0
     place = Placement(
-        dense_ram=dense, experts_ram=held, kv_ram=kv_ram, compute_ram=compute, process_ram=PROCESS_BYTES, vram=vram,
+        dense_ram=dense, experts_ram=held, kv_ram=kv_ram, compute_ram=compute, process_ram=process, vram=vram,
         n_gpu_layers=n_gpu, vram_expert_layers=len(layers), vram_experts=in_vram, prompt_ram=prompt,
         experts_ssd=experts - held, tables_ssd=tables,
-        anonymous=fixed - (0 if streams else dense), rss=fixed + held,
+        anonymous=fixed - (0 if streams else dense) + copied + (held if repacked == "all" else 0), rss=fixed + held,
     )  # fmt: skip
     verdict, sentence = _verdict(gguf, machine, request, fixed, least, held, n_ctx, in_vram)
     speed = None
@@ -183,7 +192,7 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
         budgets=Budgets(least, advised_budget(gguf, used), gguf.bytes.experts, here), speed=speed,
         to_download=request.to_download, disk_free=machine.disk_free,
         download_s=request.to_download / request.download_bytes_s if request.download_bytes_s else None,
-        notes=_notes(gguf, machine, request, n_ctx),
+        repacked=repacked, notes=(*_notes(gguf, machine, request, n_ctx), *_repack_note(repacked, told)),
     )  # fmt: skip
 
 
@@ -325,6 +334,13 @@ def _notes(gguf: GgufFile, machine: Machine, request: PlanRequest, n_ctx: int) -
     if gguf.architecture == "deepseek4":
         notes.append("Its unusual KV cache is estimated, not calculated.")
     return tuple(notes)
+
+
+def _repack_note(repacked: Repacked, told: str) -> tuple[str, ...]:
+    if repacked == "off":
+        return ()
+    what = "All weights are" if repacked == "all" else "Dense weights are"
+    return (f"{what} repacked for this processor{f' ({told})' if told else ''}.",)
 
 
 def _gib(n: int) -> str:

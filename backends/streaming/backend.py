@@ -15,7 +15,8 @@ from backends.llamacpp.context import AbortFlag
 from backends.llamacpp.loading import Weights, choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import LlamaModel
 from backends.llamacpp.parts import Counters, Parts
-from backends.llamacpp.sizing import allocated_kv_bytes, describe
+from backends.llamacpp.repack import settle
+from backends.llamacpp.sizing import allocated_kv_bytes, describe, memory_for_experts
 from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, vram_room, with_fewer
 from backends.planner.machine import Machine
 from backends.planner.plan import working_set
@@ -29,7 +30,7 @@ from backends.streaming.pinned import no_pin, offload_from, pin
 from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
 from backends.streaming.staging import Staging
-from backends.streaming.store_choice import Choice, choose_store, memory_for_experts, plan_prompts
+from backends.streaming.store_choice import Choice, choose_store, plan_prompts
 from backends.streaming.stores import Store
 from backends.streaming.tables import Tables
 from backends.streaming.warmth import HeatFile, Warmth
@@ -84,6 +85,8 @@ class StreamBackend:
         least = working_set(gguf, request.n_expert_used)
         base = describe(request, gguf, resident_bytes=gguf.bytes.kept + least)
         kv = allocated_kv_bytes(request, gguf, base)
+        repacked, why = settle(request, gguf, base)
+        base = msgspec.structs.replace(base, repacked=repacked, repack_reason=why)
         request = fit_gpu(request, gguf, kv)
         layers = choose_vram_layers(request, gguf, base, kv)
         model, _, short = with_fewer(layers, lambda now: self._load(request, gguf, base, kv, now, progress))
@@ -123,7 +126,9 @@ class StreamBackend:
             base = msgspec.structs.replace(base, n_ubatch=ubatch, n_batch=ubatch)
         files = ModelFiles(gguf.files)
         try:
-            loaded = load_stream(request, gguf, progress, keep_cached=choice.keep_cached, vram_layers=vram_layers)
+            loaded = load_stream(
+                request, gguf, progress, keep_cached=choice.keep_cached, vram_layers=vram_layers, repacked=base.repacked
+            )
         except BaseException:
             files.close()
             raise
@@ -142,6 +147,8 @@ class StreamBackend:
 
         if layout is None:  # nothing of ours is in the way of llama.cpp
             reason = "All experts are in VRAM, so nothing streams."
+            if base.repacked == "all":
+                reason = "All experts fit into memory, repacked for this processor, so nothing streams."
             parts = Parts(backend=self.name, reason=reason, info=placed, check_files=files.check)
             return LlamaModel(weights, request, parts, base)
         return self._stream(request, gguf, base, weights, layout, loaded.tables, choice, files, placed, progress)
@@ -173,7 +180,9 @@ class StreamBackend:
                 pager.read_whole_layers(staging, base.n_expert_used, offload_from())
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
             abort = AbortFlag()
-            predictor = Predictor(len(layout.rows), base.n_expert_used)
+            threads = request.n_threads or procfs.usable_cpus()
+            predictor = Predictor(len(layout.rows), base.n_expert_used, n_threads=threads)
+            weights.on_close.append(predictor.close)
             warmth = _warmth(request, pager, files.fingerprint)
             if warmth is not None:
                 weights.on_close.append(warmth.save)

@@ -21,12 +21,14 @@ from backends.llamacpp import native
 from backends.llamacpp.context import AbortFlag, Batch
 from backends.llamacpp.pass_meter import PassMeter
 from backends.streaming import abi
+from backends.streaming.known_products import KnownProducts, Product
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
 from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
+from backends.streaming.stores import I64
 from backends.streaming.tables import Tables
-from backends.streaming.trampoline import MOST_TABLES, TOPK_PREFIX, Trampoline
+from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
 from backends.streaming.whole_layers import AGE_TOKENS
 
 _COPY = re.compile(r"^[^#]*#(.*)#\d+$")
@@ -60,6 +62,13 @@ class RouterHook:
         self._whole = pager.whole
         self._tables = {} if tables is None else dict.fromkeys(tables.pointers, tables)
         self._product, self._get_rows = self._ggml.op("MUL_MAT_ID"), self._ggml.op("GET_ROWS")
+        self._known = KnownProducts(self._product, len(layout.rows))
+        self._stop, self._silent = 0, False
+        """While silent, no product but the node `_stop` needs Python: all of the layer's are pointed at the slots,
+        those of `_later` once that node was computed."""
+        self._later: list[Product] = []
+        self._foreign = False
+        """Choices were asked about that aren't of our layers."""
         self._weights = {
             t.pointer: (row, index, t.is_down) for row, r in enumerate(layout.rows) for index, t in enumerate(r.tensors)
         }
@@ -87,7 +96,7 @@ class RouterHook:
         if stub:
             try:
                 handler = int(C.cast(self._python, C.c_void_p).value or 0)
-                self._stub = Trampoline(handler, self._product, list(self._tables)[:MOST_TABLES])
+                self._stub = Trampoline(handler, self._product, list(self._tables))
                 self.callback = kind(self._stub.address)
             except OSError:
                 pass
@@ -101,6 +110,7 @@ class RouterHook:
         self._ids.clear()
         self._boundary.clear()
         self._staged.clear()
+        self._speak()
         if self._predictor is not None:
             self._predictor.begin()
         self.passes.begin(len(batch))
@@ -121,8 +131,10 @@ class RouterHook:
         if self._resting:
             self._pager.coasted()
             self._resting = False
+        self._speak()
         if self._stub is not None:
             self._stub.rest(False)
+            self._stub.sure(not self._foreign and self._error is None)
         if self._whole is not None:
             self._whole.end(self._error is None and not self._stopped)
         self._pager.end()
@@ -161,7 +173,11 @@ class RouterHook:
                     return self._ask_product(node)
                 if op == self._get_rows:
                     return self._ask_rows(node)
-                return C.string_at(node + abi.NAME) in self._row_of_topk  # not of layers whose experts are in VRAM
+                name = C.string_at(node + abi.NAME)
+                if name in self._row_of_topk:
+                    return True
+                self._foreign |= name.startswith(TOPK_PREFIX)  # of a layer whose experts are in VRAM
+                return False
             if self._slots is not None:
                 self._slots.unpatch()
             started = time.perf_counter()
@@ -171,22 +187,28 @@ class RouterHook:
                 self._chosen(node)
             elif row not in self._staged:
                 self._pager.finish(row)
+                self._point_later(row)
             elif self._whole is not None:
                 (self._whole.middle if self._left.get(row) else self._whole.done)(row)
             self.hook_s += time.perf_counter() - started - (self._pager.stall_s - waited)
             if self._abort.is_set():
                 self._stopped = True
+                self._speak()
                 return False
             return True
         except EngineError as e:
             self._error = e
         except BaseException as e:  # nothing may be raised into C
             self._error = EngineError("internal", f"The router hook failed ({type(e).__name__}: {e})", "see the log.")
+        self._speak()
         return bool(ask)
 
     def _chosen(self, node: int) -> None:
         row = self._row_of_topk.get(C.string_at(node + abi.NAME))
         if row is None:
+            self._foreign = True
+            if self._stub is not None:
+                self._stub.sure(False)
             return  # a layer whose experts aren't ours
         t = abi.Tensor.from_address(node)
         k, n, _, _ = t.ne
@@ -196,22 +218,27 @@ class RouterHook:
         self._left[row] = set(self._all[row])
         self._ids[row] = node
         self._staged.discard(row)
+        self._speak()
         if count <= 0:
             return  # the last layer of a ubatch that wants no logits computes on no token
         holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
+        raw = (C.c_int32 * count)()
         if holder and self._ggml.buffer_is_host(holder):
-            raw = np.frombuffer(C.string_at(t.data, 4 * count), np.int32)
+            C.memmove(raw, t.data, 4 * count)
         else:  # the ids may lie in VRAM
-            raw = np.empty(count, np.int32)
-            self._ggml.tensor_get(node, raw.ctypes.data, 0, count * 4)
+            self._ggml.tensor_get(node, C.addressof(raw), 0, count * 4)
         experts = self._layout.rows[row].n_experts
         if n == 1:
-            ids, counts = raw.astype(np.int64), None if self._weight == 1 else np.full(len(raw), self._weight)
-            listed = raw.tolist()  # of so few, Python finds the largest sooner than numpy
+            listed = raw[:]
             if max(listed) >= experts or min(listed) < 0:
                 raise self._no_such_expert(row)
+            counts = None if self._weight == 1 else np.full(k, self._weight)
+            if self._whole is None or not self._whole.active:
+                self._chosen_by_one(row, node, listed, counts)
+                return
+            ids = np.array(listed, np.int64)
         else:
-            table = np.lib.stride_tricks.as_strided(raw, (n, k), (stride * 4, 4))
+            table = np.lib.stride_tricks.as_strided(np.frombuffer(raw, np.int32), (n, k), (stride * 4, 4))
             found = np.bincount(table.ravel(), minlength=experts)
             if len(found) > experts:
                 raise self._no_such_expert(row)
@@ -230,17 +257,73 @@ class RouterHook:
             ahead = functools.partial(self._predictor.seen, row, ids, node, n, counts)
             if n > 1:
                 likely = functools.partial(self._predictor.likely, row, n)
-        held = self._pager.chosen(row, ids, counts, ahead, likely)
+        held = self._pager.chosen(row, ids.tolist(), counts, ahead, likely)
         self._unslotted.discard(row)
         if not held:
             self._unslotted.add(row)
         elif self._slots is not None:
-            self._slots.translate(row, raw.reshape(1, k) if n == 1 else table)
+            self._slots.translate(row, np.frombuffer(raw, np.int32).reshape(1, k) if n == 1 else table)
+            self._point(row, node)
+
+    def _chosen_by_one(self, row: int, node: int, ids: list[int], counts: I64 | None) -> None:
+        """One token's choice: the way that decode takes."""
+        ahead = None
+        if self._predictor is not None and counts is None:
+            ahead = functools.partial(self._predictor.seen, row, ids, node, 1, None)
+        if not self._pager.chosen(row, ids, counts, ahead):
+            self._unslotted.add(row)
+            return
+        self._unslotted.discard(row)
+        if self._slots is not None:
+            self._slots.translate_one(row, ids)
+            self._point(row, node)
+
+    def _point(self, row: int, topk: int) -> None:
+        """Points the row's products at the slots without being asked, where they are known; else they will be asked
+        about, and be known the next time."""
+        assert self._slots is not None
+        layer = self._known.standing(topk)
+        if layer is None:
+            self._known.learn(topk)
+            return
+        for p in layer.up:
+            self._slots.patch(p.sources, row, p.index)
+        if self._pager.unfinished(row):  # down waits until gate and up were computed
+            self._stop, self._later = layer.up[-1].node, layer.down
+            self._boundary[self._stop] = row
+        else:
+            for p in layer.down:
+                self._slots.patch(p.sources, row, p.index)
+        self._silent = True
+        if self._stub is not None:
+            self._stub.silence(True, self._stop)
+        self._pager.store.go_on()
+
+    def _point_later(self, row: int) -> None:
+        if self._slots is not None:
+            for p in self._later:
+                self._slots.patch(p.sources, row, p.index)
+            self._slots.go_on()
+        self._later = []
+        self._stop = 0
+        if self._silent and self._stub is not None:
+            self._stub.silence(True, 0)
+
+    def _speak(self) -> None:
+        """From here on Python is asked about products again."""
+        self._known.forget()
+        self._later = []
+        if self._silent:
+            self._stop, self._silent = 0, False
+            if self._stub is not None:
+                self._stub.silence(False)
 
     def _no_such_expert(self, row: int) -> EngineError:
         return EngineError("bad_model", f"Layer {self._layout.rows[row].layer} chose an expert that isn't there.")
 
     def _ask_product(self, node: int) -> bool:
+        if self._silent:
+            return node == self._stop
         weight = C.c_void_p.from_address(node + abi.SRC).value or 0
         ours = self._weights.get(weight)
         if ours is None:
@@ -261,7 +344,8 @@ class RouterHook:
                 return True
             return False
         if self._slots is not None and row not in self._unslotted:
-            self._slots.patch(node, row, index)
+            self._known.asked(node, index, is_down, not left)
+            self._slots.patch(abi.Sources.from_address(node + abi.SRC), row, index)
         if is_down:
             self._pager.finish(row)
         elif self._pager.unfinished(row) and not left & self._up[row]:

@@ -51,12 +51,15 @@ class Ledger:
         self.pinned: set[int] = set()
         self.token = 0
         self._weight = 1.0
-        self._pending: list[npt.NDArray[np.int64]] = []
-        self._pending_counts: list[npt.NDArray[np.int64] | None] = []
-        self._counted = False  # whether any of the pending has counts
+        self._pending: list[int] = []
+        self._pending_counts: list[tuple[int, npt.NDArray[np.int64]]] = []
+        """(place in the pending ones, counts from there on)"""
         self._noted: list[npt.NDArray[np.int64]] = []
         self._start = [row * width for row in range(rows)]
-        self._states = [states.data for states in self.state]
+        # between two layers the processor's caches are full of experts: every step of numpy that isn't taken counts
+        self.states = [states.data for states in self.state]
+        """The same memory as `state`, row by row: of few experts, Python reads and writes it sooner than numpy."""
+        self._hits, self._misses, self._last = self.row_hits.data, self.row_misses.data, self.last_count.data
         self._flat_uses = self.uses.reshape(-1)
         self._flat_last = self.last_used.reshape(-1)
         self._queue: list[list[int]] = [[] for _ in self.budget]
@@ -81,19 +84,18 @@ class Ledger:
             self._reserve[g] = self._graph_largest[g]
             self._graph_bytes[g] = self._graph_largest[g] = 0
 
-    def missing(self, row: int, ids: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None) -> list[int]:
+    def missing(self, row: int, ids: Sequence[int], counts: npt.NDArray[np.int64] | None) -> list[int]:
         """Notes that the router of `row` chose the distinct experts `ids` (`counts` times each; None: once), and
         returns those that are not resident, what is loading included."""
-        self._pending.append(ids + self._start[row])
-        self._pending_counts.append(counts)
-        self._counted |= counts is not None
-        # Between two layers the processor's caches are full of experts: every step of numpy that isn't taken counts.
-        state = self._states[row]
-        absent = [e for e in ids.tolist() if state[e] != RESIDENT]
+        if counts is not None:
+            self._pending_counts.append((len(self._pending), counts))
+        start, state = self._start[row], self.states[row]
+        self._pending += [start + e for e in ids]
+        absent = [e for e in ids if state[e] != RESIDENT]
         if absent:
-            self.row_misses[row] += len(absent)
-        self.row_hits[row] += len(ids) - len(absent)
-        self.last_count[row] = len(ids)
+            self._misses[row] += len(absent)
+        self._hits[row] += len(ids) - len(absent)
+        self._last[row] = len(ids)
         size, g = len(ids) * self.cost[row], self.group[row]
         self._graph_bytes[g] += size
         if size > self._graph_largest[g]:
@@ -122,14 +124,13 @@ class Ledger:
             return
         pending, self._pending = self._pending, []
         counts, self._pending_counts = self._pending_counts, []
-        flat = np.concatenate(pending)
+        flat = np.array(pending, np.int64)
         self._noted.append(flat)
         # a row comes once a graph, so no index repeats
-        if self._counted:
-            self._counted = False
-            times = np.concatenate(
-                [np.ones(len(f), np.int64) if c is None else c for f, c in zip(pending, counts, strict=True)]
-            )
+        if counts:
+            times = np.ones(len(flat), np.int64)
+            for at, of_row in counts:
+                times[at : at + len(of_row)] = of_row
             self._flat_uses[flat] += times.astype(np.uint32)
             self.flat_heat[flat] += np.minimum(times, 8) * self._weight
         else:
@@ -166,20 +167,25 @@ class Ledger:
 
     # ---- residency -------------------------------------------------------------------------------------------------
 
+    def _become(self, row: int, experts: Sequence[int], what: int) -> None:
+        states = self.states[row]
+        for e in experts:
+            states[e] = what
+
     def loading(self, row: int, experts: Sequence[int]) -> None:
         """Reads of absent experts were started."""
-        self.state[row, list(experts)] = LOADING
+        self._become(row, experts, LOADING)
         size = self.cost[row] * len(experts)
         self.held[self.group[row]] += size
         self.row_held[row] += size
 
     def arrived(self, row: int, experts: Sequence[int]) -> None:
         """Experts are all there."""
-        self.state[row, list(experts)] = RESIDENT
+        self._become(row, experts, RESIDENT)
 
     def unproven(self, row: int, experts: Sequence[int]) -> None:
         """Experts that were loading are no longer looked after; whether they arrived is for who needs them to see."""
-        self.state[row, list(experts)] = UNPROVEN
+        self._become(row, experts, UNPROVEN)
 
     def doubt(self) -> None:
         """A read failed, and what it touched may be shared: no resident is computed on before it is waited for."""
@@ -187,7 +193,7 @@ class Ledger:
 
     def dropped(self, row: int, experts: Sequence[int]) -> None:
         """Experts that were loading or resident are gone."""
-        self.state[row, list(experts)] = ABSENT
+        self._become(row, experts, ABSENT)
         size = self.cost[row] * len(experts)
         self.held[self.group[row]] -= size
         self.row_held[row] -= size

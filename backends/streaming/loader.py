@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.gguf.file import GgufFile
-from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback
+from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback, Repacked
 from backends.llamacpp import abi as llama_abi
 from backends.llamacpp import native
 from backends.llamacpp.loading import LAZY_MODE_OFF, LOAD_MODE_NONE, Weights, gpu_free_bytes, load_error, model_params
@@ -45,8 +45,10 @@ def load_stream(
     *,
     keep_cached: bool,
     vram_layers: Sequence[int] = (),
+    repacked: Repacked = "off",
 ) -> Loaded:
-    """Loads all but the experts; those of `vram_layers` go to GPUs. `keep_cached`: leave the dense ranges in the page
+    """Loads all but the experts; those of `vram_layers` go to GPUs. `repacked`: with ``all`` nothing streams.
+    `keep_cached`: leave the dense ranges in the page
     cache for the next load.
 
     Raises `EngineError`: ``cancelled``, ``unsupported`` (mmap may still load it), ``io_error``, ``no_memory`` and what
@@ -54,16 +56,17 @@ def load_stream(
     """
     L = native.lib()
     started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), gpu_free_bytes()
-    virtual = VirtualGguf([Path(p) for p in gguf.files], gguf.tables, vram_layers)
+    whole = [layer.layer for layer in gguf.expert_layers] if repacked == "all" else vram_layers
+    virtual = VirtualGguf([Path(p) for p in gguf.files], gguf.tables, whole)
     load_from_ptr = L._lib.llama_model_load_from_file_ptr
     load_from_ptr.restype, load_from_ptr.argtypes = C.c_void_p, [C.c_void_p, L.llama_model_params]
     buft = ExpertBufferType()
     keep: list[Any] = []
-    params = model_params(request, keep, expert_buft=None, architecture=gguf.architecture)
+    params = model_params(request, keep, expert_buft=None, architecture=gguf.architecture, repacked=repacked)
     params.load_mode = LOAD_MODE_NONE
     params.lazy_mode = LAZY_MODE_OFF  # llama.cpp would map the file behind the stream, and there is none
     ours = [
-        llama_abi.expert_pattern(vram_layers, EXPERT_PATTERN),
+        llama_abi.expert_pattern(whole, EXPERT_PATTERN),
         *(f"^{re.escape(name)}$".encode() for name in gguf.tables),
     ]
     overrides = (llama_abi.TensorOverride * (len(ours) + 2))()

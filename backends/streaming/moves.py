@@ -8,14 +8,12 @@ import resource
 import time
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from backends.interface import EngineError
 from backends.streaming.layer_times import LayerTimes
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import LOADING, UNPROVEN, Ledger
 from backends.streaming.pool import PoolStore
-from backends.streaming.stores import I64, Store, by_row
+from backends.streaming.stores import Store, by_row
 
 
 def major_faults() -> int:
@@ -87,20 +85,20 @@ class Moves:
             "check the disk and the file, then load the model again.",
         )
 
-    def make_room(self, row: int, count: int, total: int, in_use: dict[int, I64]) -> bool:
+    def make_room(self, row: int, count: int, total: int, in_use: dict[int, Sequence[int]]) -> bool:
         """Drops others than those in use until `count` more experts of `row` have room (of `total` that are needed at
         once); False where that can't be."""
         ledger = self.ledger
         if self.slots is None and ledger.room(row) is None:
             return True
-        keep = np.concatenate([ids + r * ledger.width for r, ids in in_use.items()])
+        keep = [r * ledger.width + e for r, ids in in_use.items() for e in ids]
         if self.slots is not None:
             victims = self.slots.make_room(ledger, row, count, total, keep)
             if victims is not None:
                 self.drop(victims)
             return victims is not None
         size = count * ledger.cost[row]
-        self._free(row, size, set(keep.tolist()))
+        self._free(row, size, set(keep))
         return (ledger.room(row) or 0) >= size
 
     def trim(self, row: int) -> None:

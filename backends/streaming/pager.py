@@ -6,7 +6,7 @@ One thread calls everything but `counters` and `snapshot`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Pager:
         self.read_base = libc.read_bytes()
         self._unfinished: dict[int, list[int]] = {}
         self._overflow: list[tuple[int, int]] = []
-        self._in_use: dict[int, I64] = {}
+        self._in_use: dict[int, Sequence[int]] = {}
 
     def read_whole_layers(self, staging: Staging, n_used: int, offload_from: int | None) -> None:
         """From now on passes of many tokens are staged where that is worth it (see `WholeLayers`)."""
@@ -144,7 +144,7 @@ class Pager:
             self._resync()
 
     def chosen(
-        self, row: int, ids: I64, counts: I64 | None, ahead: Guess | None = None, likely: Guess | None = None
+        self, row: int, ids: list[int], counts: I64 | None, ahead: Guess | None = None, likely: Guess | None = None
     ) -> bool:
         """The router of `row` chose these distinct experts: returns when gate and up can be computed. `ahead` is called
         once their reads are under way and gives experts of the next row to read after them; `likely`, of many tokens,
@@ -161,7 +161,8 @@ class Pager:
             self._ahead.forget_failed()
         absent = self.ledger.missing(row, ids, counts)
         self.pace.chosen(row)
-        guessed_before = any(self.ledger.state[row, e] == LOADING for e in absent)
+        states = self.ledger.states[row]
+        guessed_before = any(states[e] == LOADING for e in absent)
         spare = likely is not None and self._ahead.has_time_to_spare(row)
         alone = False
         if absent:
@@ -186,7 +187,7 @@ class Pager:
             self._unfinished[row] = absent
         return True
 
-    def _wait(self, row: int, absent: list[int], ids: I64, guessed: bool) -> None:
+    def _wait(self, row: int, absent: list[int], ids: list[int], guessed: bool) -> None:
         """Waits for gate and up. A guess that failed is no reason to refuse an answer: it is read again, once."""
         try:
             self._moves.wait(row, absent, False)
@@ -195,10 +196,10 @@ class Pager:
                 raise
             self._moves.wait(row, absent, False)
 
-    def _start(self, row: int, absent: list[int], ids: I64) -> bool:
+    def _start(self, row: int, absent: list[int], ids: list[int]) -> bool:
         """Starts the reads of absent experts; False where the pool has no room for them. The page cache takes them
         all, and gives back what is over the limit when the next layer needs room."""
-        state = self.ledger.state[row]
+        state = self.ledger.states[row]
         fresh = [e for e in absent if state[e] == ABSENT]
         unproven = [e for e in absent if state[e] == UNPROVEN]
         if unproven:
@@ -209,10 +210,9 @@ class Pager:
             self._moves.fetch(row, fresh)
         return True
 
-    def _through_file(self, row: int, ids: I64) -> None:
+    def _through_file(self, row: int, experts: list[int]) -> None:
         """Brings experts into the page cache for one layer's products, past the pool."""
         assert self._slots is not None
-        experts = ids.tolist()
         self._overflow = [(row, e) for e in experts]
         started = time.perf_counter()
         try:
@@ -268,7 +268,7 @@ class Pager:
         if self._slots is not None:
             return  # the product isn't patched: it computes on the mapped file
         n = self.layout.rows[row].n_experts
-        ids = np.arange(n, dtype=np.int64)
+        ids = list(range(n))
         self._in_use[row] = ids
         self.finish(row)
         absent = np.flatnonzero(self.ledger.state[row, :n] != RESIDENT).tolist()
@@ -315,7 +315,7 @@ class Pager:
             return False
         stall_s, reads = self._moves.stall_s, self.pace.reads
         try:
-            if self._moves.make_room(row, len(fresh), len(fresh), {row: np.array(fresh, np.int64)}):
+            if self._moves.make_room(row, len(fresh), len(fresh), {row: fresh}):
                 self._moves.fetch(row, fresh, urgent=False)
                 if self._slots is not None:
                     self._ahead.watch(row, fresh)

@@ -15,6 +15,7 @@ import ctypes as C
 import errno
 import os
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,51 +24,10 @@ from backends.streaming import abi
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import Ledger
 from backends.streaming.pagecache import PageCacheStore
+from backends.streaming.slot_group import SlotGroup
 from backends.streaming.stores import I64, Arrival
 from backends.system import libc
 from backends.system.reader import Reader, Request, open_reader
-
-_HUGE = 2 << 20
-_FOREIGN = -1e300
-
-
-class _Group:
-    """Slots of one size and the rows that use them."""
-
-    def __init__(self, rows: list[int], stride: int, n_slots: int) -> None:
-        self.rows, self.stride, self.n_slots = rows, stride, n_slots
-        self.bytes = -(-n_slots * stride // _HUGE) * _HUGE
-        self.region = libc.reserve(self.bytes + _HUGE)
-        self.base = -(-self.region // _HUGE) * _HUGE
-        libc.prefer_huge(self.base, self.base + self.bytes)
-        libc.madvise(self.region, self.bytes + _HUGE, libc.MADV_DONTFORK)
-        self.owner: I64 = np.full(n_slots, -1, np.int64)
-        """row * width + expert of each slot, -1 where it is free."""
-        self.order = np.full(n_slots, -np.inf)
-        """What is added to the heat of a slot's expert, so that the least may be taken first: free slots before those
-        of other rows' experts, before its own row's; those that the disk writes into never."""
-        edges = np.linspace(0, n_slots, len(rows) + 1).astype(int).tolist()
-        self.home = {row: (edges[i], edges[i + 1]) for i, row in enumerate(rows)}
-        self.home_row = np.zeros(n_slots, np.int64)
-        for row, (a, b) in self.home.items():
-            self.home_row[a:b] = row
-
-    def own(self, slot: int, row: int, expert: int, width: int) -> None:
-        """The disk begins to write an expert into a slot."""
-        self.owner[slot] = row * width + expert
-        self.order[slot] = np.inf
-
-    def arrived(self, slot: int, row: int) -> None:
-        """What a slot was given is all there."""
-        self.order[slot] = 0.0 if self.home_row[slot] == row else _FOREIGN
-
-    def free(self, slot: int) -> None:
-        """A slot's expert is dropped."""
-        self.owner[slot] = -1
-        self.order[slot] = -np.inf
-
-    def close(self) -> None:
-        libc.munmap(self.region, self.bytes + _HUGE)
 
 
 class PoolStore:
@@ -93,6 +53,8 @@ class PoolStore:
         self.mapping = PageCacheStore(layout, None)
         self._build(ram_bytes)
         self._slot = np.full((len(layout.rows), self.width), -1, np.int32)
+        self._slot_at = self._slot.reshape(-1).data
+        """The same memory as `_slot`, by row * width + expert."""
         self._pending: dict[tuple[int, int], tuple[set[int], set[int]]] = {}
         self._tags: dict[int, tuple[int, int, bool]] = {}
         self._failed: dict[tuple[int, int], int] = {}
@@ -107,7 +69,9 @@ class PoolStore:
         self._ids_data: list[npt.NDArray[np.int32]] = [np.zeros(1, np.int32) for _ in layout.rows]
         self._weight_at = [[C.addressof(w) for w in ws] for ws in self._weights]
         self._ids_at = [C.addressof(i) for i in self._ids]
-        self._patched: list[tuple[int, int, int]] = []
+        self._ids_view: list[Any] = [(C.c_int32 * 1)() for _ in layout.rows]
+        """The memory of `_ids_data` as Python writes it."""
+        self._patched: list[tuple[Any, int, int]] = []
 
     # ---- geometry --------------------------------------------------------------------------------------------------
 
@@ -139,7 +103,7 @@ class PoolStore:
         self._sizes = sizes
 
     def _build(self, ram_bytes: int) -> None:
-        self._groups: list[_Group] = []
+        self._groups: list[SlotGroup] = []
         total = [0] * len(self._sizes)
         number = [0] * len(self._sizes)
         for row, g in zip(self._layout.rows, self.group, strict=True):
@@ -147,19 +111,22 @@ class PoolStore:
             number[g] += row.n_experts
         for g, size in enumerate(self._sizes):
             n = max(1, min(number[g], int(ram_bytes * (total[g] / sum(total))) // size))
-            self._groups.append(_Group([r for r, x in enumerate(self.group) if x == g], size, n))
+            self._groups.append(SlotGroup([r for r, x in enumerate(self.group) if x == g], size, n))
         self.budget: list[int | None] = [g.n_slots * g.stride for g in self._groups]
 
     # ---- room --------------------------------------------------------------------------------------------------------
 
-    def make_room(self, ledger: Ledger, row: int, count: int, total: int, keep: I64) -> list[tuple[int, int]] | None:
+    def make_room(
+        self, ledger: Ledger, row: int, count: int, total: int, keep: Sequence[int]
+    ) -> list[tuple[int, int]] | None:
         """Chooses `count` slots for experts of `row` (of which `total` are needed at once), and returns what must be
         dropped for them; None where there aren't so many. `keep`: row * width + expert of what must stay."""
         g = self._groups[self.group[row]]
         lo, hi = g.home[row]
         rank = ledger.flat_heat[g.owner[lo:hi]]
         rank += g.order[lo:hi]
-        rank[[slot - lo for slot in self._held(keep) if lo <= slot < hi]] = np.inf
+        held = self._slot_at
+        rank[[held[k] - lo for k in keep if lo <= held[k] < hi]] = np.inf
         order = rank.argsort(kind="stable")[:count]
         if len(order) == count and rank[order[-1]] < np.inf:
             slots = order + lo
@@ -171,12 +138,7 @@ class PoolStore:
         self._chosen_slots = slots.tolist()
         return [divmod(o, self.width) for o in g.owner[slots].tolist() if o >= 0]
 
-    def _held(self, keep: I64) -> list[int]:
-        """Slots that experts (row * width + expert) lie in; -1 for those that have none."""
-        slots: list[int] = self._slot.reshape(-1)[keep].tolist()
-        return slots
-
-    def _elsewhere(self, g: _Group, row: int, count: int, keep: I64, ledger: Ledger) -> I64:
+    def _elsewhere(self, g: SlotGroup, row: int, count: int, keep: Sequence[int], ledger: Ledger) -> I64:
         """Slots in and beyond the home: free ones, then what others hold beyond their homes, then from the rows that
         were computed last, whose turn is farthest away."""
         owner = g.owner
@@ -248,7 +210,7 @@ class PoolStore:
         down: list[Request] = []
         for e, slot in zip(experts, self._chosen_slots, strict=True):
             g.own(slot, row, e, self.width)
-            self._slot[row, e] = slot
+            self._slot_at[row * self.width + e] = slot
             base = g.base + slot * g.stride
             waiting: tuple[set[int], set[int]] = (set(), set())
             for t, place in zip(tensors, at_in, strict=True):
@@ -333,26 +295,37 @@ class PoolStore:
 
     def translate(self, row: int, table: npt.NDArray[np.int32]) -> None:
         """Prepares the products of `row` for the chosen ids, int32 (n_tokens, n_used): all of them are in slots."""
-        g = self._groups[self.group[row]]
         n, k = table.shape
         slots = self._slot[row][table]
-        few: list[int] = slots[0].tolist() if n == 1 else []  # of so few, Python finds the ends sooner than numpy
-        first, last = (min(few), max(few)) if few else (int(slots.min()), int(slots.max()))
+        first = self._point(row, int(slots.min()), int(slots.max()), k, n)
+        np.subtract(slots, np.int32(first), out=self._ids_data[row])
+
+    def translate_one(self, row: int, ids: Sequence[int]) -> None:
+        """`translate` for the ids of one token."""
+        start, held = row * self.width, self._slot_at
+        slots = [held[start + e] for e in ids]
+        first = self._point(row, min(slots), max(slots), len(slots), 1)
+        self._ids_view[row][:] = [slot - first for slot in slots]
+
+    def _point(self, row: int, first: int, last: int, k: int, n: int) -> int:
+        """Lets the products of `row` see the slots from `first` to `last`, for `n` tokens with `k` ids each; returns
+        the slot that counts as number 0."""
+        g = self._groups[self.group[row]]
         if first < 0:
             raise OSError(errno.EFAULT, "an expert that was chosen has no slot")
         lo, hi = g.home[row]
         if lo <= first and last < hi:  # mostly: then nothing changes from token to token but the ids
             first, last = lo, hi - 1
-        ids = self._ids[row]
         if self._shape[row] != (k, n):
+            ids = self._ids[row]
             self._shape[row] = k, n
             ids.ne[:] = (k, n, 1, 1)
             ids.nb[:] = (4, 4 * k, 4 * k * n, 4 * k * n)
             self._ids_data[row] = data = np.zeros((n, k), np.int32)
             ids.data = data.ctypes.data
-        np.subtract(slots, np.int32(first), out=self._ids_data[row])
+            self._ids_view[row] = (C.c_int32 * (k * n)).from_address(data.ctypes.data)
         if self._span[row] == (first, last):
-            return
+            return first
         self._span[row] = first, last
         base, span = g.base + first * g.stride, last - first + 1
         for w, place in zip(self._weights[row], self._at[row], strict=True):
@@ -360,18 +333,17 @@ class PoolStore:
             w.ne[2] = span
             w.nb[2] = g.stride
             w.nb[3] = g.stride * span
+        return first
 
-    def patch(self, node: int, row: int, index: int) -> None:
-        """Points an expert product at the slots. `translate` was called for the row."""
-        src = abi.Sources.from_address(node + abi.SRC)
-        self._patched.append((node, src[0] or 0, src[2] or 0))
-        src[0], src[2] = self._weight_at[row][index], self._ids_at[row]
+    def patch(self, sources: Any, row: int, index: int) -> None:
+        """Points an expert product at the slots, by its `abi.Sources`. `translate` was called for the row."""
+        self._patched.append((sources, sources[0], sources[2]))
+        sources[0], sources[2] = self._weight_at[row][index], self._ids_at[row]
 
     def unpatch(self) -> None:
         """Gives every patched node its own sources back; the nodes have been computed."""
-        for node, weight, ids in self._patched:
-            src = abi.Sources.from_address(node + abi.SRC)
-            src[0], src[2] = weight, ids
+        for sources, weight, ids in self._patched:
+            sources[0], sources[2] = weight, ids
         self._patched.clear()
 
     # ---- the rest ----------------------------------------------------------------------------------------------------

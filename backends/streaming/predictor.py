@@ -14,7 +14,6 @@ The routers are found in the compute graph, by walking back from the top-k node 
 from __future__ import annotations
 
 import ctypes as C
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.streaming import abi
+from backends.streaming.guess_record import Rates, Record
+from backends.streaming.router_product import Kernels, RouterProduct
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 _MAX_DEPTH = 10
-_TRIAL_TOKENS = 6
-"""Guesses of a rank that are only scored before its record counts."""
-_FADE = 0.97
 _MAX_TOKENS = 64
 """Of a wider graph this many tokens are asked: their union is nearly that of all, and the product stays small."""
 _MOST_COPIED = 256
 """Tokens whose hidden states are fetched from a GPU: more are a prompt's, for which nothing is predicted there."""
-LIKELY = 0.92
-"""The probability from which on an expert is read ahead that no guess named."""
 _WIDEST_STEP = 256
 """Tokens of a graph that another of the same kind may follow; prompts come in larger pieces."""
-_RATE_TOKENS = 1024.0
-"""Tokens over which the rates of use are taken."""
+_NE, _DATA = abi.Tensor.ne.offset, abi.Tensor.data.offset
 
 
 @dataclass
@@ -64,64 +59,17 @@ class _Place:
     weight: int
     input: int
     router: Router
-
-
-class _Record:
-    """What each rank of the guess was worth lately. Lists: of so few, Python counts sooner than numpy."""
-
-    def __init__(self, n_used: int) -> None:
-        self.right = [0.0] * max(1, n_used)
-        self.tried = [0.0] * max(1, n_used)
-
-    def score(self, right: Sequence[float], fade: bool) -> None:
-        """`right`: per rank the share of its guesses that were among the chosen."""
-        for rank, share in enumerate(right):
-            self.right[rank] += share
-            self.tried[rank] += 1
-        if fade or self.tried[0] > 2000:
-            self.right = [_FADE * x for x in self.right]
-            self.tried = [_FADE * x for x in self.tried]
-
-    def worth(self, floor: float, k: int) -> list[int]:
-        """Which of the first `k` ranks are right often enough."""
-        tried, right = self.tried, self.right
-        return [i for i in range(k) if tried[i] >= _TRIAL_TOKENS and right[i] >= floor * tried[i]]
-
-
-class _Rates:
-    """How often a token uses each expert, of the graphs of many tokens."""
-
-    def __init__(self, n_rows: int) -> None:
-        self._rates: list[F32 | None] = [None] * n_rows
-
-    def note(self, row: int, ids: I64, counts: I64, tokens: int) -> None:
-        """The distinct experts `ids` of `row` were used `counts` times by `tokens` tokens."""
-        old = self._rates[row]
-        size = int(ids.max()) + 1
-        new = np.zeros(size if old is None else max(size, len(old)), np.float32)
-        new[ids] = counts / np.float32(tokens)
-        if old is not None:
-            keep = np.float32(_RATE_TOKENS / (_RATE_TOKENS + tokens))
-            new *= 1 - keep
-            new[: len(old)] += keep * old
-        self._rates[row] = np.minimum(new, np.float32(1))
-
-    def likely(self, row: int, tokens: int) -> list[int]:
-        """The experts of `row` that `tokens` tokens will most likely use, the likeliest first."""
-        rates = self._rates[row]
-        if rates is None:
-            return []
-        least = 1.0 - (1.0 - LIKELY) ** (1.0 / tokens)
-        order = np.argsort(-rates, kind="stable")
-        return list(order[: int(np.count_nonzero(rates >= least))].tolist())
+    in_host: bool
+    """Whether its input lies in host memory."""
 
 
 class Predictor:
     """Scores and guesses for the rows of a graph, of one token or of many. `begin` once a graph, `seen` for each row in
     order."""
 
-    def __init__(self, n_rows: int, n_used: int, *, floor: float = 0.6) -> None:
-        """`floor`: the share of right guesses from which a rank is worth reading ahead."""
+    def __init__(self, n_rows: int, n_used: int, *, floor: float = 0.6, n_threads: int | None = None) -> None:
+        """`floor`: the share of right guesses from which a rank is worth reading ahead. `n_threads`: those that
+        llama.cpp computes a token with, which compute one token's guesses as well; None: numpy does that."""
         g = self._ggml = abi.ggml()
         self._mul_mat, self._mul, self._add = g.op("MUL_MAT"), g.op("MUL"), g.op("ADD")
         self._soft_max, self._unary = g.op("SOFT_MAX"), g.op("UNARY")
@@ -131,14 +79,17 @@ class Predictor:
         self._blind: set[int] = set()
         self._copies: dict[int, F32] = {}
         """Host copies of weights that are in VRAM, by the tensor's address."""
-        self._guess: I64 | None = None
-        """The guess for `_guess_row`, tokens x ranks."""
+        self._kernels = _kernels(n_threads)
+        self._products: list[RouterProduct | None] = [None] * n_rows
+        """What guesses each row for one token."""
+        self._guess: I64 | list[int] | None = None
+        """The guess for `_guess_row`: tokens x ranks, or the ranks of one token."""
         self._guess_row = -1
         self.floor = floor
-        self._rates = _Rates(n_rows)
+        self._rates = Rates(n_rows)
         self._before = self._tokens = 0
         """Tokens of the last two graphs of many."""
-        self._one, self._many = _Record(n_used), _Record(n_used)
+        self._one, self._many = Record(n_used), Record(n_used)
         """Apart: what one token of many guesses wrongly another may well use."""
 
     @property
@@ -151,11 +102,11 @@ class Predictor:
         """A new graph: the last row's guess is for nothing."""
         self._guess_row = -1
 
-    def seen(self, row: int, ids: I64, node: int, tokens: int = 1, counts: I64 | None = None) -> list[int]:
+    def seen(self, row: int, ids: I64 | list[int], node: int, tokens: int = 1, counts: I64 | None = None) -> list[int]:
         """The router of `row` chose the distinct experts `ids` (`counts` times each, of many tokens) for `tokens`
         tokens at the top-k `node`: scores the guess for this row, and returns the experts of row + 1 that are worth
         reading ahead, the likeliest first."""
-        if counts is not None and tokens > 1:
+        if counts is not None and tokens > 1 and not isinstance(ids, list):
             self.learn(row, ids, counts, tokens)
         record = self._one if tokens == 1 else self._many
         guess, self._guess = self._guess, None
@@ -172,6 +123,8 @@ class Predictor:
         if there is None:
             return []
         router, following = here.router, there.router
+        if tokens == 1 and self._kernels is not None:
+            return self._guess_one(row, here, following, len(ids))
         x = self._values(here.input)
         if x is None or not x.shape[1] == router.weight.shape[1] == following.weight.shape[1]:
             return []
@@ -188,6 +141,62 @@ class Predictor:
         votes = np.bincount(self._guess[:, ranks].ravel(), minlength=len(following.weight))
         order = np.argsort(-votes, kind="stable")
         return list(order[: int(np.count_nonzero(votes))].tolist())
+
+    def _guess_one(self, row: int, here: _Place, following: Router, used: int) -> list[int]:
+        """Guesses row + 1 for one token."""
+        product = self._products[row + 1]
+        if product is None:
+            product = self._product(row, here.router, following)
+            if product is None:
+                return []
+        hidden = self._hidden(here, product)
+        k = min(used, len(self._one.right), len(following.weight))
+        best = product.best(hidden, k) if hidden else []
+        if not best:
+            return []
+        self._guess, self._guess_row = best, row + 1
+        ranks = self._one.worth(self.floor, k)
+        return best if len(ranks) == k else [best[rank] for rank in ranks]
+
+    def _product(self, row: int, router: Router, following: Router) -> RouterProduct | None:
+        if self._kernels is None or router.weight.shape[1] != following.weight.shape[1]:
+            return None
+        scale = None
+        if router.norm is not None and following.norm is not None:
+            scale = self._scale(row, router.norm, following.norm)
+        try:
+            product = RouterProduct(
+                self._kernels, following.weight, scale=scale, logit_bias=following.logit_bias,
+                choice_bias=following.choice_bias, sigmoid=following.sigmoid,
+            )  # fmt: skip
+        except (MemoryError, ValueError):
+            self._kernels = None  # the products that there are stay until the end
+            return None
+        self._products[row + 1] = product
+        return product
+
+    def _hidden(self, here: _Place, product: RouterProduct) -> int:
+        """The address of one token's hidden state in host memory, 0 where it isn't as expected."""
+        at = here.input
+        if C.c_int64.from_address(at + _NE + 8).value != 1:
+            return 0
+        if here.in_host:
+            return C.c_void_p.from_address(at + _DATA).value or 0
+        x = self._values(at)
+        if x is None or x.shape != (1, here.router.weight.shape[1]):
+            return 0
+        C.memmove(product.own_input, x.ctypes.data, x.nbytes)
+        return product.own_input
+
+    def close(self) -> None:
+        """Frees the copies of routers."""
+        for product in self._products:
+            if product is not None:
+                product.close()
+        self._products = [None] * len(self._products)
+        if self._kernels is not None:
+            self._kernels.close()
+            self._kernels = None
 
     def learn(self, row: int, ids: I64, counts: I64, tokens: int) -> None:
         """What `tokens` tokens used of `row`, where nothing is to be guessed: a pass that reads whole layers."""
@@ -260,11 +269,15 @@ class Predictor:
         t = abi.Tensor.from_address(source)
         norm = self._vector(int(t.src[1] or 0), n_embd) if t.op == self._mul and t.src[1] else None
         router = Router(weight, norm, logit_bias, choice_bias, sigmoid)
-        return _Place(node, at, address, source, router)
+        return _Place(node, at, address, source, router, self._in_host_memory(t) and t.ne[0] == n_embd)
+
+    def _in_host_memory(self, t: abi.Tensor) -> bool:
+        holder = _holder(t)
+        return bool(holder and self._ggml.buffer_is_host(holder))
 
     def _floats(self, address: int, t: abi.Tensor, *, weight: bool) -> F32 | None:
         """A tensor's values: llama.cpp's own memory, or a copy of what is in a GPU's (kept, of a `weight`)."""
-        holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
+        holder = _holder(t)
         if not holder or not t.data:
             return None
         count = int(t.ne[0] * t.ne[1])
@@ -302,12 +315,28 @@ class Predictor:
         return self._matrix(address, weight=False)
 
 
-def _right(guess: I64, ids: I64) -> list[float]:
-    """Per rank of a guess (tokens x ranks) the share of its experts that are among `ids`."""
-    if len(guess) == 1:
-        chosen = set(ids.tolist())
-        return [float(e in chosen) for e in guess[0].tolist()]
-    used = np.zeros(max(int(ids.max()), int(guess.max())) + 1, np.float64)
+def _holder(t: abi.Tensor) -> int | None:
+    """The buffer that a tensor lies in."""
+    holder: int | None = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
+    return holder
+
+
+def _kernels(n_threads: int | None) -> Kernels | None:
+    """ggml's own products, where this build exports them."""
+    if n_threads is None:
+        return None
+    try:
+        return Kernels(n_threads)
+    except (AttributeError, OSError):
+        return None
+
+
+def _right(guess: I64 | list[int], ids: I64 | list[int]) -> list[float]:
+    """Per rank of a guess (tokens x ranks, or those of one token) the share of its experts that are among `ids`."""
+    if isinstance(guess, list) or len(guess) == 1:
+        chosen = set(ids if isinstance(ids, list) else ids.tolist())
+        return [float(e in chosen) for e in (guess if isinstance(guess, list) else guess[0].tolist())]
+    used = np.zeros(max(int(np.max(ids)), int(guess.max())) + 1, np.float64)
     used[ids] = 1
     shares: list[float] = used[guess].mean(axis=0).tolist()
     return shares

@@ -6,12 +6,11 @@ where the disk has time to spare.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
 from backends.interface import EngineError
 from backends.streaming.ledger import ABSENT, LOADING
 from backends.streaming.moves import Moves
-from backends.streaming.stores import I64
 
 AHEAD_SHARE = 0.08
 """Of the budget: what may be read ahead for a row, from `LEAST_AHEAD` experts on."""
@@ -35,16 +34,16 @@ class Prefetcher:
         """Whether some of it may still be on its way."""
         return bool(self._asked)
 
-    def read(self, row: int, experts: list[int], in_use: dict[int, I64], *, spare: bool = False) -> None:
+    def read(self, row: int, experts: list[int], in_use: dict[int, Sequence[int]], *, spare: bool = False) -> None:
         """Starts to read what is absent of `experts`, the likeliest first, as far as there is room; nothing that is
         `in_use`, to which they belong from now on, makes place for them."""
         if not experts or row in in_use:  # of a single row, what it computes on must stay
             return
-        state = self._ledger.state[row]
+        state = self._ledger.states[row]
         fresh = [e for e in experts if state[e] == ABSENT]
         if not fresh:
             return
-        in_use[row] = np.array(experts, np.int64)  # what is there already must stay, too
+        in_use[row] = experts  # what is there already must stay, too
         fresh = fresh[: self._most(row, SPARE_SHARE if spare else AHEAD_SHARE)]
         while fresh:
             if self._moves.make_room(row, len(fresh), len(experts), in_use):
@@ -80,7 +79,7 @@ class Prefetcher:
         for row in list(self._asked):
             left: list[int] = []
             for e in dict.fromkeys(self._asked.pop(row)):
-                if self._ledger.state[row, e] != LOADING:
+                if self._ledger.states[row][e] != LOADING:
                     continue
                 arrival = self._store.arrival(row, e)
                 if arrival == "there":

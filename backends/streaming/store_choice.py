@@ -8,7 +8,7 @@ from typing import Literal
 
 from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadRequest, ModelInfo
-from backends.planner.kv import KV_TYPES, kv_bytes
+from backends.llamacpp.sizing import memory_for_experts
 from backends.planner.machine import Machine
 from backends.planner.plan import advised_budget, working_set
 from backends.planner.prompts import (
@@ -19,7 +19,6 @@ from backends.planner.prompts import (
     prompt_pace,
     staging_bytes,
 )
-from backends.system import procfs
 
 GIB = 2**30
 VRAM_SAFETY = 1.5
@@ -45,19 +44,6 @@ class Choice:
 
 def _gib(n: int) -> str:
     return f"{-(-n * 100 // GIB) / 100:.2f}"
-
-
-def memory_for_experts(gguf: GgufFile, context: ModelInfo) -> int:
-    """Bytes of memory left for experts beside dense weights, KV cache and compute buffers, all estimated from above.
-
-    A sixteenth stays free, and a quarter of a GiB at least: this process, the kernel's own, and what else runs.
-    """
-    available = procfs.available_memory() or 0
-    kv = kv_bytes(gguf, context.n_ctx, n_seqs=context.n_seq_max, type_bytes=KV_TYPES[context.kv_type]).total
-    widest = max(gguf.n_vocab, 8 * gguf.n_embd, 3 * context.n_expert_used * gguf.n_ff_exp)
-    compute = 5 * min(context.n_ubatch, USUAL_UBATCH) * widest  # float32 and a quarter
-    compute += extra_bytes(gguf, context.n_ctx, context.n_ubatch)
-    return max(0, available - gguf.bytes.kept - kv - compute - max(256 << 20, available // 16))
 
 
 def plan_prompts(

@@ -17,8 +17,31 @@ from backends.streaming import abi
 from backends.system import libc
 
 TOPK_PREFIX = b"ffn_moe_topk-"
-MOST_TABLES = 2
-"""The stub's jumps are short ones."""
+_JE, _JNE = b"\x0f\x84", b"\x0f\x85"
+
+Part = bytes | tuple[bytes, str] | str
+"""Machine code; a jump's opcode and the label that it goes to; a label."""
+
+
+def assemble(parts: Sequence[Part]) -> bytes:
+    """The code with its jumps."""
+    places, at = {}, 0
+    for part in parts:
+        if isinstance(part, str):
+            places[part] = at
+        else:
+            at += len(part) if isinstance(part, bytes) else len(part[0]) + 4
+    code = b""
+    for part in parts:
+        if isinstance(part, bytes):
+            code += part
+        elif isinstance(part, tuple):
+            code += part[0] + struct.pack("<i", places[part[1]] - len(code) - len(part[0]) - 4)
+    return code
+
+
+def _absolute(value: int) -> bytes:
+    return b"\x48\xb8" + struct.pack("<Q", value)  # mov rax, value
 
 
 class Trampoline:
@@ -26,42 +49,38 @@ class Trampoline:
 
     def __init__(self, handler: int, op: int, tables: Sequence[int] = ()) -> None:
         """`handler`: address of the full callback; `op`: the number of MUL_MAT_ID; `tables`: weights whose nodes matter
-        as well, `MOST_TABLES` at most. Raises `OSError` where the system
-        doesn't allow it, also for lack of a stub for this architecture."""
+        as well. Raises `OSError` where the system doesn't allow it, also for lack of a stub for
+        this architecture."""
         if platform.machine() != "x86_64":
             raise OSError(f"no stub for {platform.machine()}")
-        name, at_op = abi.NAME, abi.OP
-        to_python = b"\x48\xb8" + struct.pack("<Q", handler) + b"\xff\xe0"  # mov rax, handler; jmp rax
-        topk = (
-            b"\x81\xbf" + struct.pack("<i", name + 8) + TOPK_PREFIX[8:12]  # cmp dword [rdi+name+8], "topk"
-        )
-        no = b"\x31\xc0\xc3"  # xor eax, eax; ret
-        head = b"\xf3\x0f\x1e\xfa"  # endbr64
-        self._idle = C.c_uint8(0)
-        idle = (
-            b"\x48\xb8" + struct.pack("<Q", C.addressof(self._idle))  # mov rax, &idle
-            + b"\x80\x38\x00"  # cmp byte [rax], 0
-        )  # fmt: skip
-        prefix = (
-            b"\x48\xb8" + TOPK_PREFIX[:8]  # mov rax, "ffn_moe_"
-            + b"\x48\x39\x87" + struct.pack("<i", name)  # cmp [rdi+name], rax
-        )  # fmt: skip
-        product = b"\x81\xbf" + struct.pack("<iI", at_op, op)  # cmp dword [rdi+op], MUL_MAT_ID
-        # jumps are forward over what follows
-        tail = topk + b"\x74" + bytes([len(no)]) + no + to_python
-        tail = prefix + b"\x75" + bytes([len(topk) + 2]) + tail  # jne no
-        over = len(tail) - len(to_python)
+        name = abi.NAME
+        self._idle, self._silent, self._sure = C.c_uint8(0), C.c_uint8(0), C.c_uint8(0)
+        self._stop = C.c_uint64(0)
+
+        def flag(of: C.c_uint8) -> bytes:
+            return _absolute(C.addressof(of)) + b"\x80\x38\x00"  # cmp byte [rax], 0
+
+        parts: list[Part] = [
+            b"\xf3\x0f\x1e\xfa",  # endbr64
+            b"\x40\x84\xf6", (_JE, "python"),  # test sil, sil
+            flag(self._idle), (_JNE, "no"),
+            _absolute(C.addressof(self._stop)) + b"\x48\x3b\x38", (_JE, "yes"),  # cmp rdi, [rax]
+            b"\x81\xbf" + struct.pack("<iI", abi.OP, op), (_JNE, "other"),  # cmp dword [rdi+op], MUL_MAT_ID
+            flag(self._silent), (_JE, "python"),
+            "no", b"\x31\xc0\xc3",  # xor eax, eax; ret
+            "other",
+        ]  # fmt: skip
         for table in tables:
-            look = (
-                b"\x48\xb8" + struct.pack("<Q", table)  # mov rax, table
-                + b"\x48\x39\x87" + struct.pack("<i", abi.SRC)  # cmp [rdi+src], rax
-            )  # fmt: skip
-            tail = look + b"\x74" + bytes([over]) + tail  # je to_python
-            over = len(tail) - len(to_python)
-        tail = product + b"\x74" + bytes([over]) + tail  # je to_python
-        tail = idle + b"\x75" + bytes([len(tail) - len(to_python) - len(no)]) + tail  # jne no
-        over = len(tail) - len(to_python)
-        code = head + b"\x40\x84\xf6" + b"\x74" + bytes([over]) + tail  # test sil, sil; je to_python
+            compare = b"\x48\x39\x87" + struct.pack("<i", abi.SRC)  # cmp [rdi+src], rax
+            parts += [_absolute(table) + compare, (_JE, "python")]
+        parts += [
+            b"\x48\xb8" + TOPK_PREFIX[:8] + b"\x48\x39\x87" + struct.pack("<i", name), (_JNE, "no"),
+            b"\x81\xbf" + struct.pack("<i", name + 8) + TOPK_PREFIX[8:12], (_JNE, "no"),
+            flag(self._sure), (_JE, "python"),
+            "yes", b"\xb8\x01\x00\x00\x00\xc3",  # mov eax, 1; ret
+            "python", _absolute(handler) + b"\xff\xe0",  # jmp rax
+        ]  # fmt: skip
+        code = assemble(parts)
         self._page = libc.mmap(None, libc.PAGE, libc.PROT_RW, libc.PRIVATE | libc.ANON)
         try:
             C.memmove(self._page, code, len(code))
@@ -74,6 +93,15 @@ class Trampoline:
     def rest(self, on: bool) -> None:
         """While on, no node is asked for at all."""
         self._idle.value = int(on)
+
+    def silence(self, on: bool, stop: int = 0) -> None:
+        """While on, expert products are none of Python's business, but for the node `stop`, which is asked for."""
+        self._silent.value, self._stop.value = int(on), stop
+
+    def sure(self, on: bool) -> None:
+        """While on, every node that is named like a router's choice is asked for, without Python being asked whether
+        it is."""
+        self._sure.value = int(on)
 
     def close(self) -> None:
         """Unmaps the page; only after the context was freed."""

@@ -234,6 +234,11 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
         "--kv-type", choices=("f16", "q8_0"), default=UNSET,
         help="how the context is kept: q8_0 takes about half of the memory, and answers differ a little",
     )  # fmt: skip
+    group.add_argument(
+        "--repack", choices=("auto", "on", "off"), default=UNSET,
+        help="repack weights for this processor: on takes those that stay in memory (experts as well where all of them "
+        "fit there), auto what was measured to pay here; answers differ by rounding",
+    )  # fmt: skip
 
 
 def add_json_flag(parser: argparse.ArgumentParser, help: str = "print one JSON object") -> None:
@@ -259,6 +264,7 @@ def settings_of(args: argparse.Namespace, *, quiet: bool = False) -> LoadedConfi
 _FLAGS = {
     "backend": "backend", "ram": "ram_bytes", "gpu_layers": "n_gpu_layers",
     "threads": "n_threads", "ctx": "n_ctx", "experts": "n_expert_used", "kv_type": "kv_type",
+    "repack": "repack",
     "ubatch": "n_ubatch", "vram_experts": "vram_expert_bytes",
 }  # fmt: skip
 """The load flags and the fields of `LoadRequest` that they set."""

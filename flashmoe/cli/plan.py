@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
         backend=load.backend, n_ctx=load.n_ctx, n_seqs=args.parallel, ram_bytes=load.ram_bytes,
         n_gpu_layers=load.n_gpu_layers, n_ubatch=load.n_ubatch,
         vram_expert_bytes=load.vram_expert_bytes, n_expert_used=load.n_expert_used, kv_type=load.kv_type,
-        to_download=to_download,
+        repack=load.repack, to_download=to_download,
         download_bytes_s=LINE_BYTES_S if to_download else None,
     )  # fmt: skip
     progress = ProgressLine(enabled=not args.no_probe)

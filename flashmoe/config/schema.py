@@ -40,6 +40,9 @@ class BackendConfig(Struct, kw_only=True, frozen=True):
     """Keep how much each expert was used, and read the hottest after a load while nobody asks."""
     kv_type: Literal["f16", "q8_0"] = "f16"
     """How the context's keys and values are kept: q8_0 takes about half of the memory, and answers differ a little."""
+    repack: Literal["auto", "on", "off"] = "auto"
+    """Weights in the order that this processor computes fastest with: on repacks what stays in memory (experts as well
+    where all of them fit there), auto does what was measured to pay here."""
     ubatch: Annotated[int, Meta(ge=1, le=65536)] | Auto = "auto"
     """Tokens of a prompt computed in one pass, which reads what isn't in memory of all experts once; auto makes reading
     and computing take equally long, where memory allows."""

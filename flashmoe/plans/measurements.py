@@ -23,6 +23,7 @@ from backends.gguf.file import GgufFile, read_gguf
 from backends.interface import BenchResult, EngineError, ModelInfo, Usage
 from backends.planner.machine import Machine, probe_memory
 from backends.planner.plan import PROCESS_BYTES, RESERVE_BYTES
+from backends.planner.repack import GainFile
 from backends.planner.speed import OVERHEAD_S, MeasuredRun, compute_seconds
 from backends.system import private
 from backends.system.disk_probe import probe_disk
@@ -140,6 +141,7 @@ def machine(folder: Path | None = None, *, measure: bool = True, files: Iterable
         disk_source=f"measured {_ago(now - disk.when)}" if disk else "not measured",
         memory_bytes_s=memory.bytes_s if memory else None,
         compute_scale=statistics.median(known.compute) if known.compute else None,
+        repack_gains=GainFile(paths.repack_file()).of_processor(base.cores),
     )
 
 

@@ -83,6 +83,10 @@ class Answers:
             left -= isinstance(event, Finished)
             yield index, event
 
+    def prompts(self) -> list[PrefillProgress]:
+        """How far the prompts of these requests are that are being computed."""
+        return [p for r in self._requests if (p := self._engine.prompts.get(r.id)) is not None]
+
     def stop(self) -> None:
         """Stops what still runs; the engine hears of it in a moment."""
         for task in self._tasks:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from backends.engine.tokens import detokenize, tokenize
-from backends.interface import Delta, EngineError, Finished
+from backends.interface import Delta, EngineError, Finished, PrefillProgress
 from flashmoe.anthropic.requests import parse_count
 from flashmoe.anthropic.responses import engine_message
 from flashmoe.openai.fields import BadRequestError, read
@@ -35,7 +35,9 @@ from flashmoe.serve.engine import BusyError, Engine
 from flashmoe.serve.guard import AllowedHosts, Guard, Refusal, anthropic_error, errors_for
 
 HEARTBEAT_S = 15.0
-"""A comment line goes out this often while a prompt is prefilled, so that proxies keep the connection."""
+"""A comment line goes out this often where nothing else does, so that proxies keep the connection."""
+PROGRESS_S = 0.9
+"""And this often while a prompt is computed: how far it is."""
 
 log = logging.getLogger(__name__)
 
@@ -209,15 +211,20 @@ async def _sse(job: Job, answers: Answers) -> AsyncIterator[bytes]:
     shape = job.shape
     events = answers.events()
     pending: asyncio.Future[tuple[int, Delta | Finished] | None] | None = None
+    told_at = time.monotonic()
     try:
         for frame in shape.opening(answers.prompt_tokens):
             yield _line(frame)
         while True:
             pending = pending or asyncio.create_task(_next(events))
-            done, _ = await asyncio.wait({pending}, timeout=HEARTBEAT_S)
+            done, _ = await asyncio.wait({pending}, timeout=PROGRESS_S)
             if not done:
-                yield b": still working\n\n"
+                prompts = answers.prompts()
+                if prompts or time.monotonic() - told_at >= HEARTBEAT_S:
+                    told_at = time.monotonic()
+                    yield _comment(prompts)
                 continue
+            told_at = time.monotonic()
             got, pending = pending.result(), None
             if got is None:
                 break
@@ -233,6 +240,16 @@ async def _sse(job: Job, answers: Answers) -> AsyncIterator[bytes]:
     finally:
         if pending is not None:
             pending.cancel()
+
+
+def _comment(prompts: Sequence[PrefillProgress]) -> bytes:
+    """A line that no client takes for an event: how far the prompts are."""
+    if not prompts:
+        return b": still working\n\n"
+    done, total = sum(p.done for p in prompts), sum(p.total for p in prompts)
+    left = max((p.eta_s for p in prompts if p.eta_s is not None), default=None)
+    about = "" if left is None else f", about {left:.0f} s left"
+    return f": prompt: {done} of {total} tokens{about}\n\n".encode()
 
 
 class _Events(StreamingResponse):

@@ -9,7 +9,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from backends.interface import EngineError, Event, Finished, GenerateRequest, LoadRequest, ModelInfo, Telemetry
+from backends.interface import (
+    EngineError,
+    Event,
+    Finished,
+    GenerateRequest,
+    LoadRequest,
+    ModelInfo,
+    PrefillProgress,
+    Telemetry,
+)
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.serve.watchdog import Watchdog
 
@@ -52,6 +61,8 @@ class Engine:
         self._reload: asyncio.Task[None] | None = None
         self.telemetry: Telemetry | None = None
         self.in_flight = 0
+        self.prompts: dict[str, PrefillProgress] = {}
+        """How far the prompts are that are being computed, by request."""
         self._took_s = 5.0
         """Seconds that a request takes from its admission to its end, on a sliding mean."""
         self.finished: dict[str, int] = {"stop": 0, "length": 0, "context": 0, "cancelled": 0}
@@ -149,6 +160,10 @@ class Engine:
         began = time.monotonic()
         try:
             async for event in self.client.generate(request):
+                if isinstance(event, PrefillProgress) and event.done < event.total:
+                    self.prompts[request.id] = event
+                else:
+                    self.prompts.pop(request.id, None)
                 if isinstance(event, Finished):
                     ended = True
                     self._took_s += (time.monotonic() - began - self._took_s) / 8
@@ -161,6 +176,7 @@ class Engine:
             raise
         finally:
             ticket.give_back()
+            self.prompts.pop(request.id, None)
             if not ended:
                 self.finished["cancelled"] += 1
                 if self.client.alive:

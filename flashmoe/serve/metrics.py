@@ -35,6 +35,12 @@ class _EngineCollector(Collector):
             info = engine.info
             facts = {"name": engine.model_id, "backend": info.backend, "architecture": info.architecture}
             yield InfoMetricFamily("flashmoe_model", "The loaded model", value=facts)
+        prompts = list(engine.prompts.values())
+        for name, text, tokens in (
+            ("done", "Tokens done of the prompts being computed", sum(p.done for p in prompts)),
+            ("total", "All tokens of the prompts being computed", sum(p.total for p in prompts)),
+        ):
+            yield GaugeMetricFamily(f"flashmoe_prompts_{name}_tokens", text, value=tokens)
         t = engine.telemetry
         if t is None:
             return

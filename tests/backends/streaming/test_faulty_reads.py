@@ -77,8 +77,8 @@ def budget(path: Path) -> int:
 @pytest.fixture
 def guess_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every guess is read ahead, right or wrong: what fails there is what nobody waits for."""
-    monkeypatch.setattr("backends.streaming.predictor._TRIAL_TOKENS", 0)
-    monkeypatch.setattr("backends.streaming.predictor._Record.worth", lambda self, floor, k: list(range(k)))
+    monkeypatch.setattr("backends.streaming.guess_record._TRIAL_TOKENS", 0)
+    monkeypatch.setattr("backends.streaming.guess_record.Record.worth", lambda self, floor, k: list(range(k)))
 
 
 @pytest.fixture
