@@ -26,7 +26,7 @@ def load_request(path: str | Path, config: BackendConfig, **given: Any) -> LoadR
         "n_ctx": auto_to_none(config.ctx),
         "kv_type": config.kv_type,
         "repack": config.repack,
-        "repack_file": str(paths.repack_file()) if config.repack == "auto" else "",
+        "repack_file": str(paths.repack_file()),
         "heat_folder": str(paths.heat_dir()) if config.warm else "",
     } | given
     # 0 threads or 0 tokens of context mean "you choose" elsewhere; here auto says that.

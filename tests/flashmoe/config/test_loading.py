@@ -19,9 +19,13 @@ from flashmoe.config.schema import BackendConfig, Config, LoadedConfig
 from tui.app import AppOptions, FlashmoeApp
 
 CONFIG = BackendConfig(backend="stream", ram=2.5, threads=3, ctx=4096, gpu_layers=7, warm=False)
-AS_CONFIGURED = LoadRequest(
-    path="m.gguf", backend="stream", ram_bytes=5 << 29, n_threads=3, n_ctx=4096, n_gpu_layers=7
-)  # fmt: skip
+
+
+def as_configured() -> LoadRequest:
+    return LoadRequest(
+        path="m.gguf", backend="stream", ram_bytes=5 << 29, n_threads=3, n_ctx=4096, n_gpu_layers=7, repack="auto",
+        repack_file=str(paths.repack_file()),
+    )  # fmt: skip
 
 
 def parsed(*argv: str) -> argparse.Namespace:
@@ -32,9 +36,11 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 
 def test_the_configuration_holds_where_nothing_else_is_given() -> None:
-    assert load_request("m.gguf", CONFIG) == AS_CONFIGURED
+    assert load_request("m.gguf", CONFIG) == as_configured()
     plain = load_request("m.gguf", BackendConfig())
-    assert plain == LoadRequest(path="m.gguf", heat_folder=str(paths.heat_dir()))
+    assert plain == LoadRequest(
+        path="m.gguf", heat_folder=str(paths.heat_dir()), repack="auto", repack_file=str(paths.repack_file())
+    )
 
 
 def test_what_is_given_wins_and_none_or_0_mean_auto() -> None:
@@ -47,8 +53,8 @@ def test_the_app_and_the_commands_load_the_same(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path))
     loaded = LoadedConfig(Config(backend=CONFIG), tmp_path / "config.yaml", True)
     monkeypatch.setattr(load, "load_config", lambda: loaded)
-    assert from_flags(parsed(), "m.gguf") == AS_CONFIGURED
-    assert FlashmoeApp(AppOptions(measure=False), loaded).with_defaults("m.gguf") == AS_CONFIGURED
+    assert from_flags(parsed(), "m.gguf") == as_configured()
+    assert FlashmoeApp(AppOptions(measure=False), loaded).with_defaults("m.gguf") == as_configured()
     flags = parsed("--ram", "auto", "--ctx", "512")
     assert (from_flags(flags, "m.gguf").ram_bytes, from_flags(flags, "m.gguf").n_ctx) == (None, 512)
 
