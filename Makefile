@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command 
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo run test test-all test-processors lint lock bench clean
+.PHONY: help demo run test test-all test-processors test-clients lint lock bench clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## ?/\t/' | expand -t 12
 
@@ -21,6 +21,11 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.app
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
+$(VENV)-clients/.done: requirements-clients.txt $(VENV)/.dev
+	@test -x $(VENV)-clients/bin/python || $(BIN)/python -m venv $(VENV)-clients
+	@$(VENV)-clients/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-clients.txt
+	@touch $@
+
 demo: $(VENV)/.app  ## chat with the model that comes with the project: no download, no network
 	@$(BIN)/flashmoe-tui demo
 
@@ -30,12 +35,15 @@ run: $(VENV)/.app   ## the app
 test: $(VENV)/.dev  ## the test suite
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.dev  ## the test suite with the tests that take minutes
+test-all: $(VENV)/.dev $(VENV)-clients/.done  ## the test suite with the tests that take minutes
 	$(BIN)/python -m pytest -m ''
 
 # Everything beyond the kernels that each x86 has; numpy doesn't mind names of those that this processor lacks.
 test-processors: $(VENV)/.dev  ## the tests of pictures again, without numpy's AVX2 and AVX-512 kernels
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m pytest -m picture
+
+test-clients: $(VENV)-clients/.done  ## `serve` driven by other people's libraries (330 MB of them)
+	$(BIN)/python -m pytest -m clients
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
@@ -47,6 +55,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 lock: $(VENV)/.dev  ## pin every dependency with hashes again
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group clients -o requirements-clients.txt
 
 clean:          ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache
