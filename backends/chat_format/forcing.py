@@ -153,9 +153,16 @@ class _Writer:
         return name
 
 
+_OPEN = ("additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
+
+
 def _parameters(tool: ToolSpec) -> dict[str, Any]:
+    """The schema of a tool's arguments. A function takes no others than those that are named, unless its schema says
+    so: libraries leave that out, and a model that may add some doesn't come to an end."""
     parameters = dict(tool.parameters) or {"properties": {}}
     parameters.setdefault("type", "object")
+    if "properties" in parameters and not any(word in parameters for word in _OPEN):
+        parameters["additionalProperties"] = False
     return parameters
 
 

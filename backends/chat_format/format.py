@@ -115,7 +115,8 @@ class ChatFormat:
     """Whether the template asks for thinking when nothing is said, as far as it shows."""
     system: Literal["yes", "merge"] = "yes"
     """merge: the template drops or refuses a system message."""
-    tools_in_template: bool = False
+    calls_in_text: bool = False
+    """The template knows no tools: they are told in the system message, and calls and results are texts."""
     learnt: str = "plain"
     """Where this comes from: ``template``, ``family:NAME`` or ``plain`` (nothing could be learnt)."""
 

@@ -16,6 +16,7 @@ from backends.chat_format import families
 from backends.chat_format.format import KNOWN_TAGS, ChatFormat, Thinking, control_like, distinctive, split_pieces
 from backends.chat_format.learn_calls import learn_calls
 from backends.chat_format.probe import ANSWER, SYSTEM, TALK, THOUGHT, Probe, common, common_end
+from backends.chat_format.told_tools import CALLS_IN_TEXT
 from backends.chat_format.variables import switch_names
 
 Render = Callable[[dict[str, Any]], str]
@@ -44,8 +45,10 @@ def learn(source: str, render: Render) -> ChatFormat:
     fmt = replace(fmt, switch=switch, effort=effort, system=_system(probe))
     if "tools" in source or "tool_calls" in source:
         calls = learn_calls(probe, generation, fmt)
-        fmt = replace(fmt, calls=calls, tools_in_template=calls.kind != "none")
+        fmt = replace(fmt, calls=calls)
     fmt = families.apply(fmt, source)
+    if fmt.calls.kind == "none" and fmt.protocol == "tags" and "tool" not in source:
+        fmt = replace(fmt, calls=CALLS_IN_TEXT, calls_in_text=True)
     return replace(fmt, opener=_opener(fmt))
 
 
@@ -155,5 +158,8 @@ def describe(fmt: ChatFormat) -> str:
         parts.append(fmt.learnt.removeprefix("family:"))
     if fmt.thinking:
         parts.append(f"thinking in {fmt.thinking.start}…{fmt.thinking.end}")
-    parts.append(f"tool calls: {fmt.calls.kind}" if fmt.calls.kind != "none" else "no tool calls")
+    if fmt.calls_in_text:
+        parts.append("no tool calls of its own")
+    else:
+        parts.append(f"tool calls: {fmt.calls.kind}" if fmt.calls.kind != "none" else "no tool calls")
     return "; ".join(parts)

@@ -178,7 +178,7 @@ class ChatTemplate:
         return text + ("" if opened else start + "\n") + messages[-1].thinking
 
     def _render(self, request: GenerateRequest, messages: tuple[ChatMessage, ...], *, opens: bool) -> str:
-        plain = messages_for(messages, self.format, self.source)
+        plain = messages_for(messages, self.format, self.source, request.tools)
         variables = variables_for(request, plain, self.source, opens=opens, bos=self._bos, eos=self._eos)
         return self._renderer.render(self.source, variables)
 

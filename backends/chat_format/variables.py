@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from backends.chat_format.format import ChatFormat
+from backends.chat_format.told_tools import in_text
 from backends.interface import ChatMessage, GenerateRequest, ToolCall, ToolSpec
 
 _BUDGETS = {"low": 512, "medium": 2048, "high": 8192}
@@ -81,10 +82,14 @@ def tool_of(tool: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def messages_for(messages: Sequence[ChatMessage], fmt: ChatFormat, source: str) -> list[dict[str, Any]]:
+def messages_for(
+    messages: Sequence[ChatMessage], fmt: ChatFormat, source: str, tools: Sequence[ToolSpec] = ()
+) -> list[dict[str, Any]]:
     """Messages as a template expects them: roles that it knows, the system message where it takes one, arguments of
-    calls as a mapping or as text, and ids of the form that it asks for."""
+    calls as a mapping or as text, ids of the form that it asks for, and tools where it knows none itself."""
     plain = [_message(m, fmt, source) for m in messages]
+    if fmt.calls_in_text:
+        plain = in_text(plain, [tool_of(t) for t in tools])
     if fmt.system == "merge":
         plain = _merged(plain)
     return plain

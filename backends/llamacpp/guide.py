@@ -42,7 +42,9 @@ class Guide:
             if bound:
                 raise EngineError("bad_request", "An answer that must call a tool can't follow a schema as well.")
             tools = [t for t in request.tools if request.forced_tool in (None, t.name)]
-            lark = forced_calls(fmt, tools, self._vocab.marker_parts, parallel=request.parallel_tool_calls)
+            # a tool that is named is called once, as OpenAI's and Anthropic's own models do
+            parallel = request.parallel_tool_calls and request.forced_tool is None
+            lark = forced_calls(fmt, tools, self._vocab.marker_parts, parallel=parallel)
             constraint = self._trial.compile("lark", lark)
         elif sampling.json_schema is not None:
             constraint = self._trial.compile("json_schema", sampling.json_schema)

@@ -9,7 +9,7 @@ import pytest
 
 from backends.chat_format.rendering import Renderer
 from backends.chat_format.templates import CHATML, PLAIN, ChatTemplate
-from backends.interface import ChatMessage, EngineError, GenerateRequest
+from backends.interface import ChatMessage, EngineError, GenerateRequest, ToolCall, ToolSpec
 
 QWEN = """
 {%- if messages[0].role == 'system' %}
@@ -128,3 +128,22 @@ def test_hostile_templates_fail_in_time_and_with_a_sentence(name: str, renderer:
 def test_a_refusal_keeps_the_templates_words(renderer: Renderer) -> None:
     with pytest.raises(EngineError, match="roles must alternate"):
         template("{{ raise_exception('roles must alternate') }}", renderer).prompt(ask(USER))
+
+
+def test_a_template_without_tools_is_told_them_in_words(renderer: Renderer) -> None:
+    made = template(CHATML, renderer)
+    assert made.format.calls_in_text
+    tool = ToolSpec("get_time", "The time.", {"type": "object", "properties": {"zone": {"type": "string"}}})
+    calls = tuple(ToolCall(f"c{i}", "get_time", f'{{"zone": "{zone}"}}') for i, zone in enumerate("AB"))
+    talk = (
+        ChatMessage("system", "Be brief."), USER, ChatMessage("assistant", "Let me look.", tool_calls=calls),
+        ChatMessage("tool", "12:00", tool_call_id="c0"), ChatMessage("tool", "13:00", tool_call_id="c1"),
+    )  # fmt: skip
+    text = made.prompt(ask(*talk, tools=(tool,)))
+    assert text.count("<|im_start|>system\nBe brief.\n\n") == 1
+    assert '{"name": "get_time", "description": "The time.", "parameters": {' in text
+    assert '\nLet me look.\n<tool_call>\n{"name": "get_time", "arguments": {"zone": "A"}}\n</tool_call>\n<tool_' in text
+    results = "<tool_response>\n12:00\n</tool_response>\n<tool_response>\n13:00\n</tool_response>"
+    assert text.count("<|im_start|>user\n" + results + "<|im_end|>") == 1
+    assert "get_time" not in made.prompt(ask(talk[0], USER))
+    assert made.prompt(ask(USER, tools=(tool,))).startswith("<|im_start|>system\nYou may call these functions")

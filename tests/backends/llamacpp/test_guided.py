@@ -244,7 +244,8 @@ TOOLS = (
 
 
 @pytest.mark.parametrize(
-    "name", ["hermes", "coder", "glm", "mistral", "deepseek", "list", "bare", "invoke", "kimi", "harmony", "dsml"]
+    "name",
+    ["hermes", "coder", "glm", "mistral", "deepseek", "list", "bare", "invoke", "kimi", "harmony", "dsml", "plain"],
 )
 def test_a_call_is_forced_in_every_format(name: str, load: Load) -> None:
     model = load(name)
@@ -263,6 +264,20 @@ def test_a_call_is_forced_in_every_format(name: str, load: Load) -> None:
         schema = next(t.parameters for t in TOOLS if t.name == call.name)
         jsonschema.Draft202012Validator(schema).validate(json.loads(call.arguments))
         assert not said.content
+
+
+@pytest.mark.parametrize("name", ["mistral", "plain"])
+def test_a_tool_that_is_named_is_called_once_with_the_arguments_that_are_named(name: str, load: Load) -> None:
+    """Libraries ask for one call with one word, and leave out that there are no other arguments."""
+    parameters = {k: v for k, v in TOOLS[0].parameters.items() if k != "additionalProperties"}
+    said, end = ask(
+        load(name), tools=(ToolSpec("get_weather", parameters=parameters),), tool_choice="required",
+        forced_tool="get_weather", sampling=Sampling(temperature=1.5, top_p=1.0, top_k=0, seed=1, max_tokens=300),
+    )  # fmt: skip
+    assert isinstance(end, Finished), end
+    assert end.reason == "stop"
+    (call,) = said.calls
+    assert {"days", "unit"} <= set(json.loads(call.arguments)) <= {"days", "unit", "exact"}
 
 
 def test_a_call_that_cant_be_forced_is_refused(load: Load) -> None:
