@@ -3,10 +3,12 @@
 
     python benchmarks/serve_soak.py demo --clients 32 --minutes 5
     python benchmarks/serve_soak.py demo --requests 100000 --tokens 1    # a day of short requests in fast motion
+    python benchmarks/serve_soak.py demo --clients 16 --minutes 10 --tools 0.7    # agents: call, result, answer
 
 Each client asks, streams the answer, and with the given probability hangs up early. Questions are asked at
 temperature 0; an answer that finished must equal the one that the same question got alone, up to the point where
-llama.cpp's own rounding at another batch width may turn a near tie (counted apart, and printed).
+llama.cpp's own rounding at another batch width may turn a near tie (counted apart, and printed). With --tools a share
+of the questions are an agent's: the answer is a call that is asked for, whose result is sent back for the last word.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import httpx2
 import psutil
@@ -32,11 +35,49 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def ask(client: httpx2.Client, question: str, leave_after: int | None, tokens: int) -> str | None:
-    """The streamed answer, or None where the client left."""
-    body = {
-        "messages": [{"role": "user", "content": question}], "max_tokens": tokens, "temperature": 0, "stream": True,
-    }  # fmt: skip
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Looks a word of the manual up.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "word": {"type": "string", "enum": ["expert", "router", "cache", "key", "model"]},
+                "pages": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["word", "pages"],
+            "additionalProperties": False,
+        },
+    },
+}
+CALL = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "look_up"}}}
+NO_CALL = {"tools": [TOOL], "tool_choice": "none"}
+
+
+def work(client: httpx2.Client, question: str, leave_after: int | None, tokens: int, *, tools: bool) -> str | None:
+    """What a question comes to: the answer, and the call before it where it is an agent's; None: the client left."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
+    if not tools:
+        return ask(client, messages, leave_after, tokens)
+    call = ask(client, messages, leave_after, 200, **CALL)
+    if call is None:
+        return None
+    given = json.loads(call)
+    if set(given) != {"word", "pages"} or not 1 <= given["pages"] <= 9:
+        raise ValueError(f"a call that its schema doesn't allow: {call}")
+    function = {"name": "look_up", "arguments": call}
+    messages.append({"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": function}]})
+    messages.append({"role": "tool", "tool_call_id": "a", "content": f"{given['word']}: see page {given['pages']}."})
+    answer = ask(client, messages, leave_after, tokens, **NO_CALL)
+    return None if answer is None else f"{call} {answer}"
+
+
+def ask(
+    client: httpx2.Client, messages: list[dict[str, Any]], leave_after: int | None, tokens: int, **more: Any
+) -> str | None:
+    """The streamed answer or the arguments of the streamed call, or None where the client left."""
+    body = {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True, **more}
     text, events = [], 0
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         response.read() if response.status_code != 200 else None
@@ -45,7 +86,8 @@ def ask(client: httpx2.Client, question: str, leave_after: int | None, tokens: i
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             for choice in json.loads(line[6:]).get("choices", []):
-                text.append(choice["delta"].get("content") or "")  # noqa: PERF401
+                text.append(choice["delta"].get("content") or "")
+                text += [c["function"].get("arguments") or "" for c in choice["delta"].get("tool_calls") or ()]
             events += 1
             if leave_after is not None and events >= leave_after:
                 return None
@@ -58,6 +100,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--leave", type=float, default=0.3, help="share of answers that their client leaves")
+    parser.add_argument("--tools", type=float, default=0.0, help="share of questions that are an agent's, with a call")
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, help="end after so many requests instead of after --minutes")
@@ -76,9 +119,11 @@ def main() -> int:
         return 1
     threading.Thread(target=server.stderr.read, daemon=True).start()
     with httpx2.Client(base_url=url, timeout=120) as client:
-        alone = {q: ask(client, q, None, args.tokens) for q in QUESTIONS}
+        alone = {
+            (q, t): work(client, q, None, args.tokens, tools=t) for q in QUESTIONS for t in {False, args.tools > 0}
+        }
     counts = {"finished": 0, "same": 0, "differ": 0, "left": 0, "failed": 0}
-    differing: dict[str, str] = {}
+    differing: dict[Any, str] = {}
     lock, end, tickets = threading.Lock(), time.monotonic() + args.minutes * 60, itertools.count(1)
     began = time.monotonic()
 
@@ -88,9 +133,10 @@ def main() -> int:
             while time.monotonic() < end if args.requests is None else next(tickets) <= args.requests:
                 question = rng.choice(QUESTIONS)
                 leave = rng.randint(1, 12) if rng.random() < args.leave else None
+                tools = rng.random() < args.tools
                 try:
-                    text = ask(client, question, leave, args.tokens)
-                except httpx2.HTTPError as e:
+                    text = work(client, question, leave, args.tokens, tools=tools)
+                except (httpx2.HTTPError, ValueError) as e:
                     with lock:
                         counts["failed"] += 1
                         differing[f"{type(e).__name__}"] = str(e)
@@ -100,9 +146,9 @@ def main() -> int:
                         counts["left"] += 1
                         continue
                     counts["finished"] += 1
-                    counts["same" if text == alone[question] else "differ"] += 1
-                    if text != alone[question]:
-                        differing.setdefault(question, text)
+                    counts["same" if text == alone[question, tools] else "differ"] += 1
+                    if text != alone[question, tools]:
+                        differing.setdefault((question, tools), text)
 
     def memory() -> dict[str, float]:
         """MiB of the server and of its engine: resident, and without the pages of files (code, the mapped model)."""

@@ -162,6 +162,12 @@ class Server:
         told = {"tokens": tokens, "count": len(tokens), "max_model_len": self.engine.request_ctx}
         return JSONResponse(told)
 
+    async def tokenizer_info(self, request: Request) -> Response:
+        """The tokens that begin and end a prompt, as lm-evaluation-harness asks for them."""
+        self._guard.authorise(request)
+        info = self.engine.info
+        return JSONResponse({"bos_token": info.bos_token or None, "eos_token": info.eos_token or None})
+
     async def detokenize(self, request: Request) -> Response:
         """The text of token ids."""
         self._guard.authorise(request)
@@ -316,6 +322,7 @@ def create_app(
         Route("/v1/messages", _guarded(server.messages), methods=["POST"]),
         Route("/v1/messages/count_tokens", _guarded(server.count_tokens), methods=["POST"]),
         Route("/tokenize", _guarded(server.tokenize), methods=["POST"]),
+        Route("/tokenizer_info", _guarded(server.tokenizer_info), methods=["GET"]),
         Route("/detokenize", _guarded(server.detokenize), methods=["POST"]),
         Route("/health", _guarded(server.health), methods=["GET"]),
         Route("/metrics", _guarded(server.metrics), methods=["GET"]),
