@@ -88,6 +88,10 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     to. 0: nothing of a prompt is kept once its answer has ended."""
     kv_dir: str | None = None
     """Where states of prompts are kept for the next process; None: nowhere."""
+    kv_dir_bytes: int | None = None
+    """The most bytes there, of all models together; None: 16 GiB. It is never more than a tenth of what is free."""
+    kv_min_tokens: int = 0
+    """Prompts of fewer tokens aren't kept there: to compute them again is as fast."""
     heat_folder: str = ""
     """Where it is kept how much each expert was used, so that the next start is warm; empty: nowhere."""
 
@@ -103,7 +107,7 @@ class GenerateRequest(Struct, kw_only=True, frozen=True):
     tokens: tuple[int, ...] | None = None
     sampling: Sampling = Sampling()
     session: str | None = None
-    """Requests of one chat share a session: its KV cache is reused as far as the tokens agree."""
+    """The chat that this belongs to: what is kept on disk of its prompts and answers goes when the chat is deleted."""
     enable_thinking: bool | None = None
     """Passed to templates that know a switch, under the name that they use; None leaves the template's default."""
     effort: Literal["low", "medium", "high"] | None = None
@@ -286,6 +290,10 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     """The template has no place for a system message, which goes into the first user message instead."""
     can_call_tools: bool = False
     """Tool calls of this model are understood."""
+    bos_token: str = ""
+    """The text of the token that prompts begin with, where there is one."""
+    eos_token: str = ""
+    """The text of the token that ends an answer."""
     load_s: float = 0.0
     load_read_bytes: int | None = None
     store: str | None = None
@@ -401,14 +409,6 @@ class Model(Protocol):
 
     def bench(self, request: BenchRequest, progress: Callable[[int, int], bool]) -> BenchResult:
         """Runs the teacher-forced benchmark; `progress(done, total)` returning False cancels."""
-        ...
-
-    def save_state(self, session: str, path: str) -> int:
-        """Writes a session's tokens and KV cache to a file; returns its bytes. 0 where not supported."""
-        ...
-
-    def restore_state(self, session: str, path: str) -> int:
-        """Restores a session; returns the tokens restored, 0 where the file doesn't fit this model."""
         ...
 
     def close(self) -> None:

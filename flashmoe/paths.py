@@ -87,7 +87,7 @@ def chats_db() -> Path:
 
 
 def cache_dir() -> Path:
-    """What may be deleted at any time: saved KV caches, catalogue pages, measured speeds."""
+    """What may be deleted at any time: prompts that were read, catalogue pages, measured speeds."""
     return _base("XDG_CACHE_HOME", ".cache", "cache")
 
 
@@ -104,11 +104,6 @@ def heat_dir() -> Path:
 def prompts_dir() -> Path:
     """Prompts that an engine has read, for the next one."""
     return cache_dir() / "prompts"
-
-
-def kv_dir() -> Path:
-    """Saved KV caches of chats."""
-    return cache_dir() / "kv"
 
 
 def state_dir() -> Path:
@@ -162,7 +157,6 @@ def all_paths() -> dict[str, Path]:
         "models": models_dir(),
         "chats": chats_db(),
         "cache": cache_dir(),
-        "kv_cache": kv_dir(),
         "prompts": prompts_dir(),
         "chosen": chosen_file(),
         "logs": log_dir(),

@@ -24,8 +24,9 @@ from backends.interface import LoadRequest
 from flashmoe import failures, paths
 from flashmoe.config.chosen import read_chosen
 from flashmoe.config.load import load_config
-from flashmoe.config.loading import load_request
+from flashmoe.config.loading import kept_prompts, load_request
 from flashmoe.config.schema import LoadedConfig
+from flashmoe.history.kept_prompts import forget_prompts
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui.downloading import Downloading
@@ -103,7 +104,10 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         self.stylesheet.set_variables(self._first_colours)
         self.controller = EngineController(self._to_chat, log_path=paths.log_file("engine.log"), calm=self.calm)
         # Known before it is loaded: a question that is asked at once waits for it.
-        self.controller.request = self.with_defaults(str(paths.guide_model())) if options.demo else options.request
+        if options.demo:
+            self.controller.request = self.with_defaults(str(paths.guide_model()))
+        elif options.request is not None:
+            self.controller.request = self._kept(options.request)
         self.monitoring = Monitoring(self)
         self.downloading = Downloading(self)
         self.chat_screen = ChatScreen(self)
@@ -190,11 +194,9 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         if self.options.chat is not None:
             draft = await self.chat_screen.flow.open_chat(self.options.chat)
             self.chat_screen.composer.set_text(draft)
-        from tui.chat import kv_store
-
         section = self.config.history
         gone = await history.in_thread(history.housekeep, keep_days=section.keep_days, trash_days=section.trash_days)
-        kv_store.forget(gone)
+        await asyncio.to_thread(forget_prompts, gone)
 
     def _handle_exception(self, error: Exception) -> None:
         """One net under every worker: what one of them didn't foresee is told and noted, and the app goes on."""
@@ -215,8 +217,12 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         """A request for `path` with the command line's load flags, else the configuration's."""
         defaults = self.options.defaults
         if defaults is not None:
-            return msgspec.structs.replace(defaults, path=path)
-        return load_request(path, self.config.backend)
+            return self._kept(msgspec.structs.replace(defaults, path=path))
+        return self._kept(load_request(path, self.config.backend))
+
+    def _kept(self, request: LoadRequest) -> LoadRequest:
+        """`request` so that what is read of chats is kept for the next start, as configured."""
+        return msgspec.structs.replace(request, **kept_prompts(self.config.kv_cache))
 
     async def choose_model(self, *, downloads: bool = False) -> None:
         """Lets the user choose a model and loads it; `downloads` puts the cursor on what is being downloaded."""
@@ -230,7 +236,7 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         """Loads another model; asks first where that ends an answer."""
         if self.chat_screen.flow.busy and not await self._may_end_answer():
             return
-        await self.chat_screen.flow.leave()  # its computed context goes with the model that is loaded now
+        await self.chat_screen.flow.leave()
         self.controller.load(self.chat_screen.flow.given.with_chosen_context(self.with_defaults(path)))
 
     async def _may_end_answer(self) -> bool:
@@ -360,15 +366,12 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         self._end(0)
 
     async def _shut_down(self, code: int) -> None:
-        """Chats saved, the context kept where that pays, the engine stopped; then the screen goes."""
+        """Chats saved, the engine stopped; then the screen goes."""
         screen = self.chat_screen
         with contextlib.suppress(Exception):  # whatever fails here must not keep the rest from being saved
             await asyncio.wait_for(screen.flow.keep_draft(screen.composer.text), 5)
-        if screen.flow.given.worth_keeping():
-            again = self.keymap.display("app.quit")
-            screen.say(f"Keeping this chat's context for the next time. {again} once more ends at once.")
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(screen.flow.leave(), 60 if code == 0 else 5)
+            await asyncio.wait_for(screen.flow.leave(), 5)
         self._ending = True
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.downloading.close(), 8)

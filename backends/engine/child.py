@@ -220,10 +220,6 @@ class Child:
                 self._guard(request_id, self._no_tokens)
             case p.Bench(id=request_id):
                 self._guard(request_id, lambda: self._bench(command))
-            case p.SaveState(id=request_id, session=session, path=path):
-                self._guard(request_id, lambda: self._counted(request_id, self._need().save_state(session, path)))
-            case p.RestoreState(id=request_id, session=session, path=path):
-                self._guard(request_id, lambda: self._counted(request_id, self._need().restore_state(session, path)))
             case _:
                 pass  # the reader has handled it
 

@@ -220,14 +220,6 @@ class EngineClient:
         """Tokens of the request's prompt after the chat template. Raises `EngineError`."""
         return await self._count(p.CountTokens(self.new_id(), request))
 
-    async def save_state(self, session: str, path: str) -> int:
-        """Writes a session's KV cache to a file; returns its bytes, 0 where not supported."""
-        return await self._count(p.SaveState(self.new_id(), session, path))
-
-    async def restore_state(self, session: str, path: str) -> int:
-        """Restores a session; returns its tokens, 0 where the file doesn't fit."""
-        return await self._count(p.RestoreState(self.new_id(), session, path))
-
     async def bench(self, request: BenchRequest, on_progress: Callable[[int, int], None] | None = None) -> BenchResult:
         """Runs the benchmark; `on_progress(done, total)`. Cancelling the task stops it. Raises `EngineError`."""
         call_id = self.new_id()

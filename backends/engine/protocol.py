@@ -79,22 +79,6 @@ class Bench(Struct, tag=True, frozen=True):
     request: BenchRequest
 
 
-class SaveState(Struct, tag=True, frozen=True):
-    """Answers: Counted (bytes written) or Failure."""
-
-    id: str
-    session: str
-    path: str
-
-
-class RestoreState(Struct, tag=True, frozen=True):
-    """Answers: Counted (tokens restored; 0: the file doesn't fit) or Failure."""
-
-    id: str
-    session: str
-    path: str
-
-
 class Watch(Struct, tag=True, frozen=True):
     """Send Telemetry every `interval_s` and an ExpertMap every `map_interval_s`; 0 stops either."""
 
@@ -107,19 +91,7 @@ class Shutdown(Struct, tag=True, frozen=True):
 
 
 Command = (
-    Load
-    | CancelLoad
-    | Unload
-    | Generate
-    | Cancel
-    | CountTokens
-    | Tokenize
-    | Detokenize
-    | Bench
-    | SaveState
-    | RestoreState
-    | Watch
-    | Shutdown
+    Load | CancelLoad | Unload | Generate | Cancel | CountTokens | Tokenize | Detokenize | Bench | Watch | Shutdown
 )
 
 

@@ -11,7 +11,6 @@ import contextlib
 import ctypes as C
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -337,17 +336,6 @@ class LlamaContext:
     def clear(self) -> None:
         """Empties the KV cache; the memory of caches of their own is not touched for it."""
         self._lib.llama_memory_clear(self._memory, not self.own_caches)
-
-    def save(self, seq_id: int, path: str, tokens: Seq[int]) -> int:
-        """Writes a sequence's state and tokens to a file; returns its bytes, 0 on failure."""
-        array = (C.c_int32 * len(tokens))(*tokens)
-        return int(self._lib.llama_state_seq_save_file(self._ctx, path.encode(), seq_id, array, len(tokens)))
-
-    def restore(self, seq_id: int, path: str) -> list[int] | None:
-        """Reads a file of `save` into an empty sequence; returns its tokens, None on failure."""
-        array, count = (C.c_int32 * self.n_ctx)(), C.c_size_t()
-        done = self._lib.llama_state_seq_load_file(self._ctx, path.encode(), seq_id, array, self.n_ctx, C.byref(count))
-        return list(array[: count.value]) if done else None
 
     def copy_range(self, source: int, target: int, start: int, end: int) -> None:
         """Lets `target` have the positions [start, end) of `source`, too, and its recurrent state as it is now. Only in

@@ -16,13 +16,24 @@ STORE_EVERY = 1024
 """Tokens of a long prompt that go to the store together."""
 MIN_PART = 16
 """Fewer tokens aren't worth a part of their own in the store."""
+MIN_ANSWER = 48
+"""Answers of fewer tokens are computed again with the prompt that follows, where nothing but the store has them."""
 
 
 class Keeper:
     """Takes checkpoints and fills the store, at the marks of each prompt and every so many tokens between them."""
 
-    def __init__(self, context: LlamaContext, book: KvBook, store: PromptStore | None, checkpoint_bytes: int) -> None:
-        """`store`: None keeps nothing beyond the sequences that are in the cache."""
+    def __init__(
+        self,
+        context: LlamaContext,
+        book: KvBook,
+        store: PromptStore | None,
+        checkpoint_bytes: int,
+        min_tokens: int = 0,
+    ) -> None:
+        """`store`: None keeps nothing beyond the sequences that are in the cache. `min_tokens`: shorter prompts don't
+        go there."""
+        self._min = min_tokens
         self._context = context
         self._book = book
         self.store = store
@@ -44,9 +55,17 @@ class Keeper:
         if since >= self._every and done == len(sequence.tokens):
             self._keep(sequence, done)
 
+    def after_answer(self, answer: Answer) -> None:
+        """An answer ended: the next prompt of its conversation begins with its prompt and what it says."""
+        sequence = answer.sequence
+        if sequence is None or self._most <= 0 or self._context.own_caches:
+            return
+        if len(sequence.tokens) - len(answer.prompt) >= MIN_ANSWER:
+            self._keep(sequence, len(sequence.tokens))
+
     def _keep(self, sequence: KvSequence, at: int) -> None:
         state = self._checkpoint(sequence, at) if self._context.partial else None
-        if self.store is None:
+        if self.store is None or at < self._min:
             return
         tokens = np.asarray(sequence.tokens[:at], np.int32)
         known = self.store.last_within(tokens)
@@ -55,7 +74,7 @@ class Keeper:
             return
         part = read_slice(self._context, sequence.seq_id, known.end, at, state)
         if part is not None:
-            self.store.add(known, tokens[known.end :], part)
+            self.store.add(known, tokens[known.end :], part, sequence.session)
             sequence.stored = at
 
     def _checkpoint(self, sequence: KvSequence, at: int) -> bytes | None:

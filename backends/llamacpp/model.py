@@ -1,18 +1,19 @@
 """`LlamaModel`: the adapter interface's `Model` over llama.cpp, shared by the backends `mmap` and `stream`.
 
 A backend loads weights its own way (`loading.Weights`), says in `Parts` what it adds, and gets the rest from here: chat
-templates, tokenising, continuous batching, KV reuse, sampling, thinking, states on disk, and the benchmark.
+templates, tokenising, continuous batching, KV reuse, sampling, thinking, prompts on disk, and the benchmark.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
+from backends.chat_format.events import Said
 from backends.chat_format.learn import describe
 from backends.chat_format.rendering import Renderer
 from backends.chat_format.templates import ChatTemplate, fallback_template
@@ -35,11 +36,10 @@ from backends.llamacpp.context import LlamaContext, can_slice
 from backends.llamacpp.guide import Guide
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.parts import Parts
-from backends.llamacpp.prompt_store import kept_memory, open_store, wants_store
+from backends.llamacpp.prompt_store import kept_memory, model_identity, open_store, wants_store
 from backends.llamacpp.prompts import PromptMaker
 from backends.llamacpp.replay import answers_file
 from backends.llamacpp.scheduler import Scheduler
-from backends.llamacpp.state import model_identity, restore_session, save_session
 from backends.llamacpp.vocab import Vocab
 from backends.planner.kv import padded
 from backends.system import procfs
@@ -115,6 +115,7 @@ class LlamaModel:
             base.n_seq_max,
             store=self._store,
             kept_bytes=kept_bytes,
+            min_kept=request.kv_min_tokens,
             max_stall_s=request.max_stall_s,
         )
         self._prompts = PromptMaker(
@@ -145,13 +146,14 @@ class LlamaModel:
                 chat_format=describe(fmt),
                 system_merged=fmt.system == "merge",
                 can_call_tools=fmt.calls.kind != "none",
+                bos_token=self._vocab.bos_text,
+                eos_token=self._vocab.eos_text,
                 load_s=load_s,
                 load_read_bytes=weights.load_read_bytes,
                 n_threads=self.context.n_threads,
                 lossy=weights.lossy,
             )
         )
-        self._identity = model_identity(self.info, parts.fingerprint)
         self._closed = False
         self._close_lock = threading.Lock()
 
@@ -189,8 +191,11 @@ class LlamaModel:
             n_ctx=self._prompts.limit,
             marks=prompt.marks,
             matcher=self._guide.matcher(request, self._template.format),
-            remember=self._prompts.answers.remember if request.messages is not None else None,
+            remember=self._remembers(request) if request.messages is not None else None,
         )
+
+    def _remembers(self, request: GenerateRequest) -> Callable[[Sequence[int], Sequence[int], Said], None]:
+        return partial(self._prompts.answers.remember, chat=request.session)
 
     def submit_prepared(self, answer: Answer) -> None:
         """Queues what `prepare` gave. Raises `EngineError` ``bad_request`` where its id is in use."""
@@ -283,16 +288,7 @@ class LlamaModel:
         if self._store is not None:
             self._store.forget()
 
-    # -- states on disk ------------------------------------------------------------------------------------------------
-
-    def save_state(self, session: str, path: str) -> int:
-        """Writes a session's tokens and KV cache to a file; returns its bytes, 0 where the session holds nothing."""
-        sequence = self._scheduler.book.of_session(session)
-        return save_session(self.context, self._identity, sequence, Path(path))
-
-    def restore_state(self, session: str, path: str) -> int:
-        """Restores a session; returns its tokens, 0 where the file doesn't fit this model or there is no room."""
-        return restore_session(self.context, self._identity, self._scheduler.book, session, Path(path))
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Frees everything; a second call does nothing."""

@@ -13,11 +13,13 @@ import struct
 import threading
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
+from backends.llamacpp import prompt_chats
+from backends.llamacpp.replay import forget_answers
 from backends.llamacpp.slices import Slice
 
 _MAGIC = b"FMKV0001"
@@ -27,8 +29,9 @@ _NAME = re.compile(r"[0-9a-f]{32}\.kv")
 _MAX_HEADER = 8 << 20
 _MAX_FILES = 20_000
 MOST_BYTES = 16 << 30
-"""On disk for all models together, and never more than `FREE_SHARE` of what is free."""
+"""On disk for all models together, where nothing else was asked for."""
 FREE_SHARE = 0.1
+"""Of what is free, at most."""
 _CHECK_BYTES = 64 << 20
 """So much is written between two looks at how much there is."""
 
@@ -52,11 +55,20 @@ class _Header(Struct, frozen=True):
     last: int | None
 
 
+class _Job(NamedTuple):
+    part: StoredPart
+    state: Slice
+    done: Callable[[], None]
+    chat: str | None
+
+
 class PromptFiles:
     """The folder of one model's parts, within the folder of all models'."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        """Raises OSError where the folder can't be made or isn't this user's own."""
+    def __init__(self, folder: Path, identity: str, most_bytes: int | None = None) -> None:
+        """`most_bytes`: of all models together; None for `MOST_BYTES`. Raises OSError where the folder can't be made or
+        isn't this user's own."""
+        self._most = MOST_BYTES if most_bytes is None else most_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._all = folder
         self.folder = folder / identity
@@ -65,7 +77,7 @@ class PromptFiles:
             info = os.lstat(each)
             if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
                 raise OSError(f"{each} belongs to somebody else")
-        self._queue: queue.SimpleQueue[tuple[StoredPart, Slice, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._removed: set[str] = set()
         self._thread: threading.Thread | None = None
         self._problem = False
@@ -76,16 +88,7 @@ class PromptFiles:
 
     def parts(self) -> list[StoredPart]:
         """What the folder has, as its headers say; what can't be read is left out."""
-        found = []
-        for path in self._files(self.folder)[:_MAX_FILES]:
-            with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):
-                with _open(path) as file:
-                    header, _ = _read_header(file.read(_HEAD.size), file.read)
-                    info = os.fstat(file.fileno())
-                found.append(
-                    StoredPart(path.stem, header.parent, header.start, header.tokens, info.st_size, info.st_mtime)
-                )
-        return found
+        return _parts(self.folder)
 
     def read(self, key: str) -> Slice | None:
         """A part with its state; None where it is gone or damaged."""
@@ -105,34 +108,30 @@ class PromptFiles:
         last = None if header.last is None else state[header.cells :]
         return Slice(header.start, header.start + len(header.tokens) // 4, state[: header.cells], last)
 
-    @staticmethod
-    def _files(folder: Path) -> list[Path]:
-        try:
-            return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-        except OSError:
-            return []
-
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, part: StoredPart, state: Slice, done: Callable[[], None]) -> None:
-        """Writes a part soon, on a thread, which then calls `done`; nothing happens where it can't be written."""
+    def write(self, part: StoredPart, state: Slice, done: Callable[[], None], chat: str | None = None) -> None:
+        """Writes a part soon, on a thread, which then calls `done`; nothing happens where it can't be written. `chat`:
+        whose it is, where it goes with a chat (see `forget_chats`)."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="prompt-files", daemon=True)
             self._thread.start()
         self._removed.discard(part.key)
-        self._queue.put((part, state, done))
+        self._queue.put(_Job(part, state, done, chat))
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            part, state, done = job
+            part = job.part
             if part.key in self._removed or self._problem:
                 continue
             try:
-                self._write(part, state)
+                if job.chat is not None:
+                    prompt_chats.note(self._all, job.chat, self.folder.name, part.key)
+                self._write(part, job.state)
             except OSError:
                 self._problem = shutil.disk_usage(self._all).free < 1 << 20 or self._problem
             else:
-                done()
+                job.done()
                 self._unchecked += part.n_bytes
                 if self._unchecked >= _CHECK_BYTES:
                     self._unchecked, self._overshoot = 0, self._over_bound()
@@ -177,7 +176,7 @@ class PromptFiles:
 
     def keep_only(self, keys: Collection[str]) -> None:
         """Removes all others of this model, and what was left half written."""
-        for path in self._files(self.folder):
+        for path in _files(self.folder):
             if path.stem not in keys:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -192,11 +191,11 @@ class PromptFiles:
                 (path.stat().st_mtime, path.stat().st_size, path)
                 for folder in self._all.iterdir()
                 if folder.is_dir() and folder != self.folder
-                for path in self._files(folder)
+                for path in _files(folder)
             )
-            own = sum(path.stat().st_size for path in self._files(self.folder))
+            own = sum(path.stat().st_size for path in _files(self.folder))
             total = own + sum(size for _, size, _ in others)
-            most = min(MOST_BYTES, int((shutil.disk_usage(self._all).free + total) * FREE_SHARE))
+            most = min(self._most, int((shutil.disk_usage(self._all).free + total) * FREE_SHARE))
         except OSError:
             return 0
         for _, size, path in others:
@@ -234,3 +233,37 @@ def _read_header(head: bytes, read: Callable[[int], bytes]) -> tuple[_Header, by
     if header.start < 0 or header.cells < 0 or (header.last or 0) < 0 or len(header.tokens) % 4:
         raise ValueError("impossible figures")
     return header, digest
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    except OSError:
+        return []
+
+
+def _parts(folder: Path) -> list[StoredPart]:
+    found = []
+    for path in _files(folder)[:_MAX_FILES]:
+        with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):
+            with _open(path) as file:
+                header, _ = _read_header(file.read(_HEAD.size), file.read)
+                info = os.fstat(file.fileno())
+            found.append(StoredPart(path.stem, header.parent, header.start, header.tokens, info.st_size, info.st_mtime))
+    return found
+
+
+def forget_chats(folder: Path, chats: Iterable[str]) -> None:
+    """Removes what only these chats have in a folder of kept prompts, of all models: parts that no other prompt goes on
+    from, and answers. An engine that runs meanwhile finds them gone."""
+    parts, answers = prompt_chats.take(folder, chats)
+    for name in {name for name, _ in parts}:
+        own = {key for each, key in parts if each == name}
+        left = {part.key: part.parent for part in _parts(folder / name)}
+        while gone := (own & left.keys()) - set(left.values()):
+            for key in gone:
+                del left[key]
+                with contextlib.suppress(OSError):
+                    (folder / name / f"{key}.kv").unlink()
+    for stem in {stem for stem, _ in answers}:
+        forget_answers(folder / f"{stem}.jsonl", {key for each, key in answers if each == stem})

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from backends.interface import LoadRequest
+from backends.interface import LoadRequest, ModelInfo
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.prompt_files import PromptFiles, StoredPart
 from backends.llamacpp.slices import Slice
@@ -140,8 +141,8 @@ class PromptStore:
                         last = child
         return last
 
-    def add(self, parent: Node, tokens: Any, part: Slice) -> Node:
-        """Keeps a slice that follows `parent`."""
+    def add(self, parent: Node, tokens: Any, part: Slice, chat: str | None = None) -> Node:
+        """Keeps a slice that follows `parent`. `chat`: with which it goes (see `prompt_files.forget_chats`)."""
         key = key_of(parent, tokens)
         known = parent.children.get(key)
         if known is not None:
@@ -154,7 +155,7 @@ class PromptStore:
         parent.children[key] = node
         if self._files is not None:
             stored = StoredPart(key, parent.key, node.start, tokens.tobytes(), node.n_bytes, node.used_at)
-            self._files.write(stored, part, lambda: self._written(node))
+            self._files.write(stored, part, lambda: self._written(node), chat)
             if self._memory_bytes > MAX_PENDING_BYTES:
                 self._shrink(MAX_PENDING_BYTES)
             self._shrink_disk(self._files.take_overshoot())
@@ -250,17 +251,24 @@ def wants_store(request: LoadRequest) -> bool:
     return request.n_seq_max > 1 or request.kv_dir is not None or request.kv_budget_bytes is not None
 
 
+def model_identity(info: ModelInfo, fingerprint: str) -> str:
+    """What must be equal for a state to fit: the files' content, the active experts and the cache's type."""
+    parts = [fingerprint, info.architecture, info.n_layers, info.n_vocab, info.n_expert_used, info.kv_type]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
 def open_store(context: LlamaContext, request: LoadRequest, identity: str, memory_bytes: int) -> PromptStore:
     """The store of a model's prompts; in memory alone where no folder is wanted or the one that is can't be used.
-    `identity`: see `backends.llamacpp.state.model_identity`."""
+    `identity`: see `model_identity`."""
     files = None
     if request.kv_dir is not None:
         with contextlib.suppress(OSError):
-            files = PromptFiles(Path(request.kv_dir), _name(context, identity))
+            files = PromptFiles(Path(request.kv_dir), _name(context, identity), request.kv_dir_bytes)
     return PromptStore(partial=context.partial, memory_bytes=memory_bytes, files=files)
 
 
 def _name(context: LlamaContext, identity: str) -> str:
-    """The folder of this model's prompts: all that changes what is computed, or how it is laid out, is in its name."""
-    told = [identity, context.n_ctx, context.seq_ctx, context.n_swa, sys.byteorder]
+    """The folder of this model's prompts: all that changes what is computed, or how it is laid out, is in its name. The
+    size of the context isn't: a chat that was given a larger one goes on from what the smaller one has read."""
+    told = [identity, context.n_swa, version("llama-cpp-python"), sys.byteorder]
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:32]

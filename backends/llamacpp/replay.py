@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from backends.chat_format.events import Said
 from backends.interface import ChatMessage, LoadRequest
+from backends.llamacpp import prompt_chats
 
 KEPT_ANSWERS = 512
 KEPT_TOKENS = 2_000_000
@@ -57,7 +58,7 @@ class Answers:
         except OSError:
             return []
 
-    def _write(self, key: bytes, kept: _Kept) -> None:
+    def _write(self, key: bytes, kept: _Kept, chat: str | None) -> None:
         if self._file is None:
             return
         line = msgspec.json.encode((key.hex(), kept)) + b"\n"
@@ -65,6 +66,8 @@ class Answers:
             full = self._file.exists() and self._file.stat().st_size + len(line) > MAX_FILE_BYTES
             flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if full else os.O_APPEND)
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if chat is not None:
+                prompt_chats.note(self._file.parent, chat, self._file.stem, key.hex())
             number = os.open(self._file, flags | os.O_NOFOLLOW, 0o600)
             try:
                 os.write(number, line)
@@ -73,8 +76,8 @@ class Answers:
         except OSError:
             self._file = None  # no room, or no right: the next process renders history anew
 
-    def remember(self, prompt: Sequence[int], tokens: Sequence[int], said: Said) -> None:
-        """Keeps an answer to a prompt."""
+    def remember(self, prompt: Sequence[int], tokens: Sequence[int], said: Said, *, chat: str | None = None) -> None:
+        """Keeps an answer to a prompt. `chat`: with which it goes on disk."""
         if not tokens or any(not c.complete for c in said.calls):
             return
         calls = tuple((c.name, _same(c.arguments)) for c in said.calls)
@@ -82,7 +85,7 @@ class Answers:
         key = _key(prompt)
         with self._lock:
             self._add(key, kept)
-            self._write(key, kept)
+            self._write(key, kept, chat)
 
     def _add(self, key: bytes, kept: _Kept) -> None:
         self._kept.setdefault(key, []).append(kept)
@@ -124,3 +127,18 @@ def answers_file(request: LoadRequest, identity: str) -> Path | None:
         return None
     name = hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
     return Path(request.kv_dir) / f"answers-{name}.jsonl"
+
+
+def forget_answers(file: Path, keys: Collection[str]) -> None:
+    """Takes answers out of a model's file."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        kept = []
+        for line in file.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
+                if msgspec.json.decode(line, type=tuple[str, msgspec.Raw])[0] not in keys:
+                    kept.append(line)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as out:
+            out.writelines(kept)
+        part.replace(file)

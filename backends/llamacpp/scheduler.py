@@ -37,14 +37,15 @@ class Scheduler:
         *,
         store: PromptStore | None = None,
         kept_bytes: int = 0,
+        min_kept: int = 0,
         max_stall_s: float | None = None,
     ) -> None:
-        """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them. `store`, `kept_bytes`:
-        see `Keeper`; with 0 bytes nothing is kept of a prompt whose answer has ended. `max_stall_s`: the longest that
-        answers wait for another one's prompt; None for no limit."""
+        """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them. `store`, `kept_bytes`,
+        `min_kept`: see `Keeper`; with 0 bytes nothing is kept of a prompt whose answer has ended. `max_stall_s`: the
+        longest that answers wait for another one's prompt; None for no limit."""
         self.context = context
         self.book = KvBook(context, keeps_idle=kept_bytes > 0)
-        self.keeper = Keeper(context, self.book, store, kept_bytes)
+        self.keeper = Keeper(context, self.book, store, kept_bytes, min_kept)
         self._placer = Placer(context, self.book, self.keeper)
         self.max_active = max_active
         self.waiting: deque[Answer] = deque()
@@ -306,6 +307,8 @@ class Scheduler:
 
     def _finish(self, answer: Answer, reason: Reason, events: list[Event]) -> None:
         events += answer.finish(reason, self._counters())
+        if answer.request.messages is not None and reason in ("stop", "length"):
+            self.keeper.after_answer(answer)
         self._let_go(answer)
 
     def _let_go(self, answer: Answer) -> None:

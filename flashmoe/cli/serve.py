@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flashmoe.cli.common import (
     EXIT_OK,
@@ -24,10 +24,12 @@ from flashmoe.cli.common import (
     note,
     out,
     positive_int,
+    settings_of,
 )
 from flashmoe.cli.models import resolve_model
+from flashmoe.config.loading import kept_prompts
+from flashmoe.config.schema import KvCacheConfig
 from flashmoe.figures import GIB
-from flashmoe.paths import prompts_dir
 from flashmoe.serve.clients import CLIENTS, Client, Place, lines_for
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ routes:
   POST /v1/responses          OpenAI's: input items, functions, reasoning, previous_response_id
   POST /v1/messages           Anthropic's: tools, thinking, blocks; and /v1/messages/count_tokens
   POST /v1/completions        prompts as they are, text or token ids; echo, logprobs
-  POST /tokenize, /detokenize token ids of a text, and back
+  POST /tokenize, /detokenize token ids of a text, and back; GET /tokenizer_info
   GET  /health                200 while answers can be had, 503 otherwise; needs no key
   GET  /metrics               Prometheus: tokens, hit rate, bytes read, seconds waited for reads, requests in flight
 What isn't supported (images, audio, tools that run on somebody's servers) is refused by name. docs/agents.md has the
@@ -140,9 +142,7 @@ def main(args: argparse.Namespace) -> int:
     if args.launch and shutil.which(CLIENTS[args.client].command) is None:
         raise CliError(f"{CLIENTS[args.client].command} is not installed here", "leave out --launch")
     path = resolve_model(args.model, args)
-    request = load_request(
-        args, path, n_seq_max=args.parallel, kv_budget_bytes=args.kv_budget, kv_dir=_kv_folder(args.kv_dir)
-    )
+    request = load_request(args, path, n_seq_max=args.parallel, kv_budget_bytes=args.kv_budget, **_kept(args))
     return asyncio.run(_serve(args, request, key))
 
 
@@ -159,10 +159,16 @@ def _kv_budget(text: str) -> int | None:
     return int(value * GIB)
 
 
-def _kv_folder(given: str | None) -> str | None:
+def _kept(args: argparse.Namespace) -> dict[str, Any]:
+    """Where prompts are kept: as --kv-dir says, else as configured."""
+    given = args.kv_dir
     if given is not None and given.lower() in ("none", "off", ""):
-        return None
-    return str(Path(given).expanduser().absolute()) if given is not None else str(prompts_dir())
+        return {"kv_dir": None}
+    folder = str(Path(given).expanduser().absolute()) if given is not None else None
+    config = settings_of(args).config.kv_cache
+    if folder is not None and config.max_gib <= 0:
+        config = KvCacheConfig()
+    return {**kept_prompts(config, folder), "kv_min_tokens": 0}
 
 
 def _key() -> str | None:

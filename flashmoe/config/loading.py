@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.interface import LoadRequest
 from flashmoe import paths
-from flashmoe.config.schema import BackendConfig, auto_to_none
+from flashmoe.config.schema import BackendConfig, KvCacheConfig, auto_to_none
 
 GIB = 1 << 30
 
@@ -33,3 +33,15 @@ def load_request(path: str | Path, config: BackendConfig, **given: Any) -> LoadR
     for name in ("n_threads", "n_ctx"):
         fields[name] = fields[name] or None
     return LoadRequest(path=str(path), **fields)
+
+
+def kept_prompts(config: KvCacheConfig, folder: str | None = None) -> dict[str, Any]:
+    """The fields of `LoadRequest` that say what is kept of prompts for the next start; `folder` None for the usual
+    one."""
+    if config.max_gib <= 0:
+        return {"kv_dir": None}
+    return {
+        "kv_dir": folder or str(paths.prompts_dir()),
+        "kv_dir_bytes": int(config.max_gib * GIB),
+        "kv_min_tokens": config.min_tokens,
+    }

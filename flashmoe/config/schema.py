@@ -106,12 +106,14 @@ class HistoryConfig(Struct, kw_only=True, frozen=True):
 
 
 class KvCacheConfig(Struct, kw_only=True, frozen=True):
-    """The computed context of chats on disk: coming back to a long chat then costs a read instead of minutes."""
+    """What was read of prompts, on disk, for the app and `serve` together: coming back to a long chat, or to an agent's
+    instructions, then costs a read instead of minutes."""
 
-    max_gib: Annotated[float, Meta(ge=0, le=65536)] = 4.0
-    """The most disk space for it, in GiB; the oldest go first. 0 turns it off."""
-    min_tokens: Annotated[int, Meta(ge=1, le=1 << 24)] = 512
-    """Chats shorter than this are not saved: computing them again is faster."""
+    max_gib: Annotated[float, Meta(ge=0, le=65536)] = 16.0
+    """The most disk space for it, in GiB, and never more than a tenth of what is free; the oldest go first. 0 turns it
+    off."""
+    min_tokens: Annotated[int, Meta(ge=1, le=1 << 24)] = 256
+    """Prompts shorter than this are not kept on disk: computing them again is as fast."""
 
 
 class Config(Struct, kw_only=True, frozen=True):

@@ -107,12 +107,6 @@ class RemoteModel:
             "unsupported", "bench measures this machine", "a remote server takes no teacher-forced tokens"
         )
 
-    def save_state(self, session: str, path: str) -> int:
-        return 0
-
-    def restore_state(self, session: str, path: str) -> int:
-        return 0
-
     def close(self) -> None:
         for request_id in list(self._running):
             self.cancel(request_id)

@@ -7,11 +7,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from backends.engine.client import EngineClient
-from backends.interface import GenerateRequest, LoadRequest, Sampling
+from backends.interface import ChatMessage, GenerateRequest, LoadRequest, Sampling
 from flashmoe import failures, paths
+from flashmoe.config.loading import kept_prompts
+from flashmoe.config.schema import KvCacheConfig
 from flashmoe.history import History
 from flashmoe.hub.library import Library
 from flashmoe.plans import measurements
@@ -68,15 +71,17 @@ async def test_all_that_the_program_keeps_is_private(home: Path) -> None:
     measurements.machine()
     client = EngineClient(log_path=paths.log_dir() / "engine.log")
     try:
-        await client.load(LoadRequest(path=str(model), backend="mmap", n_ctx=256, n_threads=1))
-        ask = GenerateRequest(id="1", prompt="hello", session="s", sampling=Sampling(max_tokens=4))
+        request = LoadRequest(path=str(model), backend="mmap", n_ctx=256, n_threads=1)
+        await client.load(msgspec.structs.replace(request, **kept_prompts(KvCacheConfig(min_tokens=1))))
+        messages = (ChatMessage("user", "hello " * 20),)
+        ask = GenerateRequest(id="1", messages=messages, session="s", sampling=Sampling(max_tokens=4))
         async for _ in client.generate(ask):
             pass
-        state = paths.ensure_dir(paths.kv_dir()) / "s.kv"
-        await client.save_state("s", str(state))
-        assert state.exists()
     finally:
         await client.stop()
+    kept = [path.relative_to(paths.prompts_dir()).parts[0] for path in paths.prompts_dir().rglob("*")]
+    assert "chats" in kept
+    assert len(set(kept)) >= 3  # the model's folder, its answers, and which chats have what
     assert (paths.log_dir() / "engine.log").exists()
     assert (paths.cache_dir() / "library.json").exists()
     assert readable_by_others(home, but=models) == []

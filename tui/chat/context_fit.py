@@ -79,10 +79,8 @@ class ContextFitter:
             return False
         if choice == "grow":
             old = self._controller.request or LoadRequest(path=model.path)
-            await given.keep_context()
             await self._controller.reload(n_ctx=grow, like=old)
             await given.remember_context(grow, old.path)
-            await given.bring_context()
             return True
         summary = await self._summarise(oldest) if choice == "summarise" else ""
         if self._stopped:
@@ -106,6 +104,7 @@ class ContextFitter:
                 id=uuid.uuid4().hex,
                 messages=given.conversation.to_summarise(turns, _SUMMARISE, system_prompt=given.system_prompt()),
                 sampling=Sampling(temperature=0.0, max_tokens=longest),
+                session=given.conversation.uid,
                 enable_thinking=False,
             )
             count = await self._controller.count_tokens(request)

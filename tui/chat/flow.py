@@ -93,12 +93,6 @@ class ChatFlow:
 
     # ---- what the model is given ----------------------------------------------------------------------------------
 
-    async def bring_context(self) -> None:
-        """Brings back what was saved of this chat, where the engine doesn't have it."""
-        restored = await self.given.bring_context()
-        if restored and not self.busy:
-            self._view.say(f"Back in this chat: {restored:,} tokens need not be read again.")
-
     async def show_all(self) -> None:
         """Takes back what was left out last on this branch: the model is shown it again."""
         if self.busy:
@@ -121,7 +115,7 @@ class ChatFlow:
 
     async def new_chat(self) -> None:
         """Starts an empty chat; it is kept with its first question."""
-        await self._leave_for(None)
+        await self._leave_for_another()
         self.given.begin()
         await self._view.show_turns([])
         self._view.queue_changed()
@@ -140,39 +134,32 @@ class ChatFlow:
             messages = await history.in_thread(history.show, message_id)
         else:
             messages = await history.in_thread(history.path, chat_id)
-        await self._leave_for(chat.uid)
+        await self._leave_for_another()
         await self.given.open(chat, messages)
         await self._view.show_turns(self.conversation.turns)
         self._view.queue_changed()
-        if self._writing is None:  # else the engine is at another chat; the next question here brings the context
+        if self._writing is None:  # else the engine is at another chat; the next question here sees to it
             self.given.start(self._ready_to_go_on())
         return chat.draft
 
     async def _ready_to_go_on(self) -> None:
-        """A chat was opened: the engine gets the context that it had."""
-        try:
+        """A chat was opened: the engine gets a context of the size that it had."""
+        with contextlib.suppress(EngineError):  # stopped, which was told
             await self.given.use_chosen_context()
-        except EngineError:
-            return  # stopped, which was told
-        await self.bring_context()
 
     async def leave(self) -> None:
-        """Stops what runs and keeps what is worth keeping of the chat that is shown."""
+        """Stops what runs in the chat that is shown."""
         self._leaving += 1
         try:
             await self.stop_and_wait()
             await self.given.settled()
-            await self.given.keep_context()
         finally:
             self._leaving -= 1
 
-    async def _leave_for(self, uid: str | None) -> None:
-        """The next chat is shown while an answer goes on in this one, or its context is still being saved."""
-        if self._writing is not None:
-            return
-        await self.stop_and_wait()
-        if uid != self.conversation.uid:
-            self.given.save_soon()
+    async def _leave_for_another(self) -> None:
+        """The next chat is shown while an answer goes on in this one."""
+        if self._writing is None:
+            await self.stop_and_wait()
 
     async def keep_draft(self, text: str) -> None:
         """Keeps what stands in the composer with its chat."""
@@ -248,7 +235,6 @@ class ChatFlow:
         try:
             await self._controller.ensure_loaded()
             await self.given.use_chosen_context()
-            await self.bring_context()
             answer = None if self._cancelled else await self._begin(going_on)
             if answer is not None:
                 await self._start(answer, going_on)
@@ -328,8 +314,6 @@ class ChatFlow:
             tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
             if shown:
                 self.given.ctx_used = tokens
-            else:
-                self.given.save_of(writing.conversation, tokens)
         await writing.finish(answer, self._controller.model, self._view)
         if writing.turn.ending == "context" and shown:
             self._view.say(f"The context is full; {self._view.key('chat.continue')} goes on and asks what may go.")

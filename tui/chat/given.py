@@ -1,4 +1,4 @@
-"""What the shown chat's model is given: settings, the part of the path that it is shown, and its computed context."""
+"""What the shown chat's model is given: settings, a context of its size, and the part of the path that it is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from backends.interface import EngineError, LoadRequest, Sampling
 from flashmoe.config.schema import Config
 from flashmoe.history.records import Chat, ContextCut, HistoryError, Message
 from tui.chat.conversation import Conversation, Turn
-from tui.chat.kv_keeper import ContextKeeper
 from tui.chat.view import FlowView
 from tui.engine.controller import EngineController
 
@@ -29,7 +28,7 @@ class Given:
         self._controller = controller
         self._config = config
         self._presets: Presets | None = None
-        self._keeper = ContextKeeper(controller, config.kv_cache)
+        self._tasks: set[asyncio.Task[object]] = set()
         self._growing = asyncio.Lock()
         self._refused: LoadRequest | None = None
         """A larger context that couldn't be had, or whose load was stopped: not tried again."""
@@ -55,15 +54,10 @@ class Given:
             ),
             0,
         )
-        self._keeper.opened(chat.uid, self.ctx_used)
 
     def show(self, conversation: Conversation, tokens: int) -> None:
         """A chat that is still in memory, since an answer is being written in it; `tokens` of the context are its."""
         self.conversation, self.ctx_used = conversation, tokens
-
-    def save_of(self, conversation: Conversation, tokens: int) -> None:
-        """Saves the context of a chat that isn't shown, soon, where that pays."""
-        self._keeper.save_soon(conversation.uid, tokens)
 
     def _fresh(self) -> Conversation:
         conversation = Conversation()
@@ -140,7 +134,6 @@ class Given:
             if controller.state == "dead":
                 controller.request = wanted  # for when it is loaded
                 return
-            await self._keeper.saved()
             try:
                 await controller.reload(n_ctx=wanted.n_ctx or 0, like=request)
             except EngineError as error:
@@ -166,33 +159,18 @@ class Given:
             except HistoryError as error:
                 self._view.say(error.message, "error")
 
-    # ---- the computed context ------------------------------------------------------------------------------------
-
-    def save_soon(self) -> None:
-        """Saves what the engine has computed of this chat apart from the caller, where that pays."""
-        if self.conversation.id is not None:
-            self._keeper.save_soon(self.conversation.uid, self.ctx_used)
+    # ---- what runs apart ------------------------------------------------------------------------------------------
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Runs a coroutine apart from the caller; `settled` waits for it."""
-        self._keeper.start(work)
+        task: asyncio.Task[object] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def settled(self) -> None:
-        """Waits for saves that are under way and for what `start` began."""
-        await self._keeper.settled()
-
-    async def keep_context(self) -> None:
-        """Saves what the engine has computed of this chat, where that pays."""
-        if self.conversation.id is not None:
-            await self._keeper.save(self.conversation.uid, self.ctx_used)
-
-    def worth_keeping(self) -> bool:
-        """Whether `leave` will have something to save, which may take seconds."""
-        return self.conversation.id is not None and self._keeper.worth_saving(self.conversation.uid, self.ctx_used)
-
-    async def bring_context(self) -> int:
-        """Brings back what was saved of this chat, where the engine doesn't have it; tokens that need no prefill."""
-        return await self._keeper.bring_back(self.conversation.uid) if self.conversation.id is not None else 0
+        """Waits for what `start` began."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     # ---- what the model is shown ----------------------------------------------------------------------------------
 

@@ -349,26 +349,6 @@ class EngineController:
             return None
         return max(self.model.n_ctx + 1, counted * len(starts) // len(chosen))
 
-    # ---- saved contexts -------------------------------------------------------------------------------------------
-
-    async def save_state(self, session: str, path: Path) -> int:
-        """Writes a session's computed context to a file; its bytes, 0 where that is not possible."""
-        if self.model is None or self._engine is None or self.busy:
-            return 0
-        try:
-            return await self._engine.save_state(session, str(path))
-        except EngineError:
-            return 0
-
-    async def restore_state(self, session: str, path: Path) -> int:
-        """Restores a session's computed context; the tokens restored, 0 where the file doesn't fit."""
-        if self.model is None or self._engine is None:
-            return 0
-        try:
-            return await self._engine.restore_state(session, str(path))
-        except EngineError:
-            return 0
-
     # ---- end ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:

@@ -34,8 +34,6 @@ class EchoModel:
     def telemetry(self): return Telemetry(t=time.monotonic())
     def expert_map(self): return None
     def bench(self, request, progress): raise EngineError("unsupported", "Echo has no benchmark.")
-    def save_state(self, session, path): return 0
-    def restore_state(self, session, path): return 0
     def close(self): print("closed")
 
 class EchoBackend:

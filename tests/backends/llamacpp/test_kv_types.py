@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.gguf.file import read_gguf
-from backends.interface import BenchRequest, EngineError, GenerateRequest, LoadRequest, Sampling
+from backends.interface import BenchRequest, EngineError, Finished, GenerateRequest, LoadRequest, Sampling
 from backends.llamacpp.backend import MmapBackend
 from backends.llamacpp.model import LlamaModel
 from backends.planner.kv import KV_TYPES, kv_bytes
@@ -79,38 +80,33 @@ def test_heads_that_do_not_fit_the_blocks_are_refused(tmp_path: Path) -> None:
     assert plan(read_gguf(path), machine, PlanRequest(kv_type="q8_0")).verdict == "unsupported"
 
 
-def chat(model: LlamaModel, n_tokens: int) -> None:
+def chat(model: LlamaModel, n_tokens: int) -> int:
+    """Asks a prompt of so many tokens; how many of them came from the store."""
     tokens = tuple(int(t) % 500 for t in range(7, 7 + n_tokens))
-    request = GenerateRequest(id="q", tokens=tokens, session="s", sampling=Sampling(temperature=0, max_tokens=2))
-    model.submit(request)
+    model.submit(GenerateRequest(id="q", tokens=tokens, sampling=Sampling(temperature=0, max_tokens=2)))
+    restored = 0
     while model.busy():
-        model.step()
+        for event in model.step():
+            restored += (event.usage.restored_tokens or 0) if isinstance(event, Finished) else 0
+    return restored
 
 
-def test_a_state_is_restored_only_where_model_type_and_context_agree(tmp_path: Path) -> None:
-    """40 random pairs of who saved and who restores: two files of one size and name, two types, two contexts."""
-    rng = random.Random(5)
+def test_what_was_read_is_used_where_model_and_type_agree(tmp_path: Path) -> None:
+    """Every pair of who read and who asks: two files of one size and name, two types, two sizes of the context."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
     paths = [make_gguf(folder / "m.gguf", seed=i, **WIDE) for i, folder in enumerate(folders)]
     kinds = list(itertools.product((0, 1), KV_TYPES, (256, 1024)))
-    models = {kind: load(paths[kind[0]], kv_type=kind[1], n_ctx=kind[2]) for kind in kinds}
-    restored = 0
-    for case in range(40):
-        source, target = rng.choice(kinds), rng.choice(kinds)
-        if case % 2:
-            target = (*source[:2], target[2])
-        n = rng.choice((40, 200, 600)) if source[2] > 256 else rng.choice((40, 200))
-        models[source].forget()
-        chat(models[source], n)
-        state = str(tmp_path / f"{case}.state")
-        assert models[source].save_state("s", state) > 0
-        models[target].forget()
-        got = models[target].restore_state("s", state)
-        fits = source[:2] == target[:2] and n + 2 < target[2]
-        assert (got > 0) == fits, (source, target, n, got)
-        restored += fits
-    assert 10 < restored < 35
-    for model in models.values():
+    for i, source in enumerate(kinds):
+        kept = tmp_path / f"kept-{i}"
+        model = load(paths[source[0]], kv_type=source[1], n_ctx=source[2], kv_dir=str(kept))
+        chat(model, 150)
         model.close()
+        for target in [*random.Random(i).sample(kinds, 3), (*source[:2], 1280 - source[2])]:
+            shutil.copytree(kept, tmp_path / "copy")
+            model = load(paths[target[0]], kv_type=target[1], n_ctx=target[2], kv_dir=str(tmp_path / "copy"))
+            restored = chat(model, 150)
+            model.close()
+            shutil.rmtree(tmp_path / "copy")
+            assert (restored > 100) == (source[:2] == target[:2]), (source, target, restored)

@@ -417,36 +417,7 @@ def test_parallel_hybrid_answers_equal_those_alone(hybrid: LlamaModel) -> None:
     assert [text_of(events, str(i)) for i in range(4)] == alone
 
 
-# ---- states and the benchmark ----------------------------------------------------------------------------------------
-
-
-def test_a_state_survives_the_model_and_fits_no_other(tiny: Path, tmp_path: Path) -> None:
-    model = load(tiny)
-    first, _ = answer(model, chat("1", "remember this", session="s"))
-    state = tmp_path / "chat.state"
-    assert model.save_state("s", str(state)) > 0
-    assert model.save_state("nobody", str(tmp_path / "none")) == 0
-    expected, _ = answer(model, chat("2", "remember this", first, "what?", session="s"))
-    model.close()
-
-    model = load(tiny)
-    n = model.restore_state("s", str(state))
-    assert n > 20
-    got, end = answer(model, chat("2", "remember this", first, "what?", session="s"))
-    assert got == expected
-    assert (end.usage.reused_tokens or 0) >= 20
-    damaged = bytearray(state.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    state.write_bytes(damaged)
-    assert model.restore_state("t", str(state)) == 0
-    assert model.restore_state("t", str(tmp_path / "absent")) == 0
-    model.close()
-
-    other = load(make_gguf(tmp_path / "other.gguf", n_layer=3))
-    damaged[len(damaged) // 2] ^= 1
-    state.write_bytes(damaged)
-    assert other.restore_state("s", str(state)) == 0
-    other.close()
+# ---- the benchmark --------------------------------------------------------------------------------------------------
 
 
 def test_bench_is_repeatable_and_leaves_the_model_usable(model: LlamaModel) -> None:

@@ -80,8 +80,6 @@ class EngineNews:
         parts.say(" ".join(said), "warning" if info.lossy else "info")
         self._welcome()
         parts.host.monitoring.model_loaded(info)
-        if not parts.flow.busy:  # else the answer that is waiting for this load does it first
-            parts.start(parts.flow.bring_context())
 
     def _load_failed(self, news: messages.LoadFailed) -> None:
         """One sentence; the model that was loaded before is gone or stays, as the engine says."""
