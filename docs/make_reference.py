@@ -68,7 +68,8 @@ def keys() -> Iterator[str]:
     from tui.screens.chat.commands import COMMANDS
 
     yield (
-        "Remap them by id in `ui.keys`, for instance `chat.new: ctrl+x b`; `set: classic` takes the former keys. "
+        "Remap them by id in `ui.keys`, for instance `chat.new: ctrl+x b`; `set: classic` brings back the keys of "
+        "earlier versions. "
         "F1 shows the keys in force."
     )
     yield "\n### Commands in the composer\n"

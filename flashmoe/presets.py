@@ -130,7 +130,7 @@ class Presets(Struct, frozen=True):
         """Every preset, as the user's file would hold it."""
         import yaml
 
-        lines = ["# Sampler presets in force. Your own belong into presets.yaml (flashmoe-tui paths presets)."]
+        lines = ["# Sampler presets in force. Your own go into presets.yaml (flashmoe-tui paths presets)."]
         for preset in self.presets.values():
             shown = {key: getattr(preset.sampling, key) for key in _SAMPLER_FIELDS}
             entry = {"description": preset.description, **({"models": preset.models} if preset.models else {}), **shown}

@@ -244,7 +244,7 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
 
         said = "Loading another model stops it. What is written so far is kept."
         stop = Choice("stop", "Stop the answer and load the model")
-        wait = Choice("wait", "Let it go on", "The model isn't loaded")
+        wait = Choice("wait", "Let it finish", "The model isn't loaded")
         return await self.ask_screen(ChoiceDialog("An answer is being written", said, [wait, stop])) == "stop"
 
     def on_download_news(self, news: DownloadNews) -> None:
@@ -262,7 +262,9 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         model = self.controller.model
         if feed is None or model is None or not model.n_experts:
             remote = model is not None and model.backend == "remote"
-            why = "A server computes: nothing is known here of its experts." if remote else "It is dense: no experts."
+            why = "This model is dense: it has no experts."
+            if remote:
+                why = "This model runs on a server: its experts can't be seen from here."
             self.chat_screen.say(why if model is not None else "No model is loaded.", "warning")
             return
         from tui.screens.experts import ExpertsScreen

@@ -32,12 +32,14 @@ class KeySpec(NamedTuple):
 
 KEYS: tuple[KeySpec, ...] = (
     KeySpec("app.help", "f1,ctrl+x h", "app.help", "Help: keys, panes, what to do when it is slow", "help", True),
-    KeySpec("app.palette", "ctrl+x x,alt+x", "app.command_palette", "Commands: all that can be done", "commands", True),
+    KeySpec(
+        "app.palette", "ctrl+x x,alt+x", "app.command_palette", "Commands: everything you can do", "commands", True
+    ),
     KeySpec("app.quit", "ctrl+q,ctrl+x q", "app.quit", "Quit; chats are saved, the engine stops", "", True),
     KeySpec(
         "app.suspend", "ctrl+z", "app.suspend_process", "Put the app in the background; fg brings it back", "", True
     ),
-    KeySpec("app.interrupt", "ctrl+c", "app.interrupt", "Stop the answer; twice: quit", "", True),
+    KeySpec("app.interrupt", "ctrl+c", "app.interrupt", "Stop the answer; press twice to quit", "", True),
     KeySpec("app.theme", "ctrl+x T", "app.themes", "Theme: choose the colours, with a live preview", "", True),
     KeySpec("app.redraw", "ctrl+l", "app.redraw", "Redraw the screen", "", True),
     KeySpec("chat.models", "ctrl+o,ctrl+x o", "models", "Models: choose, download, plan", "models", True),
@@ -52,9 +54,11 @@ KEYS: tuple[KeySpec, ...] = (
     ),
     KeySpec("chat.settings", "ctrl+x i,f3", "settings", "Settings of this chat: system prompt, sampling", "", True),
     KeySpec("chat.downloads", "ctrl+x j,f5", "downloads", "Downloads", "", True),
-    KeySpec("chat.stop", "escape", "stop", "Stop the answer and keep what is there; cancel a load", "stop", True),
+    KeySpec("chat.stop", "escape", "stop", "Stop the answer and keep what was written; cancel a load", "stop", True),
     KeySpec("chat.continue", "ctrl+x g,ctrl+g", "continue_answer", "Continue an answer that was cut short", "", True),
-    KeySpec("chat.regenerate", "ctrl+x r", "regenerate", "Answer again; the old answer stays as a branch", "", True),
+    KeySpec(
+        "chat.regenerate", "ctrl+x r", "regenerate", "Regenerate the answer; the old one stays as a branch", "", True
+    ),
     KeySpec(
         "chat.edit",
         "ctrl+x e,f4",
@@ -65,7 +69,9 @@ KEYS: tuple[KeySpec, ...] = (
     ),
     KeySpec("chat.branch_left", "alt+left,ctrl+x left", "branch(-1)", "The previous branch", "", True),
     KeySpec("chat.branch_right", "alt+right,ctrl+x right", "branch(1)", "The next branch", "", True),
-    KeySpec("chat.show_all", "ctrl+x w,f10", "show_all", "Put back into the context what was left out", "", True),
+    KeySpec(
+        "chat.show_all", "ctrl+x w,f10", "show_all", "Put messages that were left out back into the context", "", True
+    ),
     KeySpec("chat.copy", "ctrl+x y", "copy_answer", "Copy the last answer (or the marked message)", "", True),
     KeySpec(
         "chat.copy_code",
@@ -76,7 +82,7 @@ KEYS: tuple[KeySpec, ...] = (
         True,
     ),
     KeySpec("chat.save", "ctrl+s,ctrl+x s", "save_answer", "Save the last answer to a file", "", True),
-    KeySpec("chat.thinking", "ctrl+x k,f9", "thinking", "Show or fold what the model thought", "", True),
+    KeySpec("chat.thinking", "ctrl+x k,f9", "thinking", "Show or fold the model's thinking", "", True),
     KeySpec("chat.attach", "ctrl+x a,f8", "attach", "Attach a text file", "", True),
     KeySpec("chat.page_up", "pageup", "scroll_page(-1)", "Scroll the chat up", "", True),
     KeySpec("chat.page_down", "pagedown", "scroll_page(1)", "Scroll the chat down", "", True),
@@ -108,7 +114,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("transcript.last", "G,end", "mark_edge(1)", "Mark the last message"),
     KeySpec("transcript.edit", "e", "screen.edit_question", "Edit the marked question"),
     KeySpec("transcript.copy", "y,c", "screen.copy_answer", "Copy the marked message"),
-    KeySpec("transcript.fold", "enter,space", "toggle_thinking", "Show or fold what the model thought there"),
+    KeySpec("transcript.fold", "enter,space", "toggle_thinking", "Show or fold its thinking"),
     KeySpec("transcript.summary", "s", "toggle_summary", "Show or fold the summary of what was left out"),
     KeySpec("transcript.left", "h,left", "screen.branch(-1)", "The previous branch, at the marked message"),
     KeySpec("transcript.right", "l,right", "screen.branch(1)", "The next branch, at the marked message"),
@@ -125,8 +131,8 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("models.sort", "ctrl+s", "sort", "Sort by fit, size, speed or date", "sort", True),
     KeySpec("models.plan", "ctrl+x p,f4", "plan", "Plan exactly, from the header on the hub (a few MB)", "plan", True),
     KeySpec("models.downloads", "ctrl+x j,f5", "downloads", "To the downloads and back", "downloads", True),
-    KeySpec("models.refresh", "ctrl+r,ctrl+x r", "refresh", "Look again: folders and hub", "refresh", True),
-    KeySpec("models.verify", "ctrl+x v,f8", "verify", "Check the files against the hub's sha256", "verify", True),
+    KeySpec("models.refresh", "ctrl+r,ctrl+x r", "refresh", "Rescan the folders and the hub", "refresh", True),
+    KeySpec("models.verify", "ctrl+x v,f8", "verify", "Verify the files against the hub's sha256", "verify", True),
     KeySpec("models.delete", "ctrl+x d,delete", "delete", "Delete from the models folder", "delete"),
     KeySpec("models.details_down", "ctrl+down", "details(1)", "Scroll the details down", "", True),
     KeySpec("models.details_up", "ctrl+up", "details(-1)", "Scroll the details up", "", True),
@@ -137,7 +143,7 @@ KEYS: tuple[KeySpec, ...] = (
         "downloads.cancel",
         "x,delete",
         "cancel",
-        "Cancel and delete the partial download, or remove it from the list",
+        "Cancel and delete the download, or remove it from the list",
         "cancel",
     ),
     KeySpec("downloads.up", "up,k", "move(-1)", "The previous download"),
@@ -158,9 +164,9 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("replay.slower", "minus", "speed(-1)", "Slower", "slower"),
     KeySpec("replay.faster", "plus,equals_sign", "speed(1)", "Faster", "faster"),
     KeySpec("replay.back", "left", "seek(-10)", "10 s back", "−10 s"),
-    KeySpec("replay.forward", "right", "seek(10)", "10 s on", "+10 s"),
+    KeySpec("replay.forward", "right", "seek(10)", "10 s forward", "+10 s"),
     KeySpec("replay.far_back", "pageup", "seek(-60)", "A minute back"),
-    KeySpec("replay.far_forward", "pagedown", "seek(60)", "A minute on"),
+    KeySpec("replay.far_forward", "pagedown", "seek(60)", "A minute forward"),
     KeySpec("replay.start", "home", "seek_to(0)", "To the start"),
     KeySpec("replay.end", "end", "seek_to(1)", "To the end"),
     KeySpec("watch.span", "t", "span", "Curves over 30 s, 2 min, 10 min, 1 h, the session", "time"),
@@ -177,7 +183,7 @@ SCOPE_TITLES: dict[str, str] = {
     "transcript": "In the chat (Tab moves between composer and chat)",
     "chats": "List of chats",
     "models": "Models",
-    "downloads": "Downloads (F5 in the models)",
+    "downloads": "Downloads (in the list of models)",
     "experts": "Expert map",
     "watch": "top and replay",
     "replay": "In a replay",

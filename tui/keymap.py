@@ -71,6 +71,7 @@ _NAMES = {
     "tab": "Tab",
     "backspace": "Bksp",
     "slash": "/",
+    "equals_sign": "=",
 }
 
 

@@ -1,9 +1,11 @@
-"""Files and pieces of answers: code blocks, the last command, what may be attached, what may be written."""
+"""Files and pieces of answers: code blocks, the last command, what may be attached, what may be written; text beside a
+label."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
+import textwrap
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,20 @@ if TYPE_CHECKING:
 MOST_ATTACHED = 4 << 20
 """Bytes: a larger file is no text for a context."""
 _SHELLS = frozenset({"sh", "bash", "zsh", "fish", "shell", "console", "shell-session", "terminal"})
+
+
+def hanging(text: str, width: int, indent: int) -> str:
+    """`text` in lines of at most `width` columns, label included: the first begins after a label of `indent` columns,
+    the others below it."""
+    return textwrap.fill(text, max(12, width - indent)).replace("\n", "\n" + " " * indent)
+
+
+def whole_words(text: str, width: int) -> str:
+    """`text` in `width` columns: what is too long loses whole words, for ``…``."""
+    if len(text) <= width:
+        return text
+    kept, _, _ = text[:width].rpartition(" ")
+    return f"{kept.rstrip(' ,;:')}…"
 
 
 def code_blocks(text: str) -> list[tuple[str, str]]:
@@ -77,7 +93,7 @@ def read_text_file(path: Path) -> str:
         if path.is_dir():
             raise ValueError(f"{shown} is a folder; name a text file.")
         if not path.is_file():
-            raise ValueError(f"There is no file {shown}.")
+            raise ValueError(f"{shown} does not exist.")
         with path.open("rb") as file:
             data = file.read(MOST_ATTACHED + 1)
     except OSError as error:
@@ -85,5 +101,5 @@ def read_text_file(path: Path) -> str:
     if len(data) > MOST_ATTACHED:
         raise ValueError(f"{shown} is larger than {MOST_ATTACHED >> 20} MiB, too large for a context.")
     if b"\0" in data[:8192]:
-        raise ValueError(f"{shown} is no text file.")
+        raise ValueError(f"{shown} is not a text file.")
     return data.decode("utf-8", "replace")

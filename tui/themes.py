@@ -87,7 +87,7 @@ def read_theme(path: Path) -> tuple[Theme, str]:
     except OSError as error:
         raise ThemeError(f"Theme {path.name} can't be read: {error.strerror}.") from None
     if len(data) > _MAX_BYTES:
-        raise ThemeError(f"Theme {path.name} is larger than {_MAX_BYTES // 1024} KiB: that is no theme.")
+        raise ThemeError(f"Theme {path.name} is larger than {_MAX_BYTES // 1024} KiB: that is not a theme.")
     try:
         document = yaml.load(data, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
@@ -106,7 +106,7 @@ def _build(path: Path, document: object) -> tuple[Theme, str]:
     known = {"name", "description", "variables", *_FLAGS, *_COLOURS}
     for key in document:
         if key not in known:
-            raise fail(f"'{key}' is no field of a theme; known are {', '.join(sorted(known))}")
+            raise fail(f"'{key}' is not a theme field; the fields are {', '.join(sorted(known))}")
     name = document.get("name", path.stem)
     if not isinstance(name, str) or not name.strip() or len(name) > 40 or not name.isprintable():
         raise fail("'name' must be a short text")
@@ -150,7 +150,7 @@ def _colour(value: object, key: str, fail: Any) -> str:
     try:
         Color.parse(value)
     except ColorParseError:
-        raise fail(f"'{value}' for '{key}' is no colour; write it like \"#d08770\" or ansi_blue") from None
+        raise fail(f"'{value}' for '{key}' is not a colour; write it like \"#d08770\" or ansi_blue") from None
     return value
 
 

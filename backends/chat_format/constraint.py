@@ -83,7 +83,7 @@ def _limits() -> Any:
 
 def _refused(what: str, problem: str) -> EngineError:
     said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", problem).split())[:300].rstrip(".")
-    return EngineError("bad_request", f"The {what} can't be held: {said or 'it is not valid'}.")
+    return EngineError("bad_request", f"The {what} can't be followed: {said or 'it is not valid'}.")
 
 
 # ---- schemas -------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def check_answer(constraint: Constraint, answer: str) -> str | None:
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
-        return "it is no complete JSON"
+        return "it isn't complete JSON"
     schema = json.loads(constraint.schema)
     try:
         validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)

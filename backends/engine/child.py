@@ -252,7 +252,7 @@ class Child:
 
     def _no_tokens(self) -> None:
         self._need()
-        raise EngineError("unsupported", "This backend can't tell tokens.")
+        raise EngineError("unsupported", "This backend can't tokenise text.")
 
     def _counted(self, request_id: str, n: int) -> None:
         self._out.put(p.Counted(request_id, -1 if n is None else n))

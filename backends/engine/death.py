@@ -70,7 +70,10 @@ def _what_and_advice(returncode: int | None, tail: str, oom: bool, log: str) -> 
         what = "The engine crashed because the model file changed, shrank or could not be read while it was in use"
         return f"{what} (SIGBUS)", "verify the file."
     if name == "SIGSEGV":
-        return "The engine crashed (SIGSEGV), a fault in it and not in what you did", log
+        return "The engine crashed (SIGSEGV): a bug in it, not something you did", log
     if name == "SIGILL":
-        return "llama.cpp was built for another processor than this one (SIGILL)", "reinstall llama-cpp-python here."
+        return (
+            "llama.cpp was built for another processor than this one (SIGILL)",
+            "reinstall llama-cpp-python on this machine.",
+        )
     return f"The engine was ended by {name}", log

@@ -137,7 +137,7 @@ class ChildProcess:
         """Sends a command. Raises `EngineError` where there is no child, or the command holds no valid text."""
         process = self._process
         if process is None or process.stdin is None or not self.alive:
-            raise EngineError("engine_died", self._last_death or "The engine does not run; load a model first.")
+            raise EngineError("engine_died", self._last_death or "The engine is not running; load a model first.")
         try:
             line = p.encoder.encode(command) + b"\n"
         except UnicodeEncodeError:

@@ -161,11 +161,11 @@ def _is_own(path: Path, kind: Callable[[int], bool]) -> bool:
 def _connect(client: socket.socket, path: Path) -> None:
     """Connects to a socket of this user's; raises OSError where it or the process behind it is another's."""
     if not (_is_own(path.parent, stat.S_ISDIR) and _is_own(path, stat.S_ISSOCK)):
-        raise PermissionError(errno.EPERM, "it belongs to somebody else", str(path))
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
     with _short_address(path) as address:
         client.connect(address)
     if _uid_behind(client) != os.geteuid():
-        raise PermissionError(errno.EPERM, "somebody else answers there", str(path))
+        raise PermissionError(errno.EPERM, "another program answers there", str(path))
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

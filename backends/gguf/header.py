@@ -87,7 +87,7 @@ def read_header(source: Source) -> Header:
         (n_kv, MAX_KEYS, _MIN_KEY_BYTES, "metadata keys"),
     ):
         if n > limit:
-            raise EngineError("bad_model", f"{source.name}: it claims {n:,} {what}, at most {limit:,} make sense.")
+            raise EngineError("bad_model", f"{source.name}: it claims {n:,} {what}; the limit is {limit:,}.")
         c.check(n * least, f"its list of {n:,} {what}")
     kv, spans = _read_kv(c, n_kv, {})
     alignment = kv.get("general.alignment", 32)

@@ -284,8 +284,8 @@ class Answer:
         if reason == "stop" and matcher is not None and not self._stops.stopped:
             problem = check_answer(matcher.constraint, self._said.content)
             if problem is not None:
-                what = f"The answer doesn't hold to its JSON schema ({problem})"
-                return [*self.deltas(force=True), Failed(id=self.id, code="constraint", what=what, advice="ask again.")]
+                what = f"The answer doesn't match its JSON schema ({problem})"
+                return [*self.deltas(force=True), Failed(id=self.id, code="constraint", what=what, advice="try again.")]
         now = time.perf_counter()
         first = self.first_token or now
         spent = {k: counters[k] - v for k, v in self.counters.items() if k in counters}

@@ -76,7 +76,7 @@ class PromptFiles:
         for each in (folder, self.folder):
             info = os.lstat(each)
             if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-                raise OSError(f"{each} belongs to somebody else")
+                raise OSError(f"{each} belongs to another user")
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._removed: set[str] = set()
         self._thread: threading.Thread | None = None

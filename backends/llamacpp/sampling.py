@@ -37,7 +37,7 @@ def check(sampling: Sampling) -> None:
         raise EngineError("bad_request", f"max_tokens must be at least 1, not {sampling.max_tokens}.")
     if sampling.logprobs is not None and not 0 <= sampling.logprobs <= MAX_TOP:
         raise EngineError(
-            "bad_request", f"Of at most {MAX_TOP} tokens beside each one it is told how likely they were."
+            "bad_request", f"Log probabilities of at most {MAX_TOP} other tokens can be given beside each one."
         )
     if len(sampling.stop) > 64 or any(len(s) > 1000 for s in sampling.stop):
         raise EngineError("bad_request", "At most 64 stop strings of 1000 characters each are possible.")

@@ -322,7 +322,7 @@ def _verdict(
 def _notes(gguf: GgufFile, machine: Machine, request: PlanRequest, n_ctx: int) -> tuple[str, ...]:
     notes = []
     if gguf.missing:
-        notes.append(f"{len(gguf.missing)} of {len(gguf.files)} parts are missing here; the figures are of the others.")
+        notes.append(f"{len(gguf.missing)} of {len(gguf.files)} parts are missing here; the figures cover the others.")
     if request.n_ctx and n_ctx < request.n_ctx:
         notes.append(f"The model was trained with {gguf.n_ctx_train:,} tokens of context; more are never allocated.")
     if request.n_expert_used and gguf.n_experts and request.n_expert_used != gguf.n_expert_used:

@@ -37,7 +37,7 @@ Answers every line of a JSONL file. Several prompts are decoded together, so tha
 serves all of them: that is many times faster than one after the other where the model is larger than memory.
 
 Each answer is a line of OUT.jsonl, on the disk as soon as it is done, in the order of their ends. Whatever stops a
-batch (Ctrl-C, kill -9, a power cut), the same command goes on: what is in OUT.jsonl is not computed again, what was
+batch (Ctrl-C, kill -9, a power cut), the same command resumes: what is in OUT.jsonl is not computed again, what was
 under way is. Lines that can't be run are named with their number, and the rest runs. A progress line is shown on a
 terminal."""
 
@@ -61,8 +61,8 @@ the free RAM (half, where the experts don't fit into it) has room for in the KV 
 From 16 sequences on each has a KV cache of its own, if memory has room for the longest line so often: a line needs its
 prompt and its max_tokens, or --seq-ctx without one. Attention then costs what a sequence's own tokens cost. Else (and
 with a GPU, with recurrent states, or with --ctx) they share one, in which each token's attention goes over all of them.
-Answers are admitted to that with room for 256 tokens; where many grow longer than that at once, the last ones wait and
-are computed again up to there.
+Answers are admitted to that with room for 256 tokens; where many grow longer than that in parallel, the last ones
+wait and are computed again up to there.
 
 Prompts with equal beginnings follow each other, so that each is read once; among the next 512 the one whose words are
 most like those just taken goes first, since like prompts use more of the same experts. A server that can't answer is
@@ -244,7 +244,7 @@ def _print_summary(s: Summary) -> None:
     if s.tokens:
         note(f"{s.tokens} tokens, {s.tokens_per_hour or 0:,.0f} an hour with {s.width} in parallel")
     if s.measured_tok_s:
-        rates = ", ".join(f"{width} at once {r:.1f}" for width, r in s.measured_tok_s.items())
+        rates = ", ".join(f"{r:.1f} with {width} in parallel" for width, r in s.measured_tok_s.items())
         note(f"measured on the way, tok/s: {rates}")
     if s.read_bytes_per_token is not None:
         hit = "" if s.hit_rate is None else f", hit rate {s.hit_rate:.0%}"

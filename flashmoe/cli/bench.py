@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Feeds random tokens to a model and measures how fast it computes them, what it reads and how long it waits for that, and
-how near this comes to what the machine could do at all. The tokens are given, not drawn from the answer: every backend,
-store and budget computes the same, which the hash over all logits proves."""
+how close this comes to what the machine could do at best. The tokens are given, not drawn from the answer: every
+backend, store and budget computes the same, which the hash over all logits proves."""
 
 EPILOG = """\
 The ids are numpy's default_rng(SEED).integers(0, n_vocab): the prompt first as one batch, then one id a step; with
@@ -49,7 +49,7 @@ what the figures mean (the name in --json):
   bound        1 / (compute + bytes read / what the disk gives): the speed without any overlap of the two, and how much
                of it was reached (bound_tok_s, bound_share). Above 100 %, reads were hidden behind computing. What the
                disk gives (disk_bytes_s) is measured in the same run, as the engine reads: random experts of the same
-               file past the page cache, as many at once as a layer wants, into huge pages
+               file past the page cache, as many in parallel as a layer wants, into huge pages
   memory       the most that the process held (peak_rss_bytes), and what its experts may hold (budget_bytes)
   logits       SHA-256 over the float32 logits of every step (logits_sha256): equal for two backends on one model,
                seed and number of sequences
@@ -68,7 +68,7 @@ engine was killed), 130 interrupted
 
 def _seed(text: str) -> int:
     if not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 
@@ -86,7 +86,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command's parser."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure tokens per second, and how near the bound they are",
+        help="measure tokens per second, and how close to the hardware's limit",
         description=DESCRIPTION,
         epilog=EPILOG,
     )
@@ -164,7 +164,7 @@ def _print(info: ModelInfo, r: BenchResult) -> None:
         labelled("", r.lossy)
     labelled("", info.backend_reason)
     labelled("load      ", f"{r.load_s:.2f} s, {size(r.load_read_bytes)} read")
-    labelled("prefill   ", f"{r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} at once)")
+    labelled("prefill   ", f"{r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} in parallel)")
     labelled("decode    ", f"{r.decode_tok_s:.2f} tok/s ({r.tokens} steps)")
     labelled(
         "per token ",

@@ -15,9 +15,9 @@ from flashmoe.text_safety import visible_line
 if TYPE_CHECKING:
     from flashmoe.history import Chat, History
 
-DESCRIPTION = """Lists the chats, the pinned and newest first; TEXT finds those that hold all its words.
+DESCRIPTION = """Lists the chats, the pinned and newest first; TEXT finds those that contain all its words.
 
-Deleted chats stay in the trash until the days that the configuration gives them are over (history.trash_days)."""
+Deleted chats stay in the trash for as many days as the configuration says (history.trash_days)."""
 
 EXAMPLES = """examples:
   flashmoe-tui chats
@@ -102,7 +102,7 @@ def _list(history: History, args: argparse.Namespace) -> int:
                 out(f"        {visible_line(hit.snippet, 110)}")
         if not hits and not args.json:
             close = difflib.get_close_matches(args.text[0], ACTIONS, n=1)
-            note(f"No chat holds {query!r}." + (f" Did you mean chats {close[0]}?" if close else ""))
+            note(f"No chat contains {query!r}." + (f" Did you mean chats {close[0]}?" if close else ""))
         return EXIT_OK
     chats = history.chats(limit=args.limit, deleted=args.deleted, empty=False)
     if args.json:

@@ -223,8 +223,8 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ctx", metavar="N", type=count_or_auto, default=UNSET, help="context in tokens, or auto")
     group.add_argument(
         "--ubatch", metavar="N", type=ubatch_or_auto, default=UNSET,
-        help="tokens of a prompt in one pass, or auto: a pass reads what isn't in memory of all experts once, so more "
-        "tokens make long prompts faster and take more memory",
+        help="prompt tokens computed in one pass, or auto: each pass reads all experts that aren't in memory once, so "
+        "more tokens make long prompts faster and take more memory",
     )  # fmt: skip
     group.add_argument(
         "--experts", metavar="N", type=positive_int, default=UNSET,

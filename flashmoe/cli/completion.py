@@ -28,7 +28,7 @@ FILES = frozenset({"model", "file", "files", "input", "output", "schema", "gramm
 def register(subparsers: Any) -> None:
     """Adds the parser of ``completion``."""
     parser = subparsers.add_parser("completion", help="shell completion", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="models on this machine",
         description="Lists the models folder, your own folders, Hugging Face's cache and LM Studio's folders.",
     )
-    parser.add_argument("text", nargs="?", metavar="TEXT", default="", help="only names that hold TEXT")
+    parser.add_argument("text", nargs="?", metavar="TEXT", default="", help="only names that contain TEXT")
     parser.add_argument("--paths", action="store_true", help="print paths only, one a line")
     add_json_flag(parser)
 

@@ -40,7 +40,7 @@ def resolve_model(name: str, args: argparse.Namespace) -> Path | str:
     except OSError as error:
         raise UsageError(f"{name} can't be opened: {error.strerror}.") from None
     except ValueError:
-        raise UsageError("The model's name holds a character that no file name can hold.") from None
+        raise UsageError("The model's name contains a character that no file name can contain.") from None
     if name.startswith(("/", "./", "../", "~")):
         raise UsageError(f"{name} does not exist.")
     if ":" in name:
@@ -65,7 +65,7 @@ def _of_the_hub(url: str, args: argparse.Namespace) -> Path | None:
         return None
     found = _in_library(url, args, hints=False)
     if found is None:
-        raise UsageError(f"{url} isn't downloaded", f"`flashmoe-tui pull {url}` fetches it.")
+        raise UsageError(f"{url} isn't downloaded", f"`flashmoe-tui pull {url}` downloads it.")
     return found
 
 

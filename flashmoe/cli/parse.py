@@ -30,7 +30,7 @@ the result (--json prints it in one line; the keys are always these):
   content             the text, null where there is none
   reasoning_content   the thinking, null where there is none
   tool_calls          id (as the model wrote it, else null), name, arguments (JSON text; cut where the output was)
-  unfinished          raw text of calls that broke off though the output wasn't cut: they are no calls
+  unfinished          raw text of calls that broke off though the output wasn't cut: they don't count as calls
   format              what was learnt of the template
 
   --after TEXT   the end of the prompt, which opened the answer; left out, it is the template's own for a question
@@ -71,7 +71,7 @@ def split_of(text: Any) -> int:
         return 1
     if str(text).isdecimal() and int(text) > 0:
         return int(text)
-    raise argparse.ArgumentTypeError(f"it is whole, chars or a number of characters, not {text!r}")
+    raise argparse.ArgumentTypeError(f"must be whole, chars or a number of characters, not {text!r}")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -109,7 +109,9 @@ def _template(args: argparse.Namespace, renderer: Any) -> ChatTemplate:
 
     path = resolve_model(args.model, args)
     if isinstance(path, str):
-        raise UsageError(f"{args.model} is no file on this machine, so its chat template isn't known; use --template.")
+        raise UsageError(
+            f"{args.model} is not a file on this machine, so its chat template isn't known; use --template."
+        )
     model = read_gguf(path)
     bos, eos = (args.bos, args.eos) if args.bos is not None and args.eos is not None else special_texts(path)
     return ChatTemplate(
@@ -216,7 +218,7 @@ def _lines(args: argparse.Namespace, template: ChatTemplate) -> None:
         try:
             item = json.loads(line)
             if not isinstance(item, dict) or not isinstance(item.get("raw"), str):
-                raise ValueError("it needs an object with raw")
+                raise ValueError("it must be an object with raw")
             tools = _tools(item["tools"]) if item.get("tools") else default
             split = split_of(item["split"]) if item.get("split") is not None else args.split
         except (ValueError, RecursionError, argparse.ArgumentTypeError) as error:

@@ -41,20 +41,20 @@ and what bounds that. Nothing is loaded: the model's header tells it. A model on
 EPILOG = """\
 what the figures mean:
   Speed        tokens per second of one answer, once its first tokens have warmed the cache. "estimated" is a formula:
-               what a token computes and fetches by the header, over this machine's cores, memory and disk. "from runs
+               what a token computes and reads by the header, over this machine's cores, memory and disk. "from runs
                here" are this model's own runs on this machine with about as much memory, as run, bench and the app
                remember them. The range goes from even routing on a slow day to the best published hit rates.
   bound by     disk: reading what was not in memory takes longer than computing; compute or memory bandwidth: computing
                does, and a faster disk would bring nothing
   RAM          what the engine's process will hold, beside what is available now: dense weights, as many experts as
                memory (or --ram) has room for, the context's KV cache, compute buffers
-  VRAM         dense weights, KV cache and buffers on the GPU; experts never are
+  VRAM         dense weights, KV cache and buffers on the GPU, and experts with --vram-experts
   SSD          experts that don't fit: each is read when a router chooses it. The disk's rate is that of random experts
                read as the engine reads them, past the page cache; it is measured once a month, or by bench
   --ram        least: one token's experts, below which nothing would ever be found in memory; advised: from where most
                choices hit; all: everything is in memory, and nothing streams
   Context      KV cache of one token, and the most tokens that fit beside the least experts
-  Download     what is still to be fetched, and how long it takes at 100 Mbit/s
+  Download     what is still to be downloaded, and how long it takes at 100 Mbit/s
 
 What isn't known is shown as unknown, in --json as null. --json prints the same in bytes and seconds, with the request
 and the machine that the plan is for.
@@ -181,7 +181,7 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
         _line("Speed", f"{_rate(s.expected)} tokens/s, {known} ({span}), bound by {s.bound}")
         _line(" ", s.reason)
         if plan.expert_bytes:
-            _line(" ", f"The first tokens after a cold start come at {_rate(s.cold)} tokens/s.")
+            _line(" ", f"The first tokens after a cold start arrive at {_rate(s.cold)} tokens/s.")
     out()
     p = plan.place
     _line("RAM", f"{size(p.rss)} of {size(here.ram_available)} available")
@@ -211,7 +211,7 @@ def _show(plan: Plan, request: PlanRequest, here: Machine) -> None:
         why = f": {plan.ubatch_reason}" if plan.ubatch_reason else ""
         _line(" ", f"{plan.n_ubatch:,} tokens a pass (--ubatch){why}")
         _line(" ", f"{size(p.prompt_ram)} more of memory while a long prompt is read")
-    trained = f"{plan.n_ctx_train:,} were trained" if plan.n_ctx_train else "the trained length is unknown"
+    trained = f"trained with {plan.n_ctx_train:,}" if plan.n_ctx_train else "the trained length is unknown"
     most = f"up to {plan.n_ctx_max:,} tokens fit" if plan.n_ctx_max else "none fits"
     _line("Context", f"{size(plan.kv_bytes_per_token)} a token; {most}, {trained}")
     if plan.to_download:

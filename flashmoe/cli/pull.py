@@ -38,7 +38,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="download a model",
         description=(
             "Downloads a model from the hub into the models folder. Interrupted in any way, the same\n"
-            "command resumes where it stopped. Every file is compared with the hash that the hub tells of it.\n"
+            "command resumes where it stopped. Every file is verified against the hub's hash.\n"
             "The path is printed on stdout."
         ),
         epilog="example: flashmoe-tui pull unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M",
@@ -48,9 +48,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a repository (owner/name, or with @REVISION) or an address on the hub; without a quant, the usual one",
     )  # fmt: skip
     parser.add_argument("--parallel", metavar="N", type=positive_int, default=None, help="connections in parallel")
-    parser.add_argument("--limit", metavar="MIB_S", type=_mib_s, default=None, help="at most so many MiB a second")
+    parser.add_argument("--limit", metavar="MIB_S", type=_mib_s, default=None, help="at most this many MiB a second")
     parser.add_argument(
-        "-y", "--yes", action="store_true", help="don't ask before more than half of the free disk is taken"
+        "-y", "--yes", action="store_true", help="don't ask before using more than half of the free disk space"
     )
     add_json_flag(parser, "print the state as JSON lines on stdout while it runs")
 
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     from flashmoe.hub.lookup import is_large, look_up, read_reference
 
     if args.parallel is not None and args.parallel > 16:
-        raise UsageError("--parallel: more than 16 connections only annoy the server.")
+        raise UsageError("--parallel: 16 connections are the most; more would only burden the server.")
     try:
         wanted = read_reference(args.model)
     except HubError as problem:
@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _sure(repo: str, label: str, nbytes: int, free: int, *, yes: bool) -> bool:
     """Asks before more than half of the free disk is taken."""
-    what = f"{repo}:{label} has {size(nbytes)}, more than half of the {size(free)} that are free on the disk"
+    what = f"{repo}:{label} has {size(nbytes)}, more than half of the {size(free)} free on the disk"
     if yes:
         return True
     if not sys.stdin.isatty():

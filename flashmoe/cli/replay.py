@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
     path = Path(args.file)
     if not path.is_file():
-        raise UsageError(f"There is no file {args.file}", "make a recording with --record FILE.")
+        raise UsageError(f"{args.file} does not exist", "make a recording with --record FILE.")
     if not 0.05 <= args.speed <= 1000:
         raise UsageError(f"--speed {args.speed:g} is not between 0.05 and 1000.")
     try:
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
             shown = figures.clock(recording.duration)
             note(f"{path.name} is too long to be held in memory; what comes after {shown} is left out.")
         if recording.unsound:
-            note(f"{recording.unsound:,} messages of {path.name} are left out: their numbers make no sense.")
+            note(f"{recording.unsound:,} messages of {path.name} are left out: their numbers are impossible.")
         done = False
         if args.plot:
             from flashmoe.monitor.plot import write_plot
@@ -100,7 +100,7 @@ def _print_stats(recording: Any, *, as_json: bool) -> None:
             f"{found.decode_tokens} tokens in {found.decode_s:.1f} s, {figures.speed(found.decode_tok_s)} tok/s",
         ),
         ("waited for reads", figures.duration(found.stall_s)),
-        ("router hook", figures.duration(found.hook_s)),
+        ("router", figures.duration(found.hook_s)),
         ("hit rate", figures.percent(found.hit_rate).strip()),
         ("experts read", f"{figures.size(found.expert_read_bytes)}, {figures.size(found.bytes_per_token)} a token"),
         ("process read", figures.size(found.process_read_bytes)),

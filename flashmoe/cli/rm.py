@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"deleted": [str(f) for f in entry.files], "freed_bytes": freed})
     else:
-        note(f"Deleted {entry.name}: {size(freed)} are free again.")
+        note(f"Deleted {entry.name}, freeing {size(freed)}.")
     return EXIT_OK
 
 
@@ -66,7 +66,7 @@ def _drop_download(name: str, *, yes: bool, as_json: bool) -> bool:
     if as_json:
         print_json({"deleted": [f.path for f in view.files], "freed_bytes": view.done})
     else:
-        note(f"Deleted what was there of {view.repo}:{view.label}: about {size(view.done)} are free again.")
+        note(f"Deleted the unfinished download {view.repo}:{view.label}, freeing about {size(view.done)}.")
     return True
 
 

@@ -25,7 +25,7 @@ what goes into the prompt, in this order:
   PROMPT       the question, or stdin
 
 --schema and --grammar bind the answer, not the thinking before it: llama.cpp then only draws tokens that keep to the
-form. An answer that --max-tokens cuts short is no complete JSON, so run says so and exits 1.
+form. An answer that --max-tokens cuts short isn't complete JSON, so run says so and exits 1.
 
 figures of --stats and of "usage" in --json:
   prompt       tokens that were computed of the prompt, and how many a second (reused_tokens came from a cache)

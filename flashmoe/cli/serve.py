@@ -42,7 +42,7 @@ KEY_VARIABLE = "FLASHMOE_API_KEY"
 DESCRIPTION = """\
 Serves one model to any client of OpenAI's or Anthropic's API. Requests that come together are decoded together, and
 share each read of an expert. What was read of a prompt once isn't read again. A client that goes away has its answer
-stopped within a layer; an engine that dies or gets stuck is started again."""
+stopped within a layer; an engine that dies or gets stuck is restarted."""
 
 EPILOG = f"""\
 routes:
@@ -54,7 +54,7 @@ routes:
   POST /tokenize, /detokenize token ids of a text, and back; GET /tokenizer_info
   GET  /health                200 while answers can be had, 503 otherwise; needs no key
   GET  /metrics               Prometheus: tokens, hit rate, bytes read, seconds waited for reads, requests in flight
-What isn't supported (images, audio, tools that run on somebody's servers) is refused by name. docs/agents.md has the
+What isn't supported (images, audio, tools that run on a provider's servers) is refused by name. docs/agents.md has the
 lines for each agent; --for prints them filled in.
 
 On a loopback address no key is needed. To listen elsewhere set {KEY_VARIABLE}; the connection itself is plain HTTP:
@@ -104,11 +104,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict-model", action="store_true", help="refuse requests that name another model")
     parser.add_argument(
         "--allow-host", metavar="NAME", action="append", default=[],
-        help="answer to this name, too (host.docker.internal); may be given several times",
+        help="answer to this host name too (host.docker.internal); repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--cors", metavar="ORIGIN", action="append", default=[],
-        help="let pages of this origin ask (http://localhost:3000); may be given several times",
+        help="allow web pages of this origin (http://localhost:3000); repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--kv-budget", metavar="GIB", type=_kv_budget, default=None,
@@ -120,7 +120,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--stuck-after", metavar="SECONDS", type=float, default=None,
-        help="restart an engine that has work and does nothing for so long; 0 never (default: by what batches take)",
+        help="restart an engine that has work but makes no progress for this long; 0 never (default: from how "
+        "long batches take)",
     )  # fmt: skip
     parser.add_argument(
         "--for", dest="client", choices=sorted(CLIENTS), help="print how to point this agent at the server"
@@ -138,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
             raise UsageError(f"--cors {origin}: an origin is http://HOST or https://HOST, with a port where it has one")
     if args.launch and args.client is None:
-        raise UsageError("--launch needs --for: which agent is to be started?")
+        raise UsageError("--launch needs --for: name the agent to start.")
     if args.launch and shutil.which(CLIENTS[args.client].command) is None:
         raise CliError(f"{CLIENTS[args.client].command} is not installed here", "leave out --launch")
     path = resolve_model(args.model, args)
@@ -177,10 +178,10 @@ def _key() -> str | None:
     if not key:
         return None
     if not key.strip():
-        raise UsageError(f"{KEY_VARIABLE} holds nothing but blanks; set it to a key of your choice, or unset it")
+        raise UsageError(f"{KEY_VARIABLE} holds nothing but spaces; set it to a key of your choice, or unset it")
     if key != key.strip() or not key.isprintable():
         raise UsageError(
-            f"{KEY_VARIABLE} begins or ends with a blank, or holds a line break or another control character, which no "
+            f"{KEY_VARIABLE} begins or ends with a space, or holds a line break or another control character, which no "
             "client can send; set another key"
         )
     return key

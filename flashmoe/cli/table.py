@@ -23,7 +23,7 @@ COMMANDS: dict[str, Command] = {
     "pull": Command("pull", "download a model; resumes after anything", "models"),
     "ls": Command("ls", "the models on this machine", "models"),
     "rm": Command("rm", "delete a model", "models"),
-    "verify": Command("verify", "check models against the hub's hashes", "models"),
+    "verify": Command("verify", "verify models against the hub's hashes", "models"),
     "plan": Command("plan", "will it run here, what goes where, and how fast", "speed"),
     "bench": Command("bench", "measure tokens per second, and how close to the hardware's limit", "speed"),
     "batch": Command("batch", "many prompts, sharing each expert read", "work"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Shows the monitor of an engine that runs in another terminal: the app, run, batch or serve.
 
-It only watches, over a socket that nobody but its owner can open. Several engines: name the process id."""
+It only watches, over a socket that only its owner can open. Several engines: name the process id."""
 
 EXAMPLES = """examples:
   flashmoe-tui top

@@ -12,7 +12,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command's parser."""
     parser = subparsers.add_parser(
         "verify",
-        help="check models against the hub's hashes",
+        help="verify models against the hub's hashes",
         description="Compares the hash of every file of the named models (or of all models) with the hub's.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="names from ls, REPO:QUANT, or paths")

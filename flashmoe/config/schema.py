@@ -37,24 +37,24 @@ class BackendConfig(Struct, kw_only=True, frozen=True):
     ctx: Annotated[int, Meta(ge=64, le=1 << 24)] | Auto = "auto"
     """Context in tokens; auto is what the model was trained for, or less where memory is short."""
     warm: bool = True
-    """Keep how much each expert was used, and read the hottest after a load while nobody asks."""
+    """Remember how much each expert was used, and read the most used ones after a load, while idle."""
     kv_type: Literal["f16", "q8_0"] = "f16"
     """How the context's keys and values are kept: q8_0 takes about half of the memory, and answers differ a little."""
     repack: Literal["auto", "on", "off"] = "auto"
     """Weights in the order that this processor computes fastest with: on repacks what stays in memory (experts as well
     where all of them fit there), auto does what was measured to pay here."""
     ubatch: Annotated[int, Meta(ge=1, le=65536)] | Auto = "auto"
-    """Tokens of a prompt computed in one pass, which reads what isn't in memory of all experts once; auto makes reading
-    and computing take equally long, where memory allows."""
+    """Prompt tokens computed in one pass, which reads all experts that aren't in memory once; auto makes reading and
+    computing take equally long, where memory allows."""
     max_stall: Annotated[float, Meta(ge=0, le=3600)] = 2.0
-    """The most seconds that an answer waits for another one's prompt: passes are cut for that; 0 is no limit."""
+    """The most seconds that an answer waits for another one's prompt: passes are shortened for that; 0 is no limit."""
 
 
 class UiConfig(Struct, kw_only=True, frozen=True):
     """How the app looks and behaves."""
 
     theme: str = "auto"
-    """A theme's name (from themes/*.yaml here or in the program); auto picks one that fits the terminal."""
+    """A theme's name (from themes/*.yaml of yours or of the program); auto picks one that fits the terminal."""
     calm: Literal["auto", "on", "off"] = "auto"
     """No animation and at most 4 repaints a second besides typing and streaming; auto turns it on over SSH."""
     characters: Literal["auto", "unicode", "ascii"] = "auto"
@@ -64,7 +64,7 @@ class UiConfig(Struct, kw_only=True, frozen=True):
     markdown: bool = True
     """Render answers as Markdown; false shows them as plain text."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Keys by the id that F1 shows, as in "chat.new: ctrl+x n" (several with commas); "set: classic" takes that set."""
+    """Keys by the id that F1 shows, as in "chat.new: ctrl+x n" (several with commas); "set: classic" uses that set."""
 
 
 class ModelsConfig(Struct, kw_only=True, frozen=True):
@@ -80,7 +80,7 @@ class DownloadsConfig(Struct, kw_only=True, frozen=True):
     """How models are downloaded."""
 
     parallel: Annotated[int, Meta(ge=1, le=16)] = 3
-    """Connections that fetch one model at the same time, spread over its files."""
+    """Connections that download one model in parallel, spread over its files."""
     limit: Annotated[float, Meta(ge=0, le=1 << 20)] = 0.0
     """The most bandwidth for all downloads together, in MiB/s; 0 is no limit."""
 
@@ -100,9 +100,9 @@ class HistoryConfig(Struct, kw_only=True, frozen=True):
     """What is kept of chats."""
 
     keep_days: Annotated[int, Meta(ge=0, le=36500)] = 0
-    """Chats that were not touched for so many days are deleted at start, except pinned ones; 0 keeps all."""
+    """Chats unused for this many days are deleted at start, except pinned ones; 0 keeps all."""
     trash_days: Annotated[int, Meta(ge=0, le=36500)] = 30
-    """Days that a deleted chat can still be brought back."""
+    """Days for which a deleted chat can be restored."""
 
 
 class KvCacheConfig(Struct, kw_only=True, frozen=True):

@@ -40,7 +40,7 @@ def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
     if "error" in llama:
         yield Finding(
             "problem",
-            f"llama.cpp doesn't work here ({llama['error']}): build llama-cpp-python again on this machine "
+            f"llama.cpp doesn't work here ({llama['error']}): rebuild llama-cpp-python on this machine "
             "(pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python).",
         )
         return
@@ -56,10 +56,11 @@ def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
     if {"avx2", "avx512f"} & set(facts["cpu"]["features"]) and "AVX2 = 1" not in features:
         yield Finding(
             "warning",
-            "llama.cpp was built without AVX2, which this CPU has: build llama-cpp-python on this machine.",
+            "llama.cpp was built without AVX2, which this CPU has: rebuild llama-cpp-python on this machine.",
         )
     if not facts["guide"]:
-        yield Finding("problem", f"The demo model is missing ({paths.display(paths.guide_model())}): install again.")
+        guide = paths.display(paths.guide_model())
+        yield Finding("problem", f"The demo model is missing ({guide}): reinstall flashmoe-tui.")
 
 
 def _models(facts: dict[str, Any]) -> Iterator[Finding]:
@@ -75,8 +76,8 @@ def _folders(facts: dict[str, Any]) -> Iterator[Finding]:
             variable = VARIABLES[name]
             yield Finding(
                 "problem",
-                f"The folder for {name} ({folder['path']}) can't be written: "
-                f"set {variable} or {paths.HOME_VARIABLE} to one that can.",
+                f"The folder for {name} ({folder['path']}) is not writable: "
+                f"set {variable} or {paths.HOME_VARIABLE} to one that is.",
             )
     for problem in facts["config"]["problems"]:
         yield Finding("warning", problem)
@@ -90,7 +91,7 @@ def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
     if limit is not None and limit < total:
         yield Finding(
             "warning",
-            f"A cgroup limits memory to {figures.size(limit)} of {figures.size(total)}: models see that much, "
+            f"A cgroup limits memory to {figures.size(limit)} of {figures.size(total)}: models get that much, "
             "page cache included.",
         )
     if (limit or total) < 4 * figures.GIB:
@@ -114,7 +115,7 @@ def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"The disk below {where} gives {figures.rate(bandwidth)}: a model larger than memory will be slow; "
-            "FLASHMOE_MODELS names a folder on a faster one.",
+            "set FLASHMOE_MODELS to a folder on a faster one.",
         )
     if disk["free_bytes"] is not None and disk["free_bytes"] < 20 * figures.GIB:
         yield Finding(
@@ -130,4 +131,4 @@ def _terminal(facts: dict[str, Any]) -> Iterator[Finding]:
     if terminal["encoding"].lower().replace("-", "") not in ("utf8",):
         yield Finding("warning", f"The locale's encoding is {terminal['encoding']}: set LANG to one with UTF-8.")
     if terminal["colours"] == "none":
-        yield Finding("warning", "TERM names no terminal with colours; the app needs one such as xterm-256color.")
+        yield Finding("warning", "TERM names no terminal with colours; set it to one, such as xterm-256color.")

@@ -124,7 +124,7 @@ class HistoryBase:
         except sqlite3.ProgrammingError as error:
             if self._closed:
                 raise HistoryError("The history is closed.") from None
-            raise HistoryError(f"The history can't do that ({error}).") from error
+            raise HistoryError(f"The history failed ({error}).") from error
         except sqlite3.Error as error:
             raise connection.explain(error, self.db_path) from error
         except UnicodeDecodeError as error:  # SQLite quotes the damage in its sentence

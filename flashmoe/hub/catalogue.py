@@ -128,7 +128,7 @@ def _model(item: Any, path: Path, own: bool, problems: list[str]) -> CatalogueMo
         shape = item.get("shape") or [0, 0, 0]
         layers, experts, used = (int(n) for n in shape)
         if not repos or not quants or min(layers, experts, used) < 0 or used > experts:
-            raise ValueError("it needs repos, quants and a sound shape")
+            raise ValueError("it needs repos, quants and a valid shape")
         return CatalogueModel(
             name=show(name, 80), repos=tuple(repos), quants=tuple(sorted(quants, key=lambda q: q.size)),
             n_layers=layers, n_experts=experts, n_expert_used=used, context=max(0, int(item.get("context") or 0)),

@@ -40,7 +40,7 @@ def explain(error: Exception, what: str, endpoint: str, *, has_token: bool, url:
         return HubError("not_found", f"{what} isn't on the hub (any more)", f"see `flashmoe-tui search {repo}`")
     if isinstance(error, hub_errors.RepositoryNotFoundError):
         hint = "check the name" if has_token else "check the name or, if it is private, set HF_TOKEN"
-        return HubError("not_found", f"The hub has no {repo} that you may see", hint)
+        return HubError("not_found", f"The hub has no {repo} that you can see", hint)
     if isinstance(error, hub_errors.DisabledRepoError):
         return HubError("forbidden", f"{repo} was disabled by its owner or by the hub")
     if response is not None:
@@ -49,7 +49,7 @@ def explain(error: Exception, what: str, endpoint: str, *, has_token: bool, url:
         return of_connection(error, url or endpoint, what)
     if isinstance(error, OSError):
         return HubError("io_error", f"{what}: {show(error.strerror or str(error))}")
-    return HubError("bad_answer", f"{host_of(endpoint)} sent an answer about {what} that makes no sense", "try later")
+    return HubError("bad_answer", f"{host_of(endpoint)} sent an invalid answer about {what}", "try again later")
 
 
 def offline(variable: str) -> HubError:
@@ -207,7 +207,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: str) -> HubError:
             "check HF_ENDPOINT; a network that wants you to log in first does that too",
         )  # fmt: skip
     return HubError(
-        "network", f"The certificate of {host} isn't signed by anybody that this machine trusts",
+        "network", f"The certificate of {host} isn't signed by anyone that this machine trusts",
         "if your network checks its traffic, set SSL_CERT_FILE to a file with its certificate",
     )  # fmt: skip
 

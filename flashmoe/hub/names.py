@@ -88,7 +88,7 @@ def check_file_name(path: str) -> PurePosixPath:
     if any(ord(c) < 32 or 0x7F <= ord(c) <= 0x9F or 0xD800 <= ord(c) <= 0xDFFF for c in path):
         raise bad("control characters")
     if visible_exact(path) != path:
-        raise bad("characters that nobody sees")
+        raise bad("invisible characters")
     if path.startswith("/") or "\\" in path:
         raise bad("not a plain relative path")
     for piece in path.split("/"):

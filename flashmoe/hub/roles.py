@@ -23,7 +23,7 @@ ROLE_WORDS: dict[str, str] = {
     "adapter": "an adapter (LoRA)",
     "vocabulary": "a vocabulary without weights",
     "voice": "a part of a speech model",
-    "other": "a file that writes no text",
+    "other": "a model that doesn't generate text",
 }
 
 _DRAFT_FOLDERS = frozenset(

@@ -63,10 +63,10 @@ def _compare(path: str, name: str, found: str, size: int, expected: Expected | N
         message = f"{name} has {size:,} bytes, {expected.size:,} on the hub: delete it and pull it again."
         return FileCheck(path, "damaged", sha256, expected.digest or None, message, check)
     if check == "size":
-        message = f"{name} has the right size; the server told no hash to compare with."
+        message = f"{name} has the right size; the server gave no hash to compare with."
         return FileCheck(path, "unknown", sha256, None, message, check)
     if found != expected.digest:
         message = f"{name} is damaged: delete it and pull it again."
         return FileCheck(path, "damaged", sha256, expected.digest, message, check)
-    message = f"{name}: git's hash is right (the hub tells no sha256 for it)." if check == "git" else ""
+    message = f"{name}: git's hash matches (the hub gives no sha256 for it)." if check == "git" else ""
     return FileCheck(path, "ok", sha256, expected.digest, message, check)

@@ -139,7 +139,7 @@ def _draw(panel: _Panel, times: Sequence[float], duration: float, y: float) -> l
     if panel.ceiling:
         level = y + _PANEL * (1 - min(1.0, panel.ceiling / panel.top))
         out.append(f'<path d="M{_LEFT} {level:.1f}H{_WIDTH - _RIGHT}" stroke="{_PALE}" stroke-dasharray="4 4"/>')
-        out.append(_text(_WIDTH - _RIGHT, level - 4, "probed ceiling", _PALE, anchor="end", size=10))
+        out.append(_text(_WIDTH - _RIGHT, level - 4, "measured maximum", _PALE, anchor="end", size=10))
     right = float(_WIDTH - _RIGHT)
     for name, colour, _ in reversed(panel.lines):
         if len(panel.lines) > 1:

@@ -94,7 +94,7 @@ def _remote(frame: Frame, info: ModelInfo) -> Verdict:
     if frame.phase == "prefill":
         return Verdict(kind="remote", headline="waiting for the server", detail=info.path)
     speed = f"{figures.speed(frame.tok_s)} tok/s as they arrive" if frame.tok_s is not None else ""
-    return Verdict(kind="remote", headline="a server computes", detail=speed, tok_s=frame.tok_s)
+    return Verdict(kind="remote", headline="computed by a server", detail=speed, tok_s=frame.tok_s)
 
 
 def _taken_back(frame: Frame, work: Work, info: ModelInfo) -> Verdict | None:
@@ -123,7 +123,7 @@ def _taken_back(frame: Frame, work: Work, info: ModelInfo) -> Verdict | None:
     return Verdict(
         kind="faults",
         headline="bound by page faults",
-        detail=f"{faults:.0f} a token: memory is too short to keep what was just read",
+        detail=f"{faults:.0f} a token: too little memory to keep what was just read",
         advice=advice,
         tok_s=work.tok_s,
         predicted_tok_s=_speed(work, without),
@@ -144,7 +144,7 @@ def _hook(frame: Frame, work: Work, info: ModelInfo, hook: float) -> Verdict:
         )
     return Verdict(
         kind="hook",
-        headline="bound by the router's call-back",
+        headline="bound by the router",
         detail=f"{figures.percent(hook / work.total_s).strip()} of each token",
         advice=advice,
         share=(work.total_s - hook) / work.total_s,
@@ -295,7 +295,7 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
     stall = work.stall_s or 0.0
     share = _bound_share(work, ceiling)
     per_token = work.bytes_per_token
-    detail = f"{figures.size(per_token)} a token missed" if per_token is not None else ""
+    detail = f"{figures.size(per_token)} read per token" if per_token is not None else ""
     if share is not None:
         detail = f"{figures.percent(share).strip()} of the bound, {detail}"
     got = (work.read_bytes or 0) / stall if stall > 0 else 0.0
@@ -306,7 +306,7 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
         return Verdict(
             kind="ssd",
             headline="bound by the SSD, which is shared",
-            detail=f"others read {figures.rate(others)}",
+            detail=f"other programs read {figures.rate(others)}",
             advice=_change("without them", work, quiet),
             share=share,
             tok_s=work.tok_s,

@@ -41,7 +41,7 @@ class Watcher:
                     if known:
                         self._take(message)
                 except (msgspec.DecodeError, ValueError):
-                    self.problem = "The engine's program speaks another version; use the same flashmoe-tui for both."
+                    self.problem = "The engine belongs to another version; use the same flashmoe-tui for both."
                     return
                 yield message
         except OSError as error:

@@ -100,7 +100,7 @@ def _info(model: dict[str, Any], base: str, request: LoadRequest) -> ModelInfo:
         architecture=str(meta.get("architecture") or "unknown")[:64],
         quant=str(meta.get("quant") or "unknown")[:64],
         backend="remote",
-        backend_reason=f"{host} computes: what you type and its answers travel there",
+        backend_reason=f"{host} computes the answers: what you type is sent there",
         n_layers=0,
         n_vocab=number("n_vocab"),
         n_ctx=number("n_ctx", "max_model_len", "context_length", "n_ctx_train"),

@@ -82,7 +82,7 @@ class Server:
             raise Refusal(errors_for(request.url.path)(404, message, param="model", code="model_not_found"))
 
     async def health(self, request: Request) -> Response:
-        """200 while answers can be had, 503 otherwise; no key needed, nothing told but the state."""
+        """200 while answers can be had, 503 otherwise; no key needed, it tells nothing but the state."""
         if self.engine.healthy:
             return JSONResponse({"status": "ok"})
         status = "stuck" if self.engine.ready else "unavailable"
@@ -332,7 +332,7 @@ def create_app(
         return errors_for(request.url.path)(404, f"there is nothing at {request.url.path[:200]}")
 
     async def not_allowed(request: Request, exc: Exception) -> Response:
-        return errors_for(request.url.path)(405, f"{request.method} is not for {request.url.path[:200]}")
+        return errors_for(request.url.path)(405, f"{request.method} is not allowed for {request.url.path[:200]}")
 
     middleware = [Middleware(AllowedHosts, hosts=list(allowed_hosts))]
     if cors:

@@ -124,10 +124,10 @@ class Engine:
             self.watchdog.observe(self.telemetry, self.client.pid)
             if self.ready and self.watchdog.stuck:
                 seconds = self.watchdog.still_s
-                log.error("the engine has done nothing for %.0f s though it has work; it is started again", seconds)
+                log.error("the engine has done nothing for %.0f s though it has work; restarting it", seconds)
                 self.telemetry = None
                 await self.client.kill(
-                    f"The engine has been stuck for {seconds:.0f} s and is being started again",
+                    f"The engine has been stuck for {seconds:.0f} s and is being restarted",
                     "send the request again in a moment.",
                 )
                 self._start_again()
@@ -143,15 +143,15 @@ class Engine:
             self.restarts += 1
             self.telemetry = None
         except EngineError as e:
-            log.error("the engine could not be started again: %s", e.message)
+            log.error("the engine could not be restarted: %s", e.message)
 
     async def admit(self, request: GenerateRequest) -> Ticket:
-        """A place for one request. Raises `BusyError`, or `EngineError` while the engine is being started again."""
+        """A place for one request. Raises `BusyError`, or `EngineError` while the engine is being restarted."""
         if not self.ready:
             self._start_again()
             raise EngineError("engine_died", "the engine stopped and is being restarted", "try once more in a moment")
         if self.in_flight >= self.info.n_seq_max + MAX_WAITING:
-            raise BusyError(f"{self.in_flight} requests wait already; try again in a moment")
+            raise BusyError(f"{self.in_flight} requests are waiting already; try again in a moment")
         return Ticket(self)
 
     async def generate(self, request: GenerateRequest, ticket: Ticket) -> AsyncIterator[Event]:

@@ -113,7 +113,7 @@ class Guard:
                     if len(raw) > MAX_BODY:
                         raise too_large
                     if self._held > MAX_BODIES:
-                        message = "too many large requests at once; try again in a moment"
+                        message = "too many large requests in parallel; try again in a moment"
                         raise Refusal(error(429, message, headers={"Retry-After": "2"}))
             if len(raw) > 1 << 20:
                 return await asyncio.to_thread(msgspec.json.decode, bytes(raw))

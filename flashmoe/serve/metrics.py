@@ -30,7 +30,7 @@ class _EngineCollector(Collector):
             ended.add_metric([reason], n)
         yield ended
         yield CounterMetricFamily("flashmoe_requests_failed", "Requests that failed", engine.failed)
-        yield CounterMetricFamily("flashmoe_engine_restarts", "Times the engine was started again", engine.restarts)
+        yield CounterMetricFamily("flashmoe_engine_restarts", "Times the engine was restarted", engine.restarts)
         if engine.ready:
             info = engine.info
             facts = {"name": engine.model_id, "backend": info.backend, "architecture": info.architecture}
@@ -69,7 +69,9 @@ class _EngineCollector(Collector):
         ]
         if t.expert_hits is not None and t.expert_misses is not None and t.expert_hits + t.expert_misses:
             rate = t.expert_hits / (t.expert_hits + t.expert_misses)
-            yield GaugeMetricFamily("flashmoe_expert_hit_ratio", "Hits of all chosen experts since load", value=rate)
+            yield GaugeMetricFamily(
+                "flashmoe_expert_hit_ratio", "Share of chosen experts found in RAM since load", value=rate
+            )
         for name, text, gauge in gauges:
             if gauge is not None:
                 yield GaugeMetricFamily(name, text, value=gauge)

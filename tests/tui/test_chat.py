@@ -204,7 +204,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         flow = app.chat_screen.flow
         await send(pilot, "Now a third one that does not fit any more at all " * 2)
         await screen_is(pilot, "ChoiceDialog")
-        assert "What may go?" in shown(app)
+        assert "What should be left out?" in shown(app)
         await pilot.press("enter")
         await until(pilot, lambda: not flow.busy and len(flow.conversation.turns) == 6)
         assert flow.conversation.turns[0].dropped
@@ -215,7 +215,7 @@ async def test_context_full_asks_and_drops_the_oldest(tiny: Path) -> None:
         await screen_is(pilot, "ChoiceDialog")
         await pilot.press("escape")
         await until(pilot, lambda: not flow.busy)
-        await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
+        await until(pilot, lambda: "Not sent" in app.chat_screen.activity.text)
         assert flow.conversation.turns[-1].content == "xyz" * 150
 
 

@@ -89,7 +89,7 @@ async def test_what_would_not_help_is_not_offered(tiny: Path) -> None:
         assert "Leave out" not in shown(app)
         assert "A context of" not in shown(app)
         await pilot.press("enter")
-        await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
+        await until(pilot, lambda: "Not sent" in app.chat_screen.activity.text)
         assert "xq zj" in app.chat_screen.flow.conversation.turns[-1].content
 
 
@@ -150,7 +150,7 @@ async def test_a_stopped_summary_leaves_nothing_out(tiny: Path, monkeypatch: pyt
         await pilot.press("down", "enter")
         await until(pilot, lambda: bool(stops) and not flow.busy)
         assert not flow.conversation.dropped
-        await until(pilot, lambda: "Not asked" in app.chat_screen.activity.text)
+        await until(pilot, lambda: "Not sent" in app.chat_screen.activity.text)
 
 
 async def test_a_larger_context_is_kept_with_the_chat_and_the_model(tiny: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ async def test_import_adds_chats_once_and_names_what_is_wrong(tmp_path: Path) ->
         await until(pilot, lambda: "There are no chats yet." in shown(app))
         for name, words in (
             ("ok.json", "1 chat imported."),
-            ("ok.json", "here already"),
+            ("ok.json", "You already have"),
             ("bad.json", "neither a flashmoe-tui export"),
             ("none.json", "can't be read"),
         ):

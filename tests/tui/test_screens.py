@@ -105,9 +105,9 @@ def test_the_projects_themes_are_right() -> None:
     [
         ("primary: [", "not valid YAML"),
         ("- a list", "must be a mapping"),
-        ("primary: nocolour\nforeground: '#fff'\nbackground: '#000'", "no colour"),
+        ("primary: nocolour\nforeground: '#fff'\nbackground: '#000'", "not a colour"),
         ("primary: '#fff'\nforeground: '#fff'", "'background' is missing"),
-        ("primry: '#fff'", "no field of a theme"),
+        ("primry: '#fff'", "not a theme field"),
         ("primary: '#fff'\nforeground: '#fff'\nbackground: '#000'\ndark: 3", "true or false"),
         ("primary: '#fff'\nforeground: '#fff'\nbackground: '#000'\nvariables: {border: 'a; b'}", "variables.border"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -169,7 +169,7 @@ async def test_layouts(size: tuple[int, int]) -> None:
         assert app.chat_screen.query_one("#monitor").display == (size[0] < 100)
 
 
-OTHERS = ("kept", "cover", "F1", "Attach", "Answer again")
+OTHERS = ("kept", "cover", "F1", "Attach", "Regenerate")
 
 
 @pytest.mark.parametrize("size", [(40, 10), (30, 20), (10, 4)])
@@ -240,11 +240,11 @@ async def test_chats_list_search_rename_pin_delete_undo_export_open(tmp_path: Pa
         await pilot.press("ctrl+x", "p")
         await until(pilot, lambda: "Pinned." in shown(app))
         await pilot.press("f8")
-        await until(pilot, lambda: "is deleted" in shown(app))
+        await until(pilot, lambda: "Deleted “" in shown(app))
         with History() as other:
             assert other.chat(ids[1]).deleted is not None
         await pilot.press("ctrl+x", "u")
-        await until(pilot, lambda: "It is back." in shown(app))
+        await until(pilot, lambda: "Restored." in shown(app))
         await pilot.press("ctrl+s")
         await screen_is(pilot, "TextDialog")
         target = tmp_path / "chat.json"
@@ -285,7 +285,7 @@ async def test_settings_are_checked_and_kept() -> None:
         await pilot.press(*keys("be brief"))
         app.screen.query_one("#field-temperature").value = "warm"  # type: ignore[attr-defined]
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: "'warm' is no number" in shown(app))
+        await until(pilot, lambda: "'warm' is not a number" in shown(app))
         app.screen.query_one("#field-temperature").value = "0.25"  # type: ignore[attr-defined]
         await pilot.press("ctrl+s")
         await screen_is(pilot, "ChatScreen")
@@ -399,7 +399,7 @@ def test_code_blocks_and_commands() -> None:
 def test_only_text_is_attached(tmp_path: Path) -> None:
     binary = tmp_path / "b"
     binary.write_bytes(b"a\0b")
-    for path, words in ((binary, "no text file"), (tmp_path, "is a folder"), (tmp_path / "nope", "There is no file")):
+    for path, words in ((binary, "not a text file"), (tmp_path, "is a folder"), (tmp_path / "nope", "does not exist")):
         with pytest.raises(ValueError, match=words):
             read_text_file(path)
 

@@ -74,7 +74,7 @@ class ContextFitter:
         if choice == "cancel":
             edit = self._view.key("chat.edit")
             self._view.say(
-                f"Not asked: {count:,} tokens don't fit into the context of {model.n_ctx:,}; {edit} edits the question."
+                f"Not sent: {count:,} tokens don't fit into the context of {model.n_ctx:,}; {edit} edits the question."
             )
             return False
         if choice == "grow":

@@ -208,7 +208,7 @@ class ChatFlow:
         refusal = self.may_ask()
         target = turn or (self.conversation.turns[-1] if self.conversation.turns else None)
         if refusal is not None or target is None:
-            self._view.say(refusal or "There is nothing to answer again yet.", "warning")
+            self._view.say(refusal or "There is no answer to regenerate yet.", "warning")
             return
         question = self.conversation.question_of(target)
         if question is None:
@@ -222,7 +222,7 @@ class ChatFlow:
         refusal = self.may_ask()
         last = self.conversation.turns[-1] if self.conversation.turns else None
         if refusal is None and (last is None or last.role != "assistant"):
-            refusal = "There is no answer to go on with."
+            refusal = "There is no answer to continue."
         if refusal is not None or last is None:
             self._view.say(refusal or "", "warning")
             return
@@ -239,7 +239,7 @@ class ChatFlow:
             if answer is not None:
                 await self._start(answer, going_on)
             elif self._cancelled:
-                self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
+                self._view.say(f"Not sent; {self._view.key('chat.regenerate')} sends it.")
         except EngineError as error:
             await self._not_asked(error)
         except HistoryError as error:
@@ -281,10 +281,10 @@ class ChatFlow:
 
     async def _not_asked(self, error: EngineError) -> None:
         if error.code == "cancelled":
-            self._view.say(f"Not asked; {self._view.key('chat.regenerate')} asks again.")
+            self._view.say(f"Not sent; {self._view.key('chat.regenerate')} sends it.")
             return
         question = self.conversation.last_of("user")
-        self._view.say(f"{error.message} {self._view.key('chat.regenerate')} asks again.", "error")
+        self._view.say(f"{error.message} {self._view.key('chat.regenerate')} tries again.", "error")
         if question is not None:
             self._view.turn_changed(question)
 
@@ -316,7 +316,8 @@ class ChatFlow:
                 self.given.ctx_used = tokens
         await writing.finish(answer, self._controller.model, self._view)
         if writing.turn.ending == "context" and shown:
-            self._view.say(f"The context is full; {self._view.key('chat.continue')} goes on and asks what may go.")
+            key = self._view.key("chat.continue")
+            self._view.say(f"The context is full; {key} continues and asks what to leave out.")
         self._changed()
 
     def _changed(self) -> None:

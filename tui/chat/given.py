@@ -141,7 +141,7 @@ class Given:
                 if error.code == "cancelled":
                     raise
                 size = f"{wanted.n_ctx:,} tokens"
-                self._view.say(f"This chat's context of {size} can't be had: {error.message}", "warning")
+                self._view.say(f"This chat's context of {size} isn't possible: {error.message}", "warning")
 
     async def remember_context(self, n_ctx: int, path: str) -> None:
         """From now on the shown chat is loaded with so large a context, on this model."""

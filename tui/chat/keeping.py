@@ -71,7 +71,7 @@ async def show_branch(view: FlowView, given: Given, step: int, turn: Turn | None
     target = target or conversation.nearest_branching()
     if target is None or conversation.id is None:
         view.say(
-            f"There is one branch only; {view.key('chat.regenerate')} answers again, "
+            f"There is only one branch; {view.key('chat.regenerate')} regenerates the answer, "
             f"{view.key('chat.edit')} edits the question.",
             "warning",
         )
@@ -97,7 +97,8 @@ async def show_up_to(view: FlowView, given: Given, question: Turn) -> None:
 async def show_whole_chat(view: FlowView, given: Given) -> None:
     """Takes back what was left out last on this branch: the model is shown it again."""
     if given.conversation.cut is None:
-        view.say("Nothing is left out: the model is shown the whole chat.", "warning")
+        view.say("Nothing is left out: the model sees the whole chat.", "warning")
         return
     n = await given.show_all()
-    view.say(f"The model is shown {n} more messages again; the next question asks, should it not fit.")
+    back = f"{n} messages are" if n > 1 else "A message is"
+    view.say(f"{back} back in the context; you'll be asked again if the next question doesn't fit.")

@@ -61,7 +61,7 @@ class Writing:
                 thinking_s=self._thinking_s,
             )
         else:
-            error = answer.error or EngineError("internal", "The answer ended without a reason.")
+            error = answer.error or EngineError("internal", "The engine ended the answer without saying why.")
             turn.ending = _ENDINGS.get(error.code, "error")
             turn.error = "" if error.code == "cancelled" else error.message
         turn.figures = figures

@@ -62,7 +62,7 @@ class AppKeys(KeyOrder):
             self._hint = self.set_timer(HINT_AFTER_S, lambda: self._show_hints(leader))
         elif missed:
             self.tell(
-                f"{keys.display_key(missed)} has no meaning here; {self.keymap.display('app.help')} shows the keys."
+                f"{keys.display_key(missed)} does nothing here; {self.keymap.display('app.help')} shows the keys."
             )
 
     def _show_hints(self, leader: str) -> None:

@@ -136,7 +136,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             self._rows = [Opened(chat.id) for chat in chats]
             self._chats = {chat.id: chat for chat in chats}
             options.add_options([Option(self._row(chat, now)) for chat in chats])
-            more = f"The newest {LISTED}; search finds the others." if len(chats) == LISTED else ""
+            more = f"Showing the newest {LISTED}; search finds the rest." if len(chats) == LISTED else ""
             self._say(more if chats else "There are no chats yet.")
         if self._rows:
             ids = [row.chat_id for row in self._rows]
@@ -233,7 +233,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             return
         undo = self._keymap.display("chats.undo")
         title = visible_line(self._chats[here.chat_id].title or "Untitled", 40)
-        if await self._change(self._history.delete_chat, here.chat_id, said=f"“{title}” is deleted; {undo} undoes it."):
+        if await self._change(self._history.delete_chat, here.chat_id, said=f"Deleted “{title}”; {undo} undoes it."):
             self._deleted.append(here.chat_id)
 
     async def action_undo(self) -> None:
@@ -242,7 +242,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             self._say("There is nothing to undo.")
             return
         chat_id = self._deleted.pop()
-        await self._change(self._history.restore_chat, chat_id, said="It is back.", keep=chat_id)
+        await self._change(self._history.restore_chat, chat_id, said="Restored.", keep=chat_id)
 
     async def _change(self, function: object, *arguments: object, said: str, keep: int | None = None) -> bool:
         try:
@@ -267,7 +267,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
                 self.run_worker(self._export(chat, typed_path(answer)))
 
         self.app.push_screen(
-            TextDialog("Export", ".md writes the shown branch as Markdown, .json everything, to import it again.",
+            TextDialog("Export", ".md exports the shown branch as Markdown, .json everything, for importing later.",
                        f"{name}.md", paths=True),
             named,
         )  # fmt: skip
@@ -297,7 +297,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
                 self.run_worker(self._import(typed_path(answer)))
 
         self.app.push_screen(
-            TextDialog("Import", "Adds the chats of a JSON export; those that are here already stay as they are.",
+            TextDialog("Import", "Imports the chats of a JSON export; those you already have stay as they are.",
                        placeholder="path of a .json file", paths=True),
             named,
         )  # fmt: skip
@@ -317,7 +317,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
             self.query_one(Input).value = ""
             await self._list(added[0].id if added else None)
             n = len(added)
-            self._say(f"{n} chat{'s' if n > 1 else ''} imported." if n else "These chats are here already.")
+            self._say(f"{n} chat{'s' if n > 1 else ''} imported." if n else "You already have these chats.")
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -20,6 +20,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from flashmoe.text_safety import visible
+from tui.texts import hanging
 from tui.widgets.fields import LineField
 
 
@@ -60,7 +61,8 @@ class ChoiceDialog(ModalScreen[str | None]):
         with Vertical() as box:
             box.border_title = Content(visible(self._title))
             yield Static(Content(visible(self._text)), markup=False)
-            yield OptionList(*(Option(_label(choice), id=choice.id) for choice in self._choices))
+            room = min(64, self.app.size.width * 95 // 100) - 7  # border, padding, scrollbar
+            yield OptionList(*(Option(_label(choice, room), id=choice.id) for choice in self._choices))
 
     def on_mount(self) -> None:
         """The first choice is under the cursor."""
@@ -79,11 +81,11 @@ class ChoiceDialog(ModalScreen[str | None]):
         self.query_one(OptionList).action_cursor_up()
 
 
-def _label(choice: Choice) -> Content:
+def _label(choice: Choice, width: int) -> Content:
     label = Content.styled(visible(choice.label), "bold")
     if not choice.detail:
         return label
-    return Content.assemble(label, "\n", (f"  {visible(choice.detail)}", "$foreground-muted"))
+    return Content.assemble(label, "\n", ("  " + hanging(visible(choice.detail), width, 2), "$foreground-muted"))
 
 
 class PathSuggester(Suggester):

@@ -169,9 +169,9 @@ class ExpertMapView(Lines):
             facts.append("never used" if not last else "just now" if not ago else f"{ago:,} tokens ago")
         if arrays.expert_bytes[row]:
             facts.append(figures.size(arrays.expert_bytes[row]))
-        said = "  # is hot and yet on SSD: read again and again" if width >= 92 else "  # hot, yet on SSD"
+        said = "  # is hot but on SSD: read again and again" if width >= 92 else "  # hot but on SSD"
         return [
-            fit(line(where, " ", " · ".join(facts)), width),
+            fit(line(where, " ", joined(facts, width - where.cell_length - 1)), width),
             fit(line((f"this layer  {self._skew(arrays, row, width)}", MUTED)), width),
             fit(line((f"all layers  {self._skew(arrays, None, width)}", MUTED)), width),
             fit(
@@ -202,7 +202,18 @@ class ExpertMapView(Lines):
         if reuse is not None:
             again = figures.percent(reuse).strip()
             parts.append(f"{again} used again by the next token" if width >= 100 else f"reuse {again}")
-        return " · ".join(parts) if parts else "this backend doesn't see which experts are used"
+        return joined(parts, width - 12) or "this backend doesn't see which experts are used"
+
+
+def joined(parts: list[str], width: int) -> str:
+    """As many of the parts, the first ones first, as `width` columns have room for: whole ones."""
+    text = ""
+    for part in parts:
+        longer = f"{text} · {part}" if text else part
+        if len(longer) > width:
+            break
+        text = longer
+    return text
 
 
 class ExpertsScreen(Screen[None]):
@@ -244,7 +255,7 @@ class ExpertsScreen(Screen[None]):
     def action_hottest(self) -> None:
         """To the hottest expert on SSD."""
         if not self.view.to_hottest_miss():
-            self.notify("No expert that was used is on SSD.")
+            self.notify("Every expert that was used is in memory.")
 
     def action_back(self) -> None:
         """Closes the map."""

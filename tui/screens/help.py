@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -16,26 +14,28 @@ from tui.chat.prompts import prompts_dir
 from tui.key_table import KEYS, SCOPE_TITLES
 from tui.keymap import Keymap
 from tui.screens.chat.commands import COMMANDS
+from tui.texts import hanging
 
 WIDE = 110
 """Columns of the terminal from which on each key's id is shown beside it."""
-NARROW = 52
+_LABEL = 14
+_WORDS = 63
 
 _PANES = (
-    ("memory", "RAM that the engine owns (weights it keeps, context, buffers), apart from page cache, which the system "
+    ("memory", "RAM that the engine owns (weights, context, buffers), not counting page cache, which the system "
      "takes back when it needs it. VRAM: what the GPU holds."),
-    ("SSD", "What the engine reads now, against the most that this disk was measured to give. Per token: bytes that "
-     "each new token had to fetch. Hit: the share of chosen experts that were in RAM already."),
+    ("SSD", "What the engine reads now, of the most that this disk gave when it was measured. Per token: bytes that "
+     "each new token had to read. Hit: the share of chosen experts that were already in RAM."),
     ("token", "Where the time of the last tokens went: waiting for reads, or computing. The sentence below it names "
      "what bounds the speed now and what would help."),
     ("experts", "One cell for each expert, layers downwards: how often it is used, and whether it is in RAM."),
 )  # fmt: skip
 
 _SLOW = (
-    "Reading the prompt takes long: it is read once; later questions in the same chat only add what is new.",
+    "Reading the prompt takes long: it is read only once; later questions in the same chat read only what is new.",
     "Bound by the SSD: more memory for experts (--ram), a faster disk, or a smaller quantisation.",
-    "Bound by the CPU: fewer layers on it (--gpu-layers), as many threads as physical cores (--threads).",
-    "Memory pressure: a smaller context (--ctx) or budget (--ram), or close what else uses memory.",
+    "Bound by the CPU: move more layers to the GPU (--gpu-layers N), use all physical cores (--threads N).",
+    "Memory pressure: a smaller context (--ctx) or budget (--ram), or close other programs that use memory.",
 )
 
 
@@ -59,7 +59,7 @@ class HelpScreen(ModalScreen[None]):
     def __init__(self, keymap: Keymap) -> None:
         super().__init__()
         self._keymap = keymap
-        self._wide = True
+        self._wide, self._room = True, 105
 
     def compose(self) -> ComposeResult:
         """One text."""
@@ -69,10 +69,10 @@ class HelpScreen(ModalScreen[None]):
             yield Static(self.text(), markup=False)
 
     def on_resize(self) -> None:
-        """Ids have a column of their own, or no place."""
-        wide = self.size.width >= WIDE
-        if wide != self._wide:
-            self._wide = wide
+        """Lines are as long as the box; ids have a column of their own, or no place."""
+        room = min(112, self.size.width * 96 // 100) - 7  # border, padding, scrollbar
+        if room != self._room:
+            self._room, self._wide = room, self.size.width >= WIDE
             self.query_one(Static).update(self.text())
 
     def text(self) -> Content:
@@ -82,35 +82,33 @@ class HelpScreen(ModalScreen[None]):
             parts.append((f"{title}\n", "bold $text-primary"))
             for spec in KEYS:
                 if spec.scope == scope and self._keymap.keys.get(spec.id):
-                    keys = self._keymap.display_all(spec.id)
-                    parts.append((f"  {keys:<14} ", "bold"))
-                    if self._wide:
-                        parts += [f"{spec.description:<63} ", (f"{spec.id}\n", "$foreground-muted")]
-                    else:
-                        parts.append(f"{textwrap.fill(spec.description, NARROW, subsequent_indent=' ' * 17)}\n")
+                    parts += self._entry(self._keymap.display_all(spec.id), spec.description, spec.id)
             parts.append("\n")
         parts.append(("Commands, typed in the composer\n", "bold $text-primary"))
         for command in COMMANDS:
-            shown = f"/{command.name} {command.argument}".rstrip()
-            parts += [(f"  {shown:<14} ", "bold"), f"{command.description}\n"]
+            parts += self._entry(f"/{command.name} {command.argument}".rstrip(), command.description)
         where = paths.display(prompts_dir())
-        parts.append(f"  {'/NAME':<14} NAME.txt in {where}; {{{{input}}}} is what you type behind it\n\n")
-        parts.append(("What the panes show\n", "bold $text-primary"))
+        parts += self._entry("/NAME", f"NAME.txt in {where}; {{{{input}}}} is what you type after it")
+        parts.append(("\nWhat the panes show\n", "bold $text-primary"))
         for name, meaning in _PANES:
-            width = 88 if self._wide else 58
-            parts += [("  " + name.ljust(10), "bold"), f"{textwrap.fill(meaning, width, subsequent_indent=' ' * 12)}\n"]
+            parts += [(f"  {name:<10}", "bold"), f"{hanging(meaning, min(self._room, 100), 12)}\n"]
         parts.append(("\nWhen it is slow\n", "bold $text-primary"))
-        parts += [f"  · {sentence}\n" for sentence in _SLOW]
-        parts.append(
-            (
-                "\nKeys are remapped by their ids in the config: ui: {keys: {chat.new: ctrl+b}}; {set: classic} is "
-                "the set of earlier versions. "
-                "`flashmoe-tui paths` says where it is."
-                + ("" if self._wide else f" A terminal of {WIDE} columns shows the ids here."),
-                "$foreground-muted",
-            )
+        parts += [f"  · {hanging(sentence, self._room, 4)}\n" for sentence in _SLOW]
+        said = (
+            "Remap keys by their ids in the configuration: ui: {keys: {chat.new: ctrl+b}}; {set: classic} brings back "
+            "the keys of earlier versions. `flashmoe-tui paths` says where it is."
         )
+        narrow = "" if self._wide else f" In a terminal of {WIDE} columns the ids are shown here."
+        parts.append((f"\n{said}{narrow}", "$foreground-muted"))
         return Content.assemble(*parts)
+
+    def _entry(self, label: str, words: str, binding_id: str = "") -> list[Content | str | tuple[str, str]]:
+        """A key or a command, what it does, and where there is room the id; a long label has a line of its own."""
+        gap = " " if len(label) <= _LABEL else "\n" + " " * (_LABEL + 3)
+        parts: list[Content | str | tuple[str, str]] = [(f"  {label:<{_LABEL}}", "bold"), gap]
+        if self._wide and binding_id:
+            return [*parts, f"{words:<{_WORDS}} ", (f"{binding_id}\n", "$foreground-muted")]
+        return [*parts, f"{hanging(words, self._room, _LABEL + 3)}\n"]
 
     def action_scroll(self, direction: int) -> None:
         """A few lines."""

@@ -16,16 +16,17 @@ from textual.widgets.option_list import Option
 from backends.interface import Sampling
 from flashmoe.history import ChatSettings
 from flashmoe.presets import AUTO, Presets
+from tui.texts import hanging
 from tui.widgets.fields import LineField, TextField
 
 _FIELDS: tuple[tuple[str, str, float, float, str], ...] = (
-    ("temperature", "temperature", 0.0, 10.0, "0 takes the likeliest token"),
-    ("top_p", "top-p", 0.0, 1.0, "the likeliest, up to this sum"),
-    ("top_k", "top-k", 0, 1_000_000, "the k likeliest tokens; 0 is all"),
-    ("min_p", "min-p", 0.0, 1.0, "share of the likeliest's chance"),
-    ("repeat_penalty", "repeat penalty", 0.01, 10.0, "above 1 repeats less"),
-    ("seed", "seed", 0, 2**32 - 1, "empty draws a fresh one"),
-    ("max_tokens", "longest answer", 1, 1 << 24, "in tokens; empty is no limit"),
+    ("temperature", "temperature", 0.0, 10.0, "0 always picks the top token"),
+    ("top_p", "top-p", 0.0, 1.0, "sum of the probabilities to keep"),
+    ("top_k", "top-k", 0, 1_000_000, "tokens to choose from; 0 is all"),
+    ("min_p", "min-p", 0.0, 1.0, "relative to the top token"),
+    ("repeat_penalty", "repeat penalty", 0.01, 10.0, "above 1 discourages repetition"),
+    ("seed", "seed", 0, 2**32 - 1, "empty picks a random one"),
+    ("max_tokens", "longest answer", 1, 1 << 24, "in tokens; empty sets no limit"),
 )
 _OPTIONAL = frozenset({"seed", "max_tokens"})
 _WHOLE = frozenset({"top_k", "seed", "max_tokens"})
@@ -45,6 +46,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
     SettingsScreen .row { height: 1; }
     SettingsScreen .row > .name { width: 16; color: $foreground; }
     SettingsScreen .row > .what { width: 1fr; color: $text-muted; padding: 0 0 0 2; }
+    SettingsScreen.-slim .row > .what { display: none; }
     SettingsScreen Input { border: none; height: 1; width: 14; padding: 0 1; background: $panel; }
     SettingsScreen TextArea { height: auto; min-height: 3; max-height: 8; padding: 0 1; }
     SettingsScreen OptionList { height: auto; max-height: 6; padding: 0; }
@@ -52,6 +54,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
     SettingsScreen #thinking { height: 3; }
     SettingsScreen #problem { color: $text-error; height: auto; }
     """
+    HORIZONTAL_BREAKPOINTS = [(0, "-slim"), (76, "-wide")]  # hints have no place beside the fields, or they have
     BINDINGS = [
         Binding("escape", "dismiss(None)", "Cancel", priority=True),
         Binding("ctrl+s,f3", "keep", "Keep", priority=True),
@@ -71,7 +74,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
         """System prompt, preset, sampling, thinking."""
         with VerticalScroll(can_focus=False) as box:
             box.border_title = "Settings of this chat"
-            box.border_subtitle = "^S keeps · Esc cancels · Tab moves"
+            box.border_subtitle = "^S saves · Esc cancels · Tab moves"
             yield Static("System prompt", classes="head")
             editor = TextField(self._settings.system_prompt, show_line_numbers=False, tab_behavior="focus", id="system")
             editor.cursor_blink = False
@@ -88,10 +91,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             if self._can_think:
                 yield Static("Thinking", classes="head")
                 yield OptionList(
-                    *(
-                        Option(name if name != "auto" else "as the model's template has it", id=name)
-                        for name, _ in _THINKING
-                    ),
+                    *(Option(name if name != "auto" else "the model's default", id=name) for name, _ in _THINKING),
                     id="thinking",
                 )
             yield Static("", id="problem", markup=False)
@@ -111,8 +111,9 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
 
     def _label(self, name: str) -> Content:
         preset = self._presets.pick(name, self._model)
-        detail = f"what suits this model: {preset.name}" if name == AUTO else preset.description
-        return Content.assemble((name.ljust(18), "bold"), (detail, "$foreground-muted"))
+        detail = f"recommended for this model: {preset.name}" if name == AUTO else preset.description
+        room = min(84, self.app.size.width * 96 // 100) - 8  # border, padding, two scrollbars
+        return Content.assemble((name.ljust(18), "bold"), (hanging(detail, room, 18), "$foreground-muted"))
 
     def _fill(self, sampling: Sampling) -> None:
         self._filling = True
@@ -140,7 +141,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
             try:
                 value = int(text) if field in _WHOLE else float(text)
             except ValueError:
-                return self._wrong(field, f"{name}: '{text}' is no {'whole ' if field in _WHOLE else ''}number.")
+                return self._wrong(field, f"{name}: '{text}' is not a {'whole ' if field in _WHOLE else ''}number.")
             if not low <= value <= high:
                 return self._wrong(field, f"{name}: {text} is outside {low:g} to {high:g}.")
             values[field] = value

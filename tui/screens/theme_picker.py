@@ -11,6 +11,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from flashmoe import paths
+from tui.texts import hanging
 from tui.themes import ThemeSet
 
 
@@ -43,12 +44,14 @@ class ThemePicker(ModalScreen[str | None]):
         """The list, and how to make the choice last."""
         with Vertical() as box:
             box.border_title = "Theme"
-            box.border_subtitle = "Enter keeps · Esc goes back"
+            room = min(58, self.app.size.width * 96 // 100) - 7  # border, padding, scrollbar
+            box.border_subtitle = "Enter selects · Esc cancels"
             yield OptionList(
                 *(
                     Option(
                         Content.assemble(
-                            (name.ljust(11), "bold"), (self._set.descriptions.get(name, ""), "$foreground-muted")
+                            (name.ljust(11), "bold"),
+                            (hanging(self._set.descriptions.get(name, ""), room, 11), "$foreground-muted"),
                         ),
                         id=name,
                     )
@@ -56,7 +59,7 @@ class ThemePicker(ModalScreen[str | None]):
                 )
             )
             where = paths.display(paths.config_file())
-            lasts = "The choice is kept." if self._lasts else f"For this session: ui.theme in {where} decides."
+            lasts = "Your choice is remembered." if self._lasts else f"For this session only: {where} sets ui.theme."
             yield Static(Content(lasts), markup=False)
 
     @property

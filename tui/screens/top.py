@@ -48,7 +48,7 @@ class TopApp(WatchApp):
             if redraws.due(frame.t, (frame.phase, self.feed.model), busy=busy):
                 self.look()
         self.ended = True
-        self.feed.note = f"process {self._pid} has ended; the last figures stay"
+        self.feed.note = f"process {self._pid} has ended; showing its last figures"
         self.look()
         self.notify(watcher.problem or f"Process {self._pid} has ended.", severity="warning", timeout=10, markup=False)
 

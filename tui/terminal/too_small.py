@@ -31,7 +31,7 @@ class TooSmall(Widget):
     def render(self) -> Content:
         """The sentence."""
         return Content(
-            f"This terminal is smaller than {LEAST_COLUMNS} x {LEAST_ROWS}.\nMake it larger to go on; nothing is lost."
+            f"This terminal is smaller than {LEAST_COLUMNS} x {LEAST_ROWS}.\nEnlarge it to continue; nothing is lost."
         )
 
 

@@ -94,7 +94,7 @@ class ActivityLine(Widget):
             if left is None:
                 left = (total - progress.done) * (now - started) / (progress.done - first)
             eta = f"  about {figures.duration(left)} left"
-        reused = f" ({progress.reused:,} known already)" if progress.reused else ""
+        reused = f" ({progress.reused:,} cached)" if progress.reused else ""
         self._set(
             Content.assemble(
                 ("Reading the prompt  ", MUTED),
@@ -128,7 +128,8 @@ class ActivityLine(Widget):
         what = "Thinking" if thinking else "Answering"
         stop = f"  {stop_key} stops" if stop_key else ""
         spent = figures.duration(seconds) if seconds >= 10 else f"{seconds:.0f} s"  # it moves once a second
-        self._set(Content.styled(f"{what}  {n_tokens:,} tokens in {spent}{stop}", MUTED))
+        tokens = f"{n_tokens:,} token{'s' if n_tokens != 1 else ''}"
+        self._set(Content.styled(f"{what}  {tokens} in {spent}{stop}", MUTED))
 
     def _bar_width(self) -> int:
         return 10 if self.size.width < 70 else 16 if self.size.width < 100 else 24

@@ -161,8 +161,8 @@ class Composer(TextField):
         if query is None:
             self.border_title = ""
         else:
-            found = "nothing holds" if missed else "search prompts:"
-            self.border_title = Content(f"{found} {visible_line(query, 40)}▁  Enter takes it · Esc gives up")
+            found = "no match for:" if missed else "search prompts:"
+            self.border_title = Content(f"{found} {visible_line(query, 40)}▁  Enter uses it · Esc cancels")
 
     def _search(self, event: events.Key) -> bool:
         """A key while prompts are searched; False where it ends the search and does what it does."""
@@ -300,7 +300,7 @@ class AttachmentBar(Widget):
                     ("+ ", "bold $primary"),
                     (visible_line(item.name, 60), "$foreground"),
                     f"  {figures.size(len(item.text.encode('utf-8', 'replace')))}{tokens}",
-                    "  (Backspace takes it away)" if item is self.items[-1] else "",
+                    "  (Backspace removes it)" if item is self.items[-1] else "",
                 )
             )
         return Content("\n").join(lines)

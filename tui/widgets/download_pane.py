@@ -161,21 +161,21 @@ class DownloadPane(Widget, can_focus=True):
     def _figures(self, view: JobView, width: int) -> Content:
         sizes = f"{figures.size(view.done)} of {figures.size(view.size)}"
         if view.state == "done":
-            return Content.styled(f"{figures.size(view.size)}, checked", "$text-success")
+            return Content.styled(f"{figures.size(view.size)}, verified", "$text-success")
         if view.state == "verifying":
-            return Content.styled("checking sha256", "$foreground-muted")
+            return Content.styled("verifying sha256", "$foreground-muted")
         if view.state in ACTIVE and view.bytes_s:
             speed = figures.rate(view.bytes_s)
             left = f"{figures.roughly(view.eta_s)} left" if view.eta_s is not None else ""
             text = f"{sizes}  {speed}  {left}" if width >= 90 else f"{speed}  {left}"
             return Content.styled(text, "$foreground-muted")
-        words = {"failed": "failed", "paused": "paused", "queued": "waits its turn", "cancelled": "deleted"}
+        words = {"failed": "failed", "paused": "paused", "queued": "queued", "cancelled": "deleted"}
         word = words.get(view.state, view.state)
         return Content.assemble((f"{sizes}  " if width >= 90 else "", "$foreground-muted"), (word, self._style(view)))
 
     def _part(self, file: FileView, number: int, view: JobView, width: int) -> Content:
         share = file.done / file.size if file.size else 1.0
-        words = {"done": "checked", "verifying": "checking", "running": "", "queued": "", "failed": "failed"}
+        words = {"done": "verified", "verifying": "verifying", "running": "", "queued": "", "failed": "failed"}
         room = _name_width(width)
         label = visible_line(f"    part {number} of {len(view.files)}", room)
         checked = f"{figures.size(file.done)} of {figures.size(file.size)}" if width >= 70 else ""

@@ -7,6 +7,7 @@ from textual.widget import Widget
 
 from tui.key_table import KEYS
 from tui.keymap import Keymap, display_key
+from tui.texts import whole_words
 
 
 class LeaderHints(Widget):
@@ -14,7 +15,7 @@ class LeaderHints(Widget):
 
     DEFAULT_CSS = """
     LeaderHints {
-        dock: bottom; layer: hints; width: 1fr; height: auto; max-height: 60%; margin: 0 0 1 0; padding: 0 1;
+        dock: bottom; layer: hints; width: 1fr; height: auto; max-height: 80%; margin: 0 0 1 0; padding: 0 1;
         background: $panel; color: $foreground; border-top: solid $primary;
     }
     """
@@ -31,7 +32,8 @@ class LeaderHints(Widget):
                         self._items.append((display_key(key.partition(" ")[2]), title))
 
     def _columns(self, width: int) -> int:
-        return max(1, min(4, width // 36))
+        most_rows = max(1, self.screen.size.height * 4 // 5 - 1)  # of the height that the style leaves, less the border
+        return max(1, min(4, width // 36), min(width // 18, -(-len(self._items) // most_rows)))
 
     def get_content_height(self, container: object, viewport: object, width: int) -> int:
         """As many lines as the columns need."""
@@ -47,7 +49,8 @@ class LeaderHints(Widget):
         for row in range(rows):
             line = Content()
             for key, title in self._items[row::rows]:
-                cell = Content.assemble((f"{key:>5}", "bold $primary"), " ", title).truncate(room - 2, ellipsis=True)
+                words = whole_words(title, room - 8)
+                cell = Content.assemble((f"{key:>5}", "bold $primary"), " ", words).truncate(room - 2, ellipsis=True)
                 line += cell.pad_right(max(0, room - cell.cell_length))
             lines.append(line)
         return Content("\n").join(lines)

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from flashmoe.text_safety import visible_line
+from tui.texts import whole_words
 
 MOST = 8
 
@@ -50,14 +51,14 @@ class OfferList(Widget):
         first = min(max(0, self._marked - MOST + 1), max(0, len(self._offers) - MOST))
         shown = self._offers[first : first + MOST]
         width = min(32, max((Content(offer.label).cell_length for offer in shown), default=0))
-        lines = []
+        lines, room = [], max(10, self.size.width)
         for index, offer in enumerate(shown, first):
             label = Content(visible_line(offer.label, 32))
             line = Content.assemble(
                 ("▸ " if index == self._marked else "  ", "bold $primary"),
                 label.stylize("bold"),
                 " " * max(2, width + 2 - label.cell_length),
-                (visible_line(offer.detail, 200), "$foreground-muted"),
+                (whole_words(visible_line(offer.detail, 200), room - 4 - width), "$foreground-muted"),
             )
-            lines.append(line.truncate(max(10, self.size.width), ellipsis=True))
+            lines.append(line.truncate(room, ellipsis=True))
         return Content("\n").join(lines)

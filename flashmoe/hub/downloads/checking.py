@@ -35,7 +35,7 @@ class Checking:
                 f.part.forget_all()
                 f.taken = bytearray(f.part.have)
                 f.state, f.where = "running", None
-                owner.notice = f"{name} arrived damaged (its checksum is not the hub's): fetching that file again."
+                owner.notice = f"{name} arrived damaged (its checksum is not the hub's): downloading that file again."
                 owner.cond.notify_all()
             owner.changed()
 

@@ -274,7 +274,7 @@ class DownloadManager:
         rounds = self._rounds[id] = 1 if progressed else self._rounds.get(id, 0) + 1
         wait = Backoff(first_s=first, most_s=first * 16).pause_s(rounds)
         view = self._views[id]
-        message = f"{view.cause}; another round in {_span(wait)}."
+        message = f"{view.cause}; trying again in {_span(wait)}."
         self._views[id] = structs.replace(view, message=message)
 
         def again() -> None:

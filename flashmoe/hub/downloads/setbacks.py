@@ -57,7 +57,7 @@ class Setbacks:
             f.failures += 1
             if backoff.over(f.failures):
                 tries = f"{error.gist}; gave up after {f.failures} tries"
-                owner.error = owner.error or HubError(error.code, tries, "what came is kept, so resume it later")
+                owner.error = owner.error or HubError(error.code, tries, "what was downloaded is kept; resume it later")
                 owner.cond.notify_all()
                 return
             wait = backoff.pause_s(f.failures, error.retry_after)
@@ -81,5 +81,5 @@ class Setbacks:
         with self._owner.cond:
             f.slow += 1
             f.where = None  # another address may lead to another server
-            self._owner.trouble = f"{error.gist}; the connection was made anew ({f.slow} times)."
+            self._owner.trouble = f"{error.gist}; reconnected ({f.slow} times)."
         self._owner.changed()

@@ -129,8 +129,8 @@ def digest_of(file: JobFile) -> hashlib._Hash:
 
 CHECK_WORDS: dict[str, str] = {
     "sha256": "sha256 verified",
-    "git": "git's hash verified (the hub tells no sha256 for it)",
-    "size": "only its size could be compared (the server tells no hash)",
+    "git": "git's hash verified (the hub gives no sha256 for it)",
+    "size": "only its size could be compared (the server gives no hash)",
 }
 
 

@@ -84,6 +84,6 @@ def test_a_name_like_a_keyword_is_a_name() -> None:
 def test_an_answer_is_checked_once_more() -> None:
     schema = Constraint("", '{"type": "object", "properties": {"n": {"maximum": 3}}, "required": ["n"]}')
     assert check_answer(schema, '{"n": 2}') is None
-    assert check_answer(schema, '{"n": 2') == "it is no complete JSON"
+    assert check_answer(schema, '{"n": 2') == "it isn't complete JSON"
     assert "maximum" in (check_answer(schema, '{"n": 4}') or "")
     assert check_answer(Constraint("start: /x/"), "anything") is None

@@ -238,6 +238,6 @@ def test_doctor_names_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatc
     monkeypatch.setenv("FLASHMOE_HOME", str(tmp_path / "file"))
     done = run("doctor", "--no-probe")
     assert done.returncode == 1
-    assert "can't be written" in done.stdout
+    assert "is not writable" in done.stdout
     assert "FLASHMOE_HOME" in done.stdout
     assert "Traceback" not in done.stderr

@@ -241,5 +241,5 @@ def test_in_an_app_that_stays_open_it_tries_again_by_itself(place: Place) -> Non
     with place.manager(structs.replace(FAST, backoff=Backoff(0.02, 0.1, 3), retry_failed_s=0.1)) as manager:
         id = place.add(manager)
         until(lambda: (view := manager.get(id)) is not None and view.state == "done", 20)
-    assert any(e.state == "failed" and "another round in" in e.message for e in place.events)
+    assert any(e.state == "failed" and "trying again in" in e.message for e in place.events)
     place.assert_right()

@@ -112,7 +112,7 @@ def test_an_endpoint_without_a_scheme(monkeypatch: pytest.MonkeyPatch, value: st
 
 
 @pytest.mark.parametrize(("name", "trusted", "words"), [
-    ("good", False, "isn't signed by anybody that this machine trusts; if your network"),
+    ("good", False, "isn't signed by anyone that this machine trusts; if your network"),
     ("expired", True, "has expired: this machine's clock says 2"),
     ("future", True, "isn't valid yet: this machine's clock says 2"),
     ("other", True, "belongs to another host"),

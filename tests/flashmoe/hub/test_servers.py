@@ -27,7 +27,7 @@ def test_slow_connections_are_made_anew(place: Place) -> None:
         view = place.pull(manager, 60)
     assert view.state == "done", view
     place.assert_right()
-    assert any("less than 200 kB/s" in e.message and "made anew" in e.message for e in place.events)
+    assert any("less than 200 kB/s" in e.message and "reconnected" in e.message for e in place.events)
 
 
 def test_a_line_that_is_slow_itself_is_taken_as_it_is(place: Place) -> None:

@@ -77,7 +77,7 @@ def test_a_shared_disk_is_named() -> None:
     verdict = feed_of("shared", 20)[1].verdict
     assert verdict.kind == "ssd"
     assert "shared" in verdict.headline
-    assert "others read" in verdict.detail
+    assert "other programs read" in verdict.detail
 
 
 def test_a_slow_disk_is_the_ssd_with_a_high_share_of_its_bound() -> None:

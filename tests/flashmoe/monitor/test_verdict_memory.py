@@ -62,7 +62,7 @@ async def test_a_budget_beyond_the_limit_is_taken_back_and_the_advised_one_is_ke
     await run(watched, small_memory, load)
     assert watched.stood_longest("decode") == "faults"
     verdict = watched.last["decode"]
-    assert "a token: memory is too short to keep what was just read" in verdict.detail
+    assert "a token: too little memory to keep what was just read" in verdict.detail
     assert verdict.change_bytes is not None
     assert load.ram_bytes is not None
     advised = load.ram_bytes + verdict.change_bytes

@@ -90,13 +90,13 @@ class Answering:
         if isinstance(view, AnswerView):
             view.refresh_turn()
         if turn.ending == "cancelled":
-            parts.say(f"Stopped. {key('chat.continue')} goes on, {key('chat.regenerate')} answers again.")
+            parts.say(f"Stopped. {key('chat.continue')} continues, {key('chat.regenerate')} regenerates.")
         elif turn.ending == "died":
             again = key("chat.continue") if turn.content else key("chat.regenerate")
-            parts.say(f"{turn.error} The next question starts it again; {again} goes on here.", "error")
+            parts.say(f"{turn.error} The next question starts it again; {again} continues this answer.", "error")
         elif turn.ending == "error":
             parts.say(turn.error, "error")
         elif turn.ending == "length":
-            parts.say(f"Cut at the length limit; {key('chat.continue')} goes on.")
+            parts.say(f"Cut at the length limit; {key('chat.continue')} continues.")
         elif turn.ending != "context":
             parts.activity.done()

@@ -83,7 +83,7 @@ class Asking:
             pass
         elif self._drafting.editing is not None:
             self._drafting.end_edit(restore=True)
-            parts.say("The question stays as it was.")
+            parts.say("The question is unchanged.")
         elif self._fold_monitor():
             pass
         elif not parts.composer.has_focus:

@@ -31,15 +31,15 @@ class Command(NamedTuple):
 
 COMMANDS: tuple[Command, ...] = (
     Command("new", "A new chat", "new_chat"),
-    Command("model", "Load a model; without a name the list of models", "models", "NAME"),
-    Command("retry", "Answer again; the old answer stays as a branch", "regenerate"),
+    Command("model", "Load a model; without a name, list the models", "models", "NAME"),
+    Command("retry", "Regenerate the answer; the old one stays as a branch", "regenerate"),
     Command("continue", "Continue an answer that was cut short", "continue_answer"),
     Command("edit", "Edit the last question: a new branch", "edit_question"),
-    Command("system", "Set this chat's system prompt; without a text the settings", "settings", "TEXT"),
+    Command("system", "Set this chat's system prompt; without a text, open the settings", "settings", "TEXT"),
     Command("settings", "System prompt and sampling of this chat", "settings"),
     Command("chats", "The list of chats", "chats"),
     Command("search", "Search in all chats", "search_chats"),
-    Command("export", "Write this chat to a file: .md or .json", "", "FILE"),
+    Command("export", "Export this chat to a file: .md or .json", "", "FILE"),
     Command("save", "Save the last answer to a file", "save_answer"),
     Command("copy", "Copy the last answer", "copy_answer"),
     Command("code", "Copy the last code block", "copy_code"),
@@ -49,7 +49,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("experts", "The full-screen expert map", "experts"),
     Command("monitor", "Fold or open the monitor", "monitor"),
     Command("downloads", "The downloads", "downloads"),
-    Command("thinking", "Show or fold what the model thought", "thinking"),
+    Command("thinking", "Show or fold the model's thinking", "thinking"),
     Command("help", "Keys, panes, what to do when it is slow", "app.help"),
     Command("quit", "Quit; chats are saved", "app.quit"),
 )
@@ -127,12 +127,12 @@ class SlashCommands:
         elif word in self._known:
             command = self._known[word]
             if rest and not command.argument:
-                parts.say(f"/{word} takes nothing behind it.", "warning")
+                parts.say(f"/{word} takes no argument.", "warning")
                 return True
             parts.composer.accepted(text)
             parts.start(self._run(command, rest), opens=True)
         else:
-            parts.say(f"/{word} is not a command. To send it as text, put a blank before it.", "warning")
+            parts.say(f"/{word} is not a command. To send it as text, put a space before it.", "warning")
         return True
 
     async def _run(self, command: Command, rest: str) -> None:
@@ -156,7 +156,7 @@ class SlashCommands:
                 )
                 return
             self._parts.host.choose_key_set(rest)
-            self._parts.say(f"The {rest} keys are in force; {self._parts.key('app.help')} shows them.")
+            self._parts.say(f"Now using the {rest} keys; {self._parts.key('app.help')} shows them.")
         elif command.name == "system":
             conversation = self._parts.flow.conversation
             conversation.settings = msgspec.structs.replace(conversation.settings, system_prompt=rest)

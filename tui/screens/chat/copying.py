@@ -58,7 +58,7 @@ class Copying:
     async def _copy_by_tmux(self, text: str, what: str) -> None:
         """tmux takes it with its defaults, and hands it on to the terminal around it."""
         if await asyncio.to_thread(facts.tmux_copy, text):
-            self._parts.say(f"The {what} ({len(text):,} characters) is in tmux's buffer and went to the terminal.")
+            self._parts.say(f"The {what} ({len(text):,} characters) is in tmux's buffer and was sent to the terminal.")
         else:
             self._copy_by_terminal(text, what)
 
@@ -95,9 +95,7 @@ class Copying:
         words = re.sub(r"[^\w]+", "-", " ".join(parts.flow.conversation.title.split()[:6]).lower()).strip("-")
         default = f"{words or 'answer'}-{time.strftime('%Y%m%d-%H%M')}.md"
         name = await parts.host.ask_screen(
-            TextDialog(
-                "Save to a file", "The answer as Markdown. A file that exists is not overwritten.", default, paths=True
-            )
+            TextDialog("Save to a file", "Saves the answer as Markdown; never overwrites a file.", default, paths=True)
         )
         if name is None or not name.strip():
             return

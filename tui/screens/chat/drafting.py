@@ -53,7 +53,7 @@ class Drafting:
             self._kept = parts.composer.text
         self.editing = turn
         parts.composer.set_text(turn.content)
-        parts.composer.border_title = f"editing a question · {parts.key('chat.stop')} leaves it as it was"
+        parts.composer.border_title = f"editing a question · {parts.key('chat.stop')} leaves it unchanged"
         self._show_attachments([Attachment(item.name, item.text) for item in turn.attachments])
         parts.composer.focus()
 
@@ -100,7 +100,7 @@ class Drafting:
         name = await self._parts.host.ask_screen(
             TextDialog(
                 "Attach a text file",
-                "It goes with the next question, whole.",
+                "It is sent whole with the next question.",
                 placeholder="path of a file",
                 paths=True,
             )
@@ -141,7 +141,7 @@ class Drafting:
         model = controller.model
         if item.tokens is not None and model is not None and item.tokens > model.n_ctx:
             self._parts.say(
-                f"{visible_line(item.name, 40)} has {item.tokens:,} tokens and the context {model.n_ctx:,}: "
+                f"{visible_line(item.name, 40)} has {item.tokens:,} tokens, but the context holds {model.n_ctx:,}: "
                 "it can't be sent whole.",
                 "warning",
             )
@@ -165,7 +165,7 @@ class Drafting:
                 parts.say(f"The editor {shlex.join(command)} did not run: {error}.", "error")
                 return
         if done.returncode != 0:
-            parts.say(f"{command[0]} ended with code {done.returncode}; the text stays as it was.", "warning")
+            parts.say(f"{command[0]} ended with code {done.returncode}; the text is unchanged.", "warning")
             return
         parts.composer.set_text(encodable(text.rstrip("\n")))
         parts.composer.focus()

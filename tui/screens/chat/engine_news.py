@@ -44,7 +44,7 @@ class EngineNews:
             return
         bar.show(BUSY_KEYS if parts.flow.busy else IDLE_KEYS)
         if parts.flow.busy and parts.flow.answer_id is not None:
-            parts.activity.show_waiting("Asked; waiting for the engine…")
+            parts.activity.show_waiting("Sent; waiting for the engine…")
 
     def _welcome(self) -> None:
         show_welcome(self._parts.welcome, self._parts.host.controller, self._parts.host.keymap)

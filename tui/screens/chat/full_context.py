@@ -17,15 +17,15 @@ async def ask_about_context(host: Host, full: FullContext) -> ContextChoice:
         undo_key = host.keymap.display("chat.show_all")
         undo = f"; {undo_key} undoes it" if undo_key else ""
         choices += [
-            Choice("drop", f"Leave out {which}", f"Still in the chat, not shown to the model{undo}"),
-            Choice("summarise", f"Summarise {which}", f"The model writes one to stand in for them{undo}"),
+            Choice("drop", f"Leave out {which}", f"Kept in the chat, hidden from the model{undo}"),
+            Choice("summarise", f"Summarise {which}", f"Replaced by the model's summary{undo}"),
         ]
     if full.grow:
         memory = f", with {figures.size(full.grow_bytes)} more memory" if full.grow_bytes else ""
-        detail = f"Loads the model again{memory}; kept for this chat"
+        detail = f"Reloads the model{memory}; kept for this chat"
         choices.append(Choice("grow", f"A context of {full.grow:,} tokens", detail))
-    choices.append(Choice("cancel", "Don't ask", "Back to the chat; the question is kept"))
-    said = f"The prompt has {full.tokens:,} tokens, the context {full.n_ctx:,}.\n"
-    said += f"The question alone has about {full.alone:,}." if full.alone else "What may go?"
+    choices.append(Choice("cancel", "Cancel: don't send the question", "Back to the chat; the question is kept"))
+    said = f"The prompt has {full.tokens:,} tokens; the context holds {full.n_ctx:,}.\n"
+    said += f"The question alone has about {full.alone:,}." if full.alone else "What should be left out?"
     answer = await host.ask_screen(ChoiceDialog("The context is full", said, choices))
     return answer if answer in ("drop", "summarise", "grow") else "cancel"  # type: ignore[return-value]

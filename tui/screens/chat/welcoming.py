@@ -20,20 +20,20 @@ def show_welcome(welcome: Welcome, controller: EngineController, keymap: Keymap)
     if request is None:
         welcome.say(
             "Chat with Mixture-of-Experts models larger than your memory.\n"
-            f"{key('chat.models')} chooses a model to begin with.",
+            f"Press {key('chat.models')} to choose a model.",
             f"{key('app.palette')} all commands   {key('app.help')} help",
             guide=False,
         )
     elif request.path == str(paths.guide_model()):
         welcome.say(
             "This is the guide, a small model that knows this program.\nAsk it something:",
-            f"Tab and Enter choose one, or type your own   {key('chat.models')} other models",
+            f"Tab and Enter pick one, or type your own   {key('chat.models')} other models",
             guide=True,
         )
     else:
         name = controller.model.name if controller.model is not None else short_name(request.path)
         welcome.say(
-            f"{visible_line(name, 50)}\nWrite below; {key('composer.send')} sends.",
+            f"{visible_line(name, 50)}\nType below; {key('composer.send')} sends.",
             f"{key('chat.settings')} system prompt and sampling   {key('chat.attach')} attach a file   "
             f"{key('chat.chats')} earlier chats",
             guide=False,

@@ -43,7 +43,7 @@ def local(row: Row, plan: Plan | None, note: str = "") -> Content:
     entry = row.entry
     items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
     if entry is None:  # the guide
-        items.append("It comes with the project, knows flashmoe-tui, and needs no download.")
+        items.append("It comes with flashmoe-tui, knows how to use it, and needs no download.")
     else:
         items.append(field("from", entry.repo or SOURCE_NAMES[entry.source]))
         items.append(field("where", _short(display(entry.path.parent))))
@@ -62,8 +62,10 @@ def local(row: Row, plan: Plan | None, note: str = "") -> Content:
     return lines(items)
 
 
-def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "") -> Content:
-    """A model of the catalogue; with `repo`, what the hub says of its files now."""
+def catalogue(
+    row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "", plan_key: str = ""
+) -> Content:
+    """A model of the catalogue; with `repo`, what the hub says of its files now. `plan_key` plans from the header."""
     model = row.model
     assert model is not None
     items: list[Content | str | None] = [
@@ -79,23 +81,26 @@ def catalogue(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, 
     ]
     items += placement(plan)
     if plan is not None and plan.kv_bytes_per_token == 0:
-        text = "An estimate from the catalogue's figures; F4 plans from the header on the hub."
+        text = "Estimated from the catalogue's figures"
+        text += f"; {plan_key} plans from the header on the hub." if plan_key else "."
         items.append(Content.styled(text, "$foreground-muted"))
     items.append(heading("Files"))
     if repo is not None:
         items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
     else:
         items += quants([(q.label, q.size, 0) for q in model.quants], here)
-        items.append(Content.styled(note or "Sizes of the catalogue.", "$foreground-muted"))
+        items.append(Content.styled(note or "Sizes from the catalogue.", "$foreground-muted"))
     return lines(items)
 
 
-def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "") -> Content:
-    """A repository that the search found."""
+def hub(
+    row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "", plan_key: str = ""
+) -> Content:
+    """A repository that the search found. `plan_key` plans from the header."""
     hit = row.hit
     items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
     if hit is not None:
-        items.append(field("downloads", f"{hit.downloads:,}" if hit.downloads is not None else "not told"))
+        items.append(field("downloads", f"{hit.downloads:,}" if hit.downloads is not None else figures.UNKNOWN))
         if hit.modified:
             items.append(field("updated", figures.ago(hit.modified, time.time())))
         licence = hit.licence or (repo.licence if repo else "")
@@ -106,15 +111,16 @@ def hub(row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: 
         text = f"Gated: accept its terms on the page of {row.repo}, then run `hf auth login` or set HF_TOKEN."
         items.append(Content.styled("\n" + text, "$text-warning"))
     if repo is not None and repo.private:
-        items.append(Content.styled("\nPrivate: your token opens it.", "$text-warning"))
+        items.append(Content.styled("\nPrivate: your token gives access.", "$text-warning"))
     items += placement(plan)
     if repo is not None:
         items.append(heading("Files"))
         items += quants([(q.label, q.size, len(q.files)) for q in repo.quants if q.complete], here)
         if not repo.quants:
             items.append(Content.styled("No GGUF model to chat with.", "$foreground-muted"))
-        elif plan is None:
-            items.append(Content.styled("F4 plans the usual one from its header (a few MB).", "$foreground-muted"))
+        elif plan is None and plan_key:
+            text = f"{plan_key} plans the usual one from its header (a few MB)."
+            items.append(Content.styled(text, "$foreground-muted"))
     elif note:
         items.append(Content.styled("\n" + visible_line(note), "$foreground-muted"))
     return lines(items)
@@ -179,7 +185,7 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
         if place.tables_ssd:
             ssd = f"{ssd if place.experts_ssd else 'no experts'}, {figures.size(place.tables_ssd)} of embeddings"
         items += [
-            heading(f"{visible_line(plan.quant, 20)} in this machine" if plan.quant else "In this machine"),
+            heading(f"{visible_line(plan.quant, 20)} on this machine" if plan.quant else "On this machine"),
             field("RAM", f"experts {figures.size(place.experts_ram)}"),
             field("", rest),
             field("VRAM", vram),
@@ -190,9 +196,10 @@ def placement(plan: Plan | None) -> list[Content | str | None]:
             items.append(field("prompts", f"first token: {waits}"))
         if plan.budgets.least:
             least, advised = figures.size(plan.budgets.least), figures.size(plan.budgets.advised)
-            items.append(field("budget", f"least {least}, advised {advised}"))
+            items.append(field("budget", f"at least {least}, better {advised}"))
     if speed is not None:
-        rests = "Measured here." if speed.source == "measured" else "The speed is a formula's, not measured here yet."
+        measured = speed.source == "measured"
+        rests = "Measured on this machine." if measured else "Estimated; not measured on this machine yet."
         items.append(Content.styled(f"{rests} {visible_line(speed.reason)}", "$foreground-muted"))
     items += [Content.styled(visible_line(text), "$text-warning") for text in plan.notes]
     return items

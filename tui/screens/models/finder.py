@@ -231,5 +231,5 @@ class ModelFinder:
         except (HubError, EngineError) as error:
             view.say(error.message, error=True)
             return
-        view.say(f"Planned {quant.label} from its header ({figures.size(moved)} moved).")
+        view.say(f"Planned {quant.label} from its header ({figures.size(moved)} downloaded).")
         view.describe()

@@ -45,7 +45,7 @@ class ModelFlow:
         here = finder.machine
         if here is None:
             return
-        view.say(f"Asking the hub what {row.repo} holds…")
+        view.say(f"Asking the hub what is in {row.repo}…")
         try:
             repo = await finder.listing(row)
             usual = await self._usual(repo, here)
@@ -93,7 +93,7 @@ class ModelFlow:
         answer = await self._view.host.ask_screen(
             ChoiceDialog(
                 f"Download {size}?",
-                f"That is more than half of the {free} that are free on the disk.",
+                f"That is more than half of the {free} free on the disk.",
                 [Choice("no", "Don't download it"), Choice("yes", f"Download {quant.label}, {size}")],
             )
         )
@@ -115,7 +115,7 @@ class ModelFlow:
             manager.dismiss(job.id)
             view.forget_download(job.id)
         elif what == "cancel":
-            text = f"{figures.size(job.done)} of {figures.size(job.size)} are downloaded and would be deleted."
+            text = f"{figures.size(job.done)} of {figures.size(job.size)} were downloaded and would be deleted."
             answer = await view.host.ask_screen(
                 ChoiceDialog(
                     f"Cancel {job.repo}:{job.label}?",
@@ -132,7 +132,8 @@ class ModelFlow:
         """Asks, says what is freed; refuses what is loaded or isn't ours."""
         view, entry, library = self._view, row.entry, self._finder.library
         if entry is None or library is None:
-            view.say("Only models on this machine can be deleted." if row.section != "here" else "The guide stays.")
+            guide = row.section == "here"
+            view.say("The guide can't be deleted." if guide else "Only models on this machine can be deleted.")
             return
         from flashmoe.hub.inuse import check_unused
 
@@ -160,14 +161,14 @@ class ModelFlow:
         except HubError as error:
             view.say(error.message, error=True)
             return
-        view.say(f"Deleted {entry.name}: {figures.size(freed)} are free again.")
+        view.say(f"Deleted {entry.name}, freeing {figures.size(freed)}.")
         await self._finder.look_again()
 
     async def verify(self, row: Row) -> None:
         """Hashes the files of a local model in the background."""
         view, entry, library = self._view, row.entry, self._finder.library
         if entry is None or library is None:
-            view.say("Only models on this machine can be checked.")
+            view.say("Only models on this machine can be verified.")
             return
         from flashmoe.hub.verify import FileCheck, verify
 
@@ -175,7 +176,7 @@ class ModelFlow:
 
         def progress(done: int, total: int) -> bool:
             if done == total or done % (64 << 20) < (1 << 20):
-                text = f"Checking {entry.name}: {done / max(total, 1):.0%} of {figures.size(total)}"
+                text = f"Verifying {entry.name}: {done / max(total, 1):.0%} of {figures.size(total)}"
                 loop.call_soon_threadsafe(view.say, text)
             return not stopped
 
@@ -192,9 +193,9 @@ class ModelFlow:
             view.say(bad[0].message, error=True)
         elif all(c.status == "ok" for c in checks):
             git = "" if all(c.checked == "sha256" for c in checks) else " (of some files git's hash)"
-            view.say(f"{entry.name} is verified: every hash is the hub's{git}.")
+            view.say(f"{entry.name} is verified: every hash matches the hub's{git}.")
         elif any(c.checked == "size" for c in checks):
-            view.say(f"{entry.name} has the right size; the server told no hash to compare with.")
+            view.say(f"{entry.name} has the right size; the server gave no hash to compare with.")
         else:
             view.say(f"{entry.name} is readable; there are no published hashes to compare it with.")
 

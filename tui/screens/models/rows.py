@@ -16,7 +16,7 @@ FIT_STYLES = {
     "unsupported": "$text-error",
     "incomplete": "$text-warning",
 }
-_SHORT = {"fits": "fits", "no_memory": "low RAM", "no_disk": "no disk", "unsupported": "can't", "incomplete": "parts"}
+_SHORT = {"fits": "fits", "no_memory": "low RAM", "no_disk": "no room", "unsupported": "can't", "incomplete": "parts"}
 
 
 def section_line(title: str, note: str, width: int) -> Content:

@@ -67,6 +67,7 @@ class ModelsScreen(Screen[str | None]):
         self.finder = ModelFinder(self)
         self.flow = ModelFlow(self, self.finder)
         self._downloads_first = downloads
+        self._plan_key = host.keymap.display("models.plan").replace(" ", "\u00a0")  # not over the end of a line
         chosen = read_chosen().sort
         self._sort = chosen if chosen in SORTS else SORTS[0]
         self._filter = ""
@@ -83,9 +84,13 @@ class ModelsScreen(Screen[str | None]):
     def compose(self) -> ComposeResult:
         """Filter, list, details, downloads, what happened, keys."""
         yield Static(id="models-title", markup=False)
-        field = LineField(
-            placeholder="Type to filter, and to search the hub (or owner/name, or a path)", id="models-filter"
+        wide = self.app.size.width >= 72
+        hint = (
+            "Type to filter, and to search the hub (or owner/name, or a path)"
+            if wide
+            else "Type to filter or search the hub"
         )
+        field = LineField(placeholder=hint, id="models-filter")
         field.cursor_blink = False
         yield field
         with Container(id="models-body"):
@@ -115,7 +120,7 @@ class ModelsScreen(Screen[str | None]):
             if pane.views:
                 self.action_downloads()
             else:
-                self.say("There are no downloads; choose a model of the catalogue or the hub to start one.")
+                self.say("There are no downloads; choose a model from the catalogue or the hub to start one.")
 
     # ---- the list --------------------------------------------------------------------------------------------------
 
@@ -237,9 +242,10 @@ class ModelsScreen(Screen[str | None]):
         if row.section == "here":
             body.update(details.local(row, plan, note))
         elif row.section == "catalogue":
-            body.update(details.catalogue(row, plan or finder.estimates.get(row.key), repo, finder.machine, note))
+            plan = plan or finder.estimates.get(row.key)
+            body.update(details.catalogue(row, plan, repo, finder.machine, note, self._plan_key))
         else:
-            body.update(details.hub(row, plan, repo, finder.machine, note))
+            body.update(details.hub(row, plan, repo, finder.machine, note, self._plan_key))
 
     # ---- actions -----------------------------------------------------------------------------------------------------
 
@@ -273,7 +279,7 @@ class ModelsScreen(Screen[str | None]):
                 if path.is_file():
                     self.finish(str(path))
                     return
-            self.say(f"{typed} isn't a file.", error=True)
+            self.say(f"{typed} is not a file.", error=True)
             return
         row = self.here
         if row is not None:

@@ -10,7 +10,8 @@ from textual.content import Content, Span
 
 from flashmoe.monitor.expert_stats import Cells
 from flashmoe.monitor.feed import MonitorFeed
-from tui.widgets.monitor.lines import MUTED, line
+from tui.widgets.monitor.layer_rates import LayerRates
+from tui.widgets.monitor.lines import MUTED, fit, line
 
 IN_RAM = "░▒▓█"
 ON_SSD = "·:+#"
@@ -105,16 +106,22 @@ def no_map(feed: MonitorFeed) -> str:
 
 
 def mini_map(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
-    """The map at the size of a pane, most used experts at the left, with its legend and scale."""
+    """The map at the size of a pane, most used experts at the left, with its legend and scale; each row's hit rate and
+    what of it is in RAM where the map leaves columns."""
     arrays = feed.arrays
     if arrays is None:
         return [line((no_map(feed), MUTED))]
     keys = 2 if rows >= 5 else 1
     cells = Cells(arrays, max(1, rows - keys), width, by_use=True)
     wide = 2 if 2 * cells.columns <= width else 1
-    lines = [row_of_cells(cells, row, wide=wide) for row in range(cells.rows)]
-    lines.append(legend())
+    across, signs = wide * cells.columns, legend()
+    rates = LayerRates(arrays, width - across if across >= signs.cell_length else 0)
+    lines = [
+        line(row_of_cells(cells, row, wide=wide), rates.row(row * cells.per_row, cells.per_row))
+        for row in range(cells.rows)
+    ]
+    lines.append(line(fit(signs, across), rates.title()) if rates.width else signs)
     if keys == 2:
-        words = layers_in_vram(feed) or f"{cells.scale}, most used left"
+        words = layers_in_vram(feed) or f"{cells.scale}, most used first"
         lines.append(line((words if len(words) <= width else cells.scale, MUTED)))
     return lines[:rows]

@@ -156,7 +156,7 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     if frame is None:
         return [line(("no figures yet", MUTED))]
     if frame.disk is None and frame.read_s is None:
-        return [line(("no engine runs", MUTED))]
+        return [line(("no engine is running", MUTED))]
     scale, probed = feed.disk_scale()
     whole = figures.rate(scale)
     amount = figures.rate(frame.read_s, scale, unit=False)
@@ -164,19 +164,20 @@ def disk(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     lines = [_curve(feed, "read", "read", scale, value, width, READ)]
     parts = []
     if frame.others_s is not None:
-        parts.append(f"others {figures.rate(frame.others_s, max(frame.others_s, 1e6))}")
-    if frame.latency_s is not None:
-        parts.append(figures.duration(frame.latency_s))
-    right = "of the measured most" if probed else "of the most so far" if frame.disk else ""
-    note = _note(" · ".join(parts) or ("other programs: unknown" if frame.disk else "no disk under this model"))
+        parts.append(f"others read {figures.rate(frame.others_s, max(frame.others_s, 1e6))}")
+    if frame.latency_s:
+        latency = figures.duration(frame.latency_s)
+        room = width - _LABEL - sum(len(part) + 3 for part in parts)
+        parts.append(f"{latency} a read" if len(latency) + 7 <= room else latency)
+    right = "of the measured maximum" if probed else "of the highest so far" if frame.disk else ""
+    note = _note(" · ".join(parts) or ("other programs: unknown" if frame.disk else "this model's disk is unknown"))
     lines.append(spread(note, line((right, MUTED)), width) if note.cell_length + len(right) < width else note)
     work = frame.decode
     if work is not None and work.hit_rate is not None:
         lines.append(_curve(feed, "hit", "hit", 1.0, figures.percent(work.hit_rate), width, COMPUTE))
     if work is not None and work.bytes_per_token is not None:
-        missed = "missed" if work.hit_rate is not None else "read from the SSD"
         read = work.bytes_per_token
-        lines.append(_note(f"{figures.size(read)} a token {missed}" if read >= 1 else "the last tokens read nothing"))
+        lines.append(_note(f"{figures.size(read)} read per token" if read >= 1 else "the last tokens read nothing"))
     elif work is None:
         lines.append(_note("no token yet"))
     return lines[:rows]
@@ -197,7 +198,7 @@ def server(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         used = f"{frame.ctx_used:,} of " if frame is not None and frame.ctx_used else ""
         lines.append(line((f"context {used}{model.n_ctx:,} tokens", MUTED)))
     else:
-        lines.append(line(("the server doesn't tell its context", MUTED)))
+        lines.append(line(("the server doesn't report its context", MUTED)))
     return lines[:rows]
 
 
