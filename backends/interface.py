@@ -64,6 +64,8 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     n_threads: int | None = None
     n_gpu_layers: int | None = None
     """Layers whose attention and dense weights go to the GPU. None: all that fit."""
+    gpu_reason: str = ""
+    """Why `n_gpu_layers` is what it is, where that was decided before; a sentence for `ModelInfo.backend_reason`."""
     vram_expert_bytes: int | None = 0
     """The most bytes of routed experts that go to the GPUs, whole layers of them (``--vram-experts``); None: as many as
     fit there."""
@@ -276,6 +278,8 @@ class ModelInfo(Struct, kw_only=True, frozen=True, tag=True):
     vram_bytes: int | None = None
     """Weights, KV cache and compute buffers on GPUs, without the driver's own (0.5 GiB with CUDA, more once used)."""
     n_gpu_layers: int = 0
+    gpu_reason: str = ""
+    """Why no layer is on a GPU although nobody asked for that and there is one; a sentence."""
     vram_expert_layers: tuple[int, ...] = ()
     """Layers whose experts are in VRAM, where nothing streams."""
     vram_expert_bytes: int = 0

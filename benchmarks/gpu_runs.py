@@ -5,8 +5,8 @@
 
 Prints one JSON object. Settings: backend (``asking`` is mmap with a callback that asks for the routers' choices: the
 reference for logits on a GPU), store, gpu_layers, ram_gib, vram_gib (null: as much as fits), ubatch, threads, prompt,
-tokens, seed, parallel, own_caches, offload (false: long prompts stay on the CPU), cold (true: the file is dropped from
-the page cache first), warm (a benchmark before the one that is told).
+tokens, seed, parallel, own_caches, tables (``ssd``: they are never loaded), offload (false: long prompts stay on the
+CPU), cold (true: the file is dropped from the page cache first), warm (benchmarks before the one that is told).
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def load(path: str, o: dict[str, Any]) -> Any:
             return made(**{**parts, "op_offload": False})
 
         streaming.Parts = on_the_cpu  # type: ignore[assignment, misc]
+    if o.get("tables") == "ssd":  # with all experts in VRAM, too
+        streaming.loads_tables = lambda *_: False
     maker = MmapBackend() if o["backend"] == "mmap" else streaming.StreamBackend()
     return maker.load(request, lambda _: True)
 

@@ -34,10 +34,10 @@ from synthetic import Spec, write_model  # noqa: E402
 from backends.engine.client import EngineClient  # noqa: E402
 from backends.gguf.file import read_gguf  # noqa: E402
 from backends.interface import BenchRequest, Finished, GenerateRequest, LoadRequest, Sampling  # noqa: E402
-from backends.planner.machine import Machine  # noqa: E402
-from backends.planner.plan import PlanRequest, plan  # noqa: E402
 from flashmoe.monitor.engine import MonitoredEngine  # noqa: E402
 from flashmoe.monitor.recording import Recording  # noqa: E402
+from flashmoe.plans import measurements  # noqa: E402
+from flashmoe.plans.planning import plan_header, request_of  # noqa: E402
 
 SHAPES: dict[str, tuple[Spec, dict[str, int]]] = {
     "24 x 64": (Spec(layers=24, experts=64), {"n_ctx": 8192}),
@@ -123,11 +123,8 @@ async def measure(path: Path, run: Run, options: dict[str, int], tokens: int, fi
     request = LoadRequest(
         path=str(path), backend=run.backend, n_gpu_layers=run.layers, ram_bytes=ram, vram_expert_bytes=vram, **options
     )  # type: ignore[arg-type]
-    predicted = plan(
-        gguf, Machine.detect(path.parent), PlanRequest(
-            backend=run.backend, n_gpu_layers=run.layers, ram_bytes=ram, vram_expert_bytes=vram, **options
-        )
-    ).place  # fmt: skip
+    # as `plan` tells it: by what is remembered of the disk and of earlier runs, as the load chooses its ubatch
+    predicted = plan_header(gguf, request_of(request), measurements.machine(path.parent, measure=False)).place
     before, log = used(), path.with_suffix(f".{run.backend}.log")
     engine = MonitoredEngine(log_path=log, record=file)
     try:

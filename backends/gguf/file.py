@@ -126,6 +126,10 @@ class GgufFile(Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     """Sentences on why this model can't chat here although its header is sound."""
 
+    def without_tables(self) -> GgufFile:
+        """The same, with its tables loaded like the rest."""
+        return structs.replace(self, tables=(), bytes=structs.replace(self.bytes, tables=0))
+
     @property
     def expert_bytes_per_token(self) -> int:
         """Bytes of experts that one token reads with nothing cached."""

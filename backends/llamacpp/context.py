@@ -18,6 +18,7 @@ from backends.interface import EngineError
 from backends.llamacpp import native
 from backends.llamacpp.lazy_zeros import lazy_zeros
 from backends.llamacpp.loading import Weights
+from backends.llamacpp.raw_batch import RawBatch
 from backends.planner.kv import allocated_cells
 
 _TYPES = {"f16": 1, "q8_0": 8}
@@ -229,7 +230,7 @@ class LlamaContext:
         """Part of a sequence's state can't be cut back, only put back as it was: see `get_partial_state`."""
         self.spare = n_seqs if slices else None
         """A sequence number that `backends.llamacpp.slices` uses, None where slices are off or impossible."""
-        self._batch = L.llama_batch_init(self.n_batch, 0, 1)
+        self._batch = RawBatch(self.n_batch)
 
     def _is_recurrent(self, weights: Weights) -> bool:
         return bool(self._lib.llama_model_is_recurrent(weights.model) or self._lib.llama_model_is_hybrid(weights.model))
@@ -245,13 +246,13 @@ class LlamaContext:
         if not 0 < len(batch) <= self.n_batch:
             raise EngineError("internal", f"A batch of {len(batch)} tokens was built where at most {self.n_batch} fit.")
         self._check()
-        self._fill(batch)
+        self._batch.fill(batch)
         first = batch.first_positions()
         started = time.perf_counter()
         for _ in range(self.MAX_RETRIES):
             if self.hook is not None:
                 self.hook.begin(batch)
-            code = self._lib.llama_decode(self._ctx, self._batch)
+            code = self._lib.llama_decode(self._ctx, self._batch.raw)
             verdict: str = "ok"
             if self.hook is not None:
                 try:
@@ -274,16 +275,6 @@ class LlamaContext:
                 raise EngineError("internal", f"llama.cpp could not compute the batch (code {code})", "see the log.")
             return DecodeResult("ok", frozenset(), time.perf_counter() - started)
         raise EngineError("internal", f"The batch was aborted {self.MAX_RETRIES} times in a row", "see the log.")
-
-    def _fill(self, batch: Batch) -> None:
-        raw = self._batch
-        raw.n_tokens = len(batch)
-        for i, token in enumerate(batch.tokens):
-            raw.token[i] = token
-            raw.pos[i] = batch.positions[i]
-            raw.n_seq_id[i] = 1
-            raw.seq_id[i][0] = batch.seq_ids[i]
-            raw.logits[i] = batch.outputs[i]
 
     def _take_out(self, first: dict[int, int]) -> frozenset[int]:
         """Removes what an aborted batch added; returns the sequences that had to be dropped whole."""
@@ -372,6 +363,5 @@ class LlamaContext:
     def close(self) -> None:
         """Frees the context, not the weights; a second call does nothing."""
         if self._ctx:
-            self._lib.llama_batch_free(self._batch)
             self._lib.llama_free(self._ctx)
             self._ctx = None

@@ -131,7 +131,7 @@ class LlamaModel:
             msgspec.structs.replace(
                 base,
                 backend=parts.backend,
-                backend_reason=parts.reason,
+                backend_reason=f"{parts.reason} {request.gpu_reason}".rstrip(),
                 n_vocab=self._vocab.size,
                 n_ctx=self.context.n_ctx,
                 n_batch=self.context.n_batch,
@@ -140,6 +140,7 @@ class LlamaModel:
                 kv_bytes=self.context.kv_bytes,
                 compute_bytes=self.context.compute_bytes,
                 vram_bytes=vram,
+                gpu_reason=request.gpu_reason,
                 n_gpu_layers=min(weights.n_gpu_layers, int(L.llama_model_n_layer(weights.model)) + 1),
                 has_chat_template=bool(source),
                 can_think=fmt.can_think,

@@ -113,6 +113,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """``formula``, or ``measured``: prompts of about that size here."""
     repacked: Repacked = "off"
     """What of the weights is repacked for this processor: they can't be dropped from memory then."""
+    gpu_reason: str = ""
+    """Why nothing is put on a GPU although there is one and nobody asked for that; a sentence."""
     to_download: int
     disk_free: int | None
     download_s: float | None

@@ -54,7 +54,7 @@ class Machine(Struct, frozen=True, kw_only=True):
             ram_total=total,
             ram_available=available,
             cores=procfs.usable_cpus(),
-            gpus=tuple(_gpus()) if llama_has_gpu() else (),
+            gpus=tuple(_gpus()) if llama_builds() else (),
             disk_free=disk_free(folder) if folder is not None else None,
         )
 
@@ -82,14 +82,12 @@ def disk_free(folder: Path | str) -> int | None:
     return None
 
 
-def llama_has_gpu() -> bool:
-    """Whether the installed llama.cpp was built for a GPU; looks at its files, loads nothing."""
+def llama_builds() -> tuple[str, ...]:
+    """The kinds of GPU that the installed llama.cpp was built for; looks at its files, loads nothing."""
     spec = importlib.util.find_spec("llama_cpp")
-    for place in spec.submodule_search_locations or () if spec else ():
-        for kind in ("cuda", "hip", "vulkan", "metal", "sycl", "musa"):
-            if any((Path(place) / "lib").glob(f"*ggml-{kind}*")):
-                return True
-    return False
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    kinds = ("cuda", "hip", "vulkan", "metal", "sycl", "musa")
+    return tuple(k for k in kinds if any(any((Path(place) / "lib").glob(f"*ggml-{k}*")) for place in places))
 
 
 def _gpus() -> Iterable[Gpu]:

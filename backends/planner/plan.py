@@ -18,6 +18,7 @@ from backends.planner.figures import Placement as Placement
 from backends.planner.figures import Plan as Plan
 from backends.planner.figures import PlanRequest as PlanRequest
 from backends.planner.figures import Verdict as Verdict
+from backends.planner.gpu_use import reason_without_gpu
 from backends.planner.kv import CELLS, KV_TYPES, KvBytes, kv_bytes, kv_type_obstacle, padded
 from backends.planner.machine import Machine
 from backends.planner.prompts import (
@@ -31,8 +32,14 @@ from backends.planner.prompts import (
     staging_bytes,
 )
 from backends.planner.repack import choose
-from backends.planner.speed import MeasuredRun, measured_speed, streaming_speed
-from backends.planner.vram import RUNTIME_BYTES, bytes_of, choose_layers, copied_bytes
+from backends.planner.speed import (
+    MeasuredRun,
+    alike_in_vram,
+    measured_prompt_token,
+    measured_speed,
+    streaming_speed,
+)
+from backends.planner.vram import RUNTIME_BYTES, bytes_of, choose_layers, copied_bytes, loads_tables
 
 DEFAULT_CTX = 8192
 """Tokens of context where none are asked for (less where the model was trained with less)."""
@@ -74,9 +81,40 @@ def plan(
     given = request or PlanRequest()
     request = msgspec.structs.replace(given, n_ubatch=given.n_ubatch or USUAL_UBATCH)
     made = _plan(gguf, machine, request, runs)
+    without, reason = _without_gpu(made, gguf, machine, request, runs)
+    if reason:
+        made, request = without, msgspec.structs.replace(request, n_gpu_layers=0)
+    made, request = _with_prompts(made, gguf, machine, request, given.n_ubatch, runs)
+    made = _with_offer(made, gguf, machine, request, given.n_gpu_layers)
+    return msgspec.structs.replace(made, gpu_reason=reason, notes=(*made.notes, reason)) if reason else made
+
+
+def _without_gpu(
+    made: Plan, gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence[MeasuredRun]
+) -> tuple[Plan, str]:
+    """(the plan with nothing on a GPU, why that is better), where experts are computed on the CPU and nobody asked for
+    layers on a GPU; "" where it isn't better."""
+    asked = request.n_gpu_layers is not None or request.vram_expert_bytes != 0
+    if asked or made.speed is None or not gguf.expert_layers or not made.place.n_gpu_layers:
+        return made, ""
+    without = _plan(gguf, machine, msgspec.structs.replace(request, n_gpu_layers=0), runs)
+    if without.speed is None:
+        return made, ""
+    return without, reason_without_gpu(made.speed, without.speed)
+
+
+def _with_prompts(
+    made: Plan,
+    gguf: GgufFile,
+    machine: Machine,
+    request: PlanRequest,
+    asked: int | None,
+    runs: Sequence[MeasuredRun],
+) -> tuple[Plan, PlanRequest]:
+    """The plan with what prompts take, and the request with the ubatch (`asked`, or the one that suits)."""
     if made.speed is None or not made.place.experts_ssd or made.backend != "stream":
-        return _with_offer(made, gguf, machine, request, runs)
-    pace, ubatch, why = _prompts(gguf, machine, given, made, runs)
+        return made, request
+    pace, ubatch, why = _prompts(gguf, machine, msgspec.structs.replace(request, n_ubatch=asked), made, runs)
     if ubatch != request.n_ubatch:
         request = msgspec.structs.replace(request, n_ubatch=ubatch)
         made = _plan(gguf, machine, request, runs)
@@ -84,18 +122,17 @@ def plan(
     made = msgspec.structs.replace(
         made, n_ubatch=ubatch, ubatch_reason=why, first_token_s=times, first_token_source=source
     )
-    return _with_offer(made, gguf, machine, request, runs)
+    return made, request
 
 
 def _prompts(
     gguf: GgufFile, machine: Machine, request: PlanRequest, made: Plan, runs: Sequence[MeasuredRun]
 ) -> tuple[PromptPace, int, str]:
     """(what a pass takes, tokens of one, why) for a plan in which experts are on the SSD."""
-    known = [r.prompt_token_s for r in runs if r.prompt_token_s is not None][-5:]
     pace = prompt_pace(
         gguf, machine, made.place.experts_ssd, on_gpu=bool(machine.gpus),
         vram_experts=made.place.vram_experts, n_used=request.n_expert_used,
-        token_s=sorted(known)[len(known) // 2] if known else None,
+        token_s=measured_prompt_token(runs, made.place.vram_experts),
     )  # fmt: skip
     if request.n_ubatch is not None:
         return pace, request.n_ubatch, ""
@@ -107,13 +144,11 @@ def _prompts(
     return pace, ubatch, why
 
 
-def _with_offer(
-    made: Plan, gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence[MeasuredRun]
-) -> Plan:
-    """The plan with a sentence about experts that would fit into VRAM."""
+def _with_offer(made: Plan, gguf: GgufFile, machine: Machine, request: PlanRequest, asked: int | None) -> Plan:
+    """The plan with a sentence about experts that would fit into VRAM; `asked`: layers on a GPU that were asked for."""
     if made.speed is None or not machine.gpus or request.vram_expert_bytes != 0 or not gguf.expert_layers:
         return made
-    better = _plan(gguf, machine, msgspec.structs.replace(request, vram_expert_bytes=None), ())
+    better = _plan(gguf, machine, msgspec.structs.replace(request, vram_expert_bytes=None, n_gpu_layers=asked), ())
     layers = better.place.vram_expert_layers
     if not layers or better.speed is None:
         return made
@@ -143,10 +178,10 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
     experts = gguf.bytes.experts - in_vram
     compute = compute_bytes(gguf, n_ctx, min(ubatch, USUAL_UBATCH)).touched
     streams = _streams(gguf, request)
-    tables = gguf.bytes.tables if streams else 0
+    tables = gguf.bytes.tables if streams and not loads_tables(gguf, layers, machine.ram_available) else 0
     dense = gguf.bytes.dense - tables - int((gguf.bytes.dense - gguf.bytes.embeddings) * gpu_share)
     kv_ram = int(kv.total * (1 - gpu_share))
-    process = PROCESS_BYTES + (router_copies(gguf) if streams else 0)
+    process = PROCESS_BYTES + (router_copies(gguf) if streams and experts else 0)
     fixed = dense + kv_ram + compute + process
     room = max(0, machine.ram_available - fixed - RESERVE_BYTES)
     least = working_set(gguf, used)
@@ -180,7 +215,7 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
             gguf, machine, share, n_used=used, vram_share=gpu_share,
             vram_experts=in_vram / gguf.bytes.experts if in_vram else 0.0, mapped=not streams,
         )  # fmt: skip
-        alike = [r for r in runs if abs(r.vram_expert_bytes - in_vram) <= in_vram / 8]
+        alike = [r for r in alike_in_vram(runs, in_vram) if bool(r.n_gpu_layers) == bool(n_gpu)]
         speed = measured_speed(speed, alike, request.backend, held if share < 1 else None)
     return Plan(
         name=gguf.name, path=gguf.path, architecture=gguf.architecture, quant=gguf.quant, verdict=verdict,

@@ -8,6 +8,7 @@ as likely as any other, which no real text shows) the worst case.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -82,6 +83,17 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
     """Of these, seconds of computing for each of its tokens."""
     n_ubatch: int = 0
     when: float = 0.0
+
+
+def alike_in_vram(runs: Sequence[MeasuredRun], vram_experts: int) -> list[MeasuredRun]:
+    """The runs that had about as many bytes of experts in VRAM."""
+    return [r for r in runs if abs(r.vram_expert_bytes - vram_experts) <= vram_experts / 8]
+
+
+def measured_prompt_token(runs: Sequence[MeasuredRun], vram_experts: int) -> float | None:
+    """Seconds of computing for a prompt's token, the median of the last such runs that tell; None before any."""
+    known = [r.prompt_token_s for r in alike_in_vram(runs, vram_experts) if r.prompt_token_s is not None][-5:]
+    return statistics.median(known) if known else None
 
 
 def hit_rates(share: float) -> tuple[float, float, float]:

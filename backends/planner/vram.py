@@ -18,6 +18,17 @@ RUNTIME_BYTES = 320 << 20
 for what else happens on the card."""
 
 
+TABLE_SHARE = 16
+"""The part of the available memory up to which tables are loaded where nothing streams."""
+
+
+def loads_tables(gguf: GgufFile, layers: Sequence[int], available: int) -> bool:
+    """Whether tables that are only looked up are loaded like other weights, where the experts of `layers` are in VRAM:
+    with all of them there nobody sees to a row before it is gathered, and reading it then takes a tenth of a token."""
+    streams = {x.layer for x in gguf.expert_layers} - set(layers)
+    return not streams and gguf.bytes.tables <= available // TABLE_SHARE
+
+
 def layers_of_each_gpu(n_layers: int, n_gpu_layers: int, free: Sequence[int]) -> list[list[int]]:
     """The layers on each GPU, as llama.cpp spreads the last `n_gpu_layers` of `n_layers` and the output by the GPUs'
     `free` bytes."""

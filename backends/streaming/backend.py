@@ -20,6 +20,7 @@ from backends.llamacpp.sizing import allocated_kv_bytes, describe, memory_for_ex
 from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, vram_room, with_fewer
 from backends.planner.machine import Machine
 from backends.planner.plan import working_set
+from backends.planner.vram import loads_tables
 from backends.streaming import abi
 from backends.streaming.hook import RouterHook
 from backends.streaming.layout import ExpertLayout
@@ -103,6 +104,8 @@ class StreamBackend:
         vram_layers: tuple[int, ...],
         progress: ProgressCallback,
     ) -> LlamaModel:
+        if loads_tables(gguf, vram_layers, procfs.available_memory() or 0):
+            gguf = gguf.without_tables()
         in_vram = bytes_of(gguf, vram_layers)
         choice = choose_store(request, gguf, base, vram_experts=in_vram)
         here = Machine(
@@ -149,7 +152,13 @@ class StreamBackend:
             reason = "All experts are in VRAM, so nothing streams."
             if base.repacked == "all":
                 reason = "All experts fit into memory, repacked for this processor, so nothing streams."
-            parts = Parts(backend=self.name, reason=reason, info=placed, check_files=files.check)
+            parts = Parts(
+                backend=self.name,
+                reason=reason,
+                info=placed,
+                check_files=files.check,
+                fingerprint=files.fingerprint,
+            )
             return LlamaModel(weights, request, parts, base)
         return self._stream(request, gguf, base, weights, layout, loaded.tables, choice, files, placed, progress)
 

@@ -127,11 +127,14 @@ def _memory(r: Report) -> list[tuple[str, str]]:
 
 
 def _gpus(r: Report) -> list[tuple[str, str]]:
-    if not r.gpus["gpus"]:
-        return [("gpu", r.gpus["note"] or "none")]
-    return [
+    rows = [
         ("gpu", f"{gpu['name']}, {size(gpu['total_bytes'])}, {size(gpu['used_bytes'])} used") for gpu in r.gpus["gpus"]
     ]
+    use = {True: "llama.cpp can use it", False: "llama.cpp can't use it", None: "whether llama.cpp can use it: unknown"}
+    for card in r.gpus["cards"] or ():
+        driver = f"driver {card.driver}" if card.driver else "no driver"
+        rows.append(("card", f"{card.name}{' (integrated)' if card.integrated else ''}, {driver}: {use[card.usable]}"))
+    return rows or [("gpu", r.gpus["note"] or "none")]
 
 
 def _disk(r: Report) -> list[tuple[str, str]]:

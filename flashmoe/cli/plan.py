@@ -48,7 +48,8 @@ what the figures mean:
                does, and a faster disk would bring nothing
   RAM          what the engine's process will hold, beside what is available now: dense weights, as many experts as
                memory (or --ram) has room for, the context's KV cache, compute buffers
-  VRAM         dense weights, KV cache and buffers on the GPU, and experts with --vram-experts
+  VRAM         dense weights, KV cache and buffers on the GPU, and the experts of --vram-experts. A note says where
+               answers come faster without layers on the GPU, so that auto puts none there
   SSD          experts that don't fit: each is read when a router chooses it. The disk's rate is that of random experts
                read as the engine reads them, past the page cache; it is measured once a month, or by bench
   --ram        least: one token's experts, below which nothing would ever be found in memory; advised: from where most
@@ -94,20 +95,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from backends.planner.plan import PlanRequest
+    from msgspec.structs import replace
+
     from flashmoe import paths
     from flashmoe.plans import measurements
-    from flashmoe.plans.planning import plan_header
+    from flashmoe.plans.planning import plan_header, request_of
 
     gguf, folder, to_download = _model(args.model, args)
     load = load_request(args, gguf.path)
     if load.n_expert_used is not None and not 1 <= load.n_expert_used <= max(1, gguf.n_experts):
         raise UsageError(f"--experts {load.n_expert_used}: the model has {gguf.n_experts} experts in a layer.")
-    request = PlanRequest(
-        backend=load.backend, n_ctx=load.n_ctx, n_seqs=args.parallel, ram_bytes=load.ram_bytes,
-        n_gpu_layers=load.n_gpu_layers, n_ubatch=load.n_ubatch,
-        vram_expert_bytes=load.vram_expert_bytes, n_expert_used=load.n_expert_used, kv_type=load.kv_type,
-        repack=load.repack, to_download=to_download,
+    request = replace(
+        request_of(load), n_seqs=args.parallel, to_download=to_download,
         download_bytes_s=LINE_BYTES_S if to_download else None,
     )  # fmt: skip
     progress = ProgressLine(enabled=not args.no_probe)

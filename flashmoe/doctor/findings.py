@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from flashmoe import figures, paths
+from flashmoe.doctor import gpus
 
 SLOW_DISK = 300e6
 """Bytes a second below which streaming from a disk is no pleasure."""
+
+_SERVES = {
+    "cuda": ("NVIDIA",), "hip": ("AMD",), "sycl": ("Intel",), "metal": ("Apple",),
+    "vulkan": ("NVIDIA", "AMD", "Intel"),
+}  # fmt: skip
+"""Whose cards each kind of build is for."""
+_DRIVER = {
+    "NVIDIA": "install NVIDIA's (nvidia-smi must work).",
+    "AMD": "the kernel needs amdgpu.",
+    "Intel": "the kernel needs i915 or xe.",
+}
 
 VARIABLES = {
     "config": "XDG_CONFIG_HOME",
@@ -40,18 +53,14 @@ def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
     if "error" in llama:
         yield Finding(
             "problem",
-            f"llama.cpp doesn't work here ({llama['error']}): rebuild llama-cpp-python on this machine "
-            "(pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python).",
+            f"llama.cpp doesn't work here ({llama['error']}): rebuild llama-cpp-python on this machine: "
+            f"{gpus.build_command('')}",
         )
         return
     for name, obstacle in llama["backends"].items():
         if obstacle:
             yield Finding("problem", f"The backend {name} can't be used: {obstacle}")
-    if facts["gpus"]["gpus"] and not llama["gpu_offload"]:
-        yield Finding(
-            "warning",
-            "There is a GPU, but this build of llama.cpp can't use it; the README says how to build one (CMAKE_ARGS).",
-        )
+    yield from _cards(facts)
     features = llama["features"]
     if {"avx2", "avx512f"} & set(facts["cpu"]["features"]) and "AVX2 = 1" not in features:
         yield Finding(
@@ -61,6 +70,34 @@ def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
     if not facts["guide"]:
         guide = paths.display(paths.guide_model())
         yield Finding("problem", f"The demo model is missing ({guide}): reinstall flashmoe-tui.")
+
+
+def _cards(facts: dict[str, Any]) -> Iterator[Finding]:
+    """The cards that llama.cpp can't use: those that lack a driver, and those that it wasn't built for."""
+    unusable = [card for card in facts["gpus"]["cards"] or () if card.usable is False and not card.integrated]
+    bare = gpus.without_driver(unusable)
+    for card in bare:
+        loaded = f"{card.driver} is loaded, which can't compute" if card.driver else "none is loaded"
+        yield Finding("warning", f"{card.name} has no driver that llama.cpp can use ({loaded}): {_DRIVER[card.vendor]}")
+    rest = [card for card in unusable if card not in bare]
+    if not rest:
+        return
+    names = " and ".join(f"{n} x {name}" if n > 1 else name for name, n in Counter(c.name for c in rest).items())
+    arguments, missing = gpus.build_arguments(rest)
+    built = [kind for kind in facts["gpus"]["built_for"] if kind in _SERVES]
+    if any(card.vendor in _SERVES[kind] for kind in built for card in rest):
+        yield Finding(
+            "warning",
+            f"llama.cpp was built for {names}, but doesn't see it: its driver's libraries must be there "
+            "(nvidia-smi, rocminfo or vulkaninfo must work), and a container needs the card passed through.",
+        )
+        return
+    needs = f" It needs {missing}." if missing else ""
+    yield Finding(
+        "warning",
+        f"llama.cpp as it is installed can't use {names}. This builds it for that: "
+        f"{gpus.build_command(arguments)}{needs}",
+    )
 
 
 def _models(facts: dict[str, Any]) -> Iterator[Finding]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from backends.planner.machine import llama_builds
 from backends.system import cgroups
 from backends.system.cgroups import CgroupMemory
+from flashmoe.doctor.gpus import cards as cards_of_this_machine
+from flashmoe.doctor.gpus import judged, with_seen
 from flashmoe.monitor import procfs
 from flashmoe.monitor.gpu import GpuMeter
 
@@ -95,10 +99,14 @@ def memory() -> dict[str, Any]:
     }
 
 
-def gpus() -> dict[str, Any]:
-    """GPUs as the drivers tell; whether llama.cpp can use them is another question."""
+def gpus(devices: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """GPUs as the drivers tell, and all cards that the system shows (None: it doesn't), with whether llama.cpp, which
+    sees `devices`, can use them."""
     found, why_none = GpuMeter().read()
+    cards = with_seen(cards_of_this_machine(), [g.name for g in found])
     return {
         "gpus": [{"name": g.name, "total_bytes": g.total, "used_bytes": g.used} for g in found],
+        "cards": None if cards is None else judged(cards, devices),
+        "built_for": llama_builds(),
         "note": why_none,
     }

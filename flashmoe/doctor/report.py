@@ -33,14 +33,15 @@ class Report(Struct, frozen=True):
 
 def examine(*, probe: bool = True) -> Report:
     """Looks at this machine (1 to 3 s; `probe` measures the disk). Raises nothing: what fails is in the report."""
+    llama = software.llama()
     facts: dict[str, Any] = {
         "versions": software.versions(),
         "os": machine.system(),
         "cpu": machine.processor(),
         "memory": machine.memory(),
-        "gpus": machine.gpus(),
+        "gpus": machine.gpus(llama.get("devices", ())),
         "disk": disk.disk(software.models_folder(), probe=probe),
-        "llama_cpp": software.llama(),
+        "llama_cpp": llama,
         "folders": software.folders(),
         "config": software.configuration(),
         "history": software.history(),

@@ -279,6 +279,8 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
         advice = "more memory would hardly help" if work.misses else "more memory would not help"
     if not detail and got is not None:
         detail = f"{got[0]:.1f} of {got[1]} CPUs busy"
+    if info.gpu_reason:
+        detail = f"{detail}{', ' if detail else ''}faster so than with the GPU"
     return Verdict(
         kind="gpu" if on_gpu else "cpu",
         headline=headline,

@@ -15,7 +15,8 @@ def layers_that_fit(frame: Frame, info: ModelInfo) -> int:
     """How many more layers' experts the free VRAM would hold."""
     layers = info.n_layers - len(info.vram_expert_layers)
     left = info.expert_bytes - info.vram_expert_bytes
-    if not frame.gpus or not info.n_gpu_layers or layers <= 0 or left <= 0 or info.backend not in ("stream", "mmap"):
+    on_gpu = info.n_gpu_layers or info.gpu_reason  # with their experts there, layers belong on a GPU again
+    if not frame.gpus or not on_gpu or layers <= 0 or left <= 0 or info.backend not in ("stream", "mmap"):
         return 0
     free = sum(max(0, gpu.total - gpu.used - _KEEP_FREE) for gpu in frame.gpus)
     return min(layers, int(free / (left / layers)))

@@ -8,17 +8,28 @@ import msgspec
 
 from backends.gguf.file import read_gguf
 from backends.interface import EngineError, LoadRequest
+from backends.planner.speed import measured_prompt_token
 from flashmoe.plans import measurements
+from flashmoe.plans.planning import plan_header, request_of
 
 
 def with_measurements(request: LoadRequest) -> LoadRequest:
-    """The request with what was measured of its disk and its prompts, where the ubatch is to be chosen by that."""
-    if request.n_ubatch is not None or request.path.startswith(("http://", "https://")):
+    """The request with what was measured of its disk and its prompts, where the ubatch is to be chosen by that, and
+    without layers on a GPU where answers come faster so and nobody asked for any."""
+    if request.path.startswith(("http://", "https://")):
         return request
     try:
         gguf = read_gguf(request.path)
     except (EngineError, OSError):
         return request
     here = measurements.machine(Path(request.path).absolute().parent, measure=False)
-    pace = measurements.prompt_token_s(measurements.runs_of(gguf))
+    in_vram = 0
+    if here.gpus and (request.n_gpu_layers is None or request.vram_expert_bytes != 0):
+        made = plan_header(gguf, request_of(request), here)
+        in_vram = made.place.vram_experts
+        if made.gpu_reason:
+            request = msgspec.structs.replace(request, n_gpu_layers=0, gpu_reason=made.gpu_reason)
+    if request.n_ubatch is not None:
+        return request
+    pace = measured_prompt_token(measurements.runs_of(gguf), in_vram)
     return msgspec.structs.replace(request, disk_bytes_s=here.disk_bytes_s, prompt_token_s=pace)

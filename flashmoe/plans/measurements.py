@@ -192,12 +192,6 @@ def record_answer(info: ModelInfo, usage: Usage) -> None:
     _record(info, n / usage.decode_s, n, usage.hit_rate, compute, None, (prompt, usage.prefill_s, None))
 
 
-def prompt_token_s(runs: Iterable[MeasuredRun]) -> float | None:
-    """Seconds of computing for a prompt's token, the median of the last runs that tell; None before any."""
-    known = [r.prompt_token_s for r in runs if r.prompt_token_s is not None][-5:]
-    return statistics.median(known) if known else None
-
-
 def _record(
     info: ModelInfo,
     tok_s: float,

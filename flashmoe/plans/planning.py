@@ -9,12 +9,22 @@ from pathlib import Path
 
 from backends.gguf.file import ByteKinds, ExpertLayer, GgufFile, Tensor, read_gguf
 from backends.gguf.types import TENSOR_TYPES
+from backends.interface import LoadRequest
 from backends.planner.machine import Machine
 from backends.planner.plan import Plan, PlanRequest, plan
 from flashmoe.hub.facts import ModelFacts
 from flashmoe.plans import measurements
 
-__all__ = ["Machine", "Plan", "PlanRequest", "plan_facts", "plan_file", "plan_header"]
+__all__ = ["Machine", "Plan", "PlanRequest", "plan_facts", "plan_file", "plan_header", "request_of"]
+
+
+def request_of(load: LoadRequest) -> PlanRequest:
+    """What a plan is asked for a load."""
+    return PlanRequest(
+        backend=load.backend, n_ctx=load.n_ctx, n_seqs=load.n_seq_max, ram_bytes=load.ram_bytes,
+        n_gpu_layers=load.n_gpu_layers, n_ubatch=load.n_ubatch, vram_expert_bytes=load.vram_expert_bytes,
+        n_expert_used=load.n_expert_used, kv_type=load.kv_type, repack=load.repack,
+    )  # fmt: skip
 
 
 def plan_file(path: Path | str, request: PlanRequest | None = None, here: Machine | None = None) -> Plan:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from backends.gguf.file import GgufFile, read_gguf
 from backends.planner.machine import Gpu, Machine
 from backends.planner.plan import PlanRequest, plan
-from backends.planner.vram import bytes_of, choose_layers, layers_of_each_gpu
+from backends.planner.vram import bytes_of, choose_layers, layers_of_each_gpu, loads_tables
 from tests.gguf_factory import make_gguf
 
 MIB = 1 << 20
@@ -70,3 +71,11 @@ def test_a_plan_counts_them_and_offers_what_is_not_used(model: GgufFile) -> None
     some = plan(model, machine, PlanRequest(vram_expert_bytes=3 * layer_bytes(model)))
     assert some.place.vram_expert_layers == 3
     assert some.place.experts_ram == model.bytes.experts - some.place.vram_experts
+
+
+def test_tables_are_loaded_only_where_nothing_streams_and_memory_is_ample(model: GgufFile) -> None:
+    every = tuple(x.layer for x in model.expert_layers)
+    with_tables = replace(model, bytes=replace(model.bytes, tables=64 * MIB))
+    assert loads_tables(with_tables, every, 2 << 30)
+    assert not loads_tables(with_tables, every, (1 << 30) - 1)
+    assert not loads_tables(with_tables, every[1:], 2 << 30)

@@ -166,3 +166,38 @@ def test_a_table_of_6_gib_takes_no_memory(tmp_path: Path) -> None:
     assert plan(gguf, machine, PlanRequest()).verdict == "fits"
     assert plan(gguf, machine, PlanRequest(backend="mmap")).verdict == "no_memory"
     model.close()
+
+
+def all_experts_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads as with all experts in VRAM; without a GPU llama.cpp puts them into its own memory."""
+    every = lambda _request, gguf, *_: tuple(x.layer for x in gguf.expert_layers)  # noqa: E731
+    monkeypatch.setattr("backends.streaming.backend.choose_vram_layers", every)
+
+
+def test_where_nothing_streams_small_tables_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hook sees to their rows then, and a page fault in the middle of a token is a tenth of it on a GPU."""
+    path = make_gguf(tmp_path / "m.gguf", n_layer=4)
+    all_experts_loaded(monkeypatch)
+    model = load(path)
+    try:
+        assert model._parts.hook is None
+        assert model.info.table_bytes == 0
+        assert model.info.dense_bytes == read_gguf(path).bytes.dense
+        assert model._parts.fingerprint  # a saved state belongs to it
+        told = model.bench(BENCH, lambda done, total: True).logits_sha256
+    finally:
+        model.close()
+    assert told == logits(path, "mmap")
+
+
+def test_where_nothing_streams_large_tables_stay_on_the_ssd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_gguf(tmp_path / "m.gguf", n_layer=4)
+    all_experts_loaded(monkeypatch)
+    monkeypatch.setattr("backends.planner.vram.TABLE_SHARE", 1 << 50)
+    model = load(path)
+    try:
+        assert model.info.dense_bytes == read_gguf(path).bytes.kept
+        told = model.bench(BENCH, lambda done, total: True).logits_sha256
+    finally:
+        model.close()
+    assert told == logits(path, "mmap")

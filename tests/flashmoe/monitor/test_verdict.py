@@ -10,7 +10,9 @@ import pytest
 from backends.interface import ModelInfo
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.prediction import predict_total_s
+from flashmoe.monitor.sample import Gpu
 from flashmoe.monitor.verdict import judge
+from flashmoe.monitor.vram_advice import layers_that_fit
 from tests.monitor_demo import DemoEngine, feed_of, shared_feed
 
 GIB = 1 << 30
@@ -100,6 +102,17 @@ def test_the_hook() -> None:
 def test_a_gpu_that_computes() -> None:
     verdict = judge(frame(work(gpu_busy=0.9)), info(n_gpu_layers=48), 1e9)
     assert verdict.kind == "gpu"
+
+
+def test_a_gpu_that_is_left_alone_is_told_and_its_vram_is_still_offered() -> None:
+    reason = "Answers are made without the GPU: it would be slower."
+    alone = judge(frame(work()), info(n_gpu_layers=0, gpu_reason=reason), 1e9)
+    assert alone.kind == "cpu"
+    assert "faster so than with the GPU" in alone.detail
+    assert "GPU" not in judge(frame(work()), info(n_gpu_layers=0), 1e9).detail
+    card = (Gpu(index=0, name="card", total=400 * GIB, used=0),)
+    assert layers_that_fit(frame(work(), gpus=card), info(n_gpu_layers=0, gpu_reason=reason)) > 0
+    assert layers_that_fit(frame(work(), gpus=card), info(n_gpu_layers=0)) == 0  # a build that knows no GPU
 
 
 def test_mmap_faults_and_what_streaming_would_bring() -> None:
