@@ -18,10 +18,11 @@ import numpy as np
 
 from backends.interface import EngineError
 from backends.llamacpp import native
+from backends.llamacpp.abi import gpu_devices
 from backends.llamacpp.context import AbortFlag, Batch
 from backends.llamacpp.pass_meter import PassMeter
 from backends.streaming import abi
-from backends.streaming.known_products import KnownProducts, Product
+from backends.streaming.known_products import KnownProducts, LayerProducts, Product
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
 from backends.streaming.pool import PoolStore
@@ -62,7 +63,8 @@ class RouterHook:
         self._whole = pager.whole
         self._tables = {} if tables is None else dict.fromkeys(tables.pointers, tables)
         self._product, self._get_rows = self._ggml.op("MUL_MAT_ID"), self._ggml.op("GET_ROWS")
-        self._known = KnownProducts(self._product, len(layout.rows))
+        self._known = None if self._slots is None else KnownProducts(len(layout.rows), self._slots.slotted)
+        self._on_gpu = bool(gpu_devices())
         self._stop, self._silent = 0, False
         """While silent, no product but the node `_stop` needs Python: all of the layer's are pointed at the slots,
         those of `_later` once that node was computed."""
@@ -187,7 +189,7 @@ class RouterHook:
                 self._chosen(node)
             elif row not in self._staged:
                 self._pager.finish(row)
-                self._point_later(row)
+                self._point_later()
             elif self._whole is not None:
                 (self._whole.middle if self._left.get(row) else self._whole.done)(row)
             self.hook_s += time.perf_counter() - started - (self._pager.stall_s - waited)
@@ -204,6 +206,32 @@ class RouterHook:
         return bool(ask)
 
     def _chosen(self, node: int) -> None:
+        layer = self._known.standing(node) if self._known is not None else None
+        if layer is not None and layer.shape[1] == 1 and layer.shape[0] == layer.n_used and self._may_hurry():
+            self._hurry(layer)
+            return
+        self._look(node)
+
+    def _may_hurry(self) -> bool:
+        """Whether a known layer of one token needs no look at its nodes: its ids are in host memory."""
+        return not self._on_gpu and (self._whole is None or not self._whole.active)
+
+    def _hurry(self, layer: LayerProducts) -> None:
+        """One token's choice where all that follows from it is known."""
+        row = layer.row
+        ids: list[int] = layer.ids.from_address(layer.data.value)[:]
+        if max(ids) >= self._layout.rows[row].n_experts or min(ids) < 0:
+            raise self._no_such_expert(row)
+        self.passes.layer(row)
+        self._staged.discard(row)
+        if self._take(row, layer.topk, ids, None):
+            self._point(row, layer)
+        else:  # the mapped file serves it
+            self._left[row], self._ids[row] = set(self._all[row]), layer.topk
+            self._speak()
+
+    def _look(self, node: int) -> None:
+        """A choice of any kind."""
         row = self._row_of_topk.get(C.string_at(node + abi.NAME))
         if row is None:
             self._foreign = True
@@ -234,7 +262,8 @@ class RouterHook:
                 raise self._no_such_expert(row)
             counts = None if self._weight == 1 else np.full(k, self._weight)
             if self._whole is None or not self._whole.active:
-                self._chosen_by_one(row, node, listed, counts)
+                if self._take(row, node, listed, counts) and self._known is not None:
+                    self._known.learn(node, row)
                 return
             ids = np.array(listed, np.int64)
         else:
@@ -263,55 +292,51 @@ class RouterHook:
             self._unslotted.add(row)
         elif self._slots is not None:
             self._slots.translate(row, np.frombuffer(raw, np.int32).reshape(1, k) if n == 1 else table)
-            self._point(row, node)
 
-    def _chosen_by_one(self, row: int, node: int, ids: list[int], counts: I64 | None) -> None:
-        """One token's choice: the way that decode takes."""
+    def _take(self, row: int, node: int, ids: list[int], counts: I64 | None) -> bool:
+        """Brings in what one token chose; False where the products are to compute on the mapped file."""
         ahead = None
         if self._predictor is not None and counts is None:
             ahead = functools.partial(self._predictor.seen, row, ids, node, 1, None)
         if not self._pager.chosen(row, ids, counts, ahead):
             self._unslotted.add(row)
-            return
+            return False
         self._unslotted.discard(row)
         if self._slots is not None:
             self._slots.translate_one(row, ids)
-            self._point(row, node)
+        return True
 
-    def _point(self, row: int, topk: int) -> None:
-        """Points the row's products at the slots without being asked, where they are known; else they will be asked
-        about, and be known the next time."""
+    def _point(self, row: int, layer: LayerProducts) -> None:
+        """Points the row's products at the slots without being asked."""
         assert self._slots is not None
-        layer = self._known.standing(topk)
-        if layer is None:
-            self._known.learn(topk)
-            return
-        for p in layer.up:
-            self._slots.patch(p.sources, row, p.index)
+        stop = 0
         if self._pager.unfinished(row):  # down waits until gate and up were computed
-            self._stop, self._later = layer.up[-1].node, layer.down
-            self._boundary[self._stop] = row
+            self._slots.patch_known(layer.up)
+            stop, self._later = layer.up[-1].node, layer.down
+            self._boundary[stop] = row
         else:
-            for p in layer.down:
-                self._slots.patch(p.sources, row, p.index)
-        self._silent = True
-        if self._stub is not None:
-            self._stub.silence(True, self._stop)
-        self._pager.store.go_on()
+            self._slots.patch_known(layer.all)
+        self._be_silent(stop)
+        self._slots.go_on()
 
-    def _point_later(self, row: int) -> None:
+    def _be_silent(self, stop: int) -> None:
+        if not self._silent or stop != self._stop:
+            self._silent, self._stop = True, stop
+            if self._stub is not None:
+                self._stub.silence(True, stop)
+
+    def _point_later(self) -> None:
         if self._slots is not None:
-            for p in self._later:
-                self._slots.patch(p.sources, row, p.index)
+            self._slots.patch_known(self._later)
             self._slots.go_on()
         self._later = []
-        self._stop = 0
-        if self._silent and self._stub is not None:
-            self._stub.silence(True, 0)
+        if self._silent:
+            self._be_silent(0)
 
     def _speak(self) -> None:
         """From here on Python is asked about products again."""
-        self._known.forget()
+        if self._known is not None:
+            self._known.forget()
         self._later = []
         if self._silent:
             self._stop, self._silent = 0, False
@@ -344,8 +369,9 @@ class RouterHook:
                 return True
             return False
         if self._slots is not None and row not in self._unslotted:
-            self._known.asked(node, index, is_down, not left)
-            self._slots.patch(abi.Sources.from_address(node + abi.SRC), row, index)
+            if self._known is not None:
+                self._known.asked(node, index, is_down, not left)
+            self._slots.patch(node, row, index)
         if is_down:
             self._pager.finish(row)
         elif self._pager.unfinished(row) and not left & self._up[row]:
@@ -356,18 +382,11 @@ class RouterHook:
     def _ask_rows(self, node: int) -> bool:
         """Rows of a table are about to be gathered: brings those of ours in. Never needs the node."""
         source = abi.Sources.from_address(node + abi.SRC)
-        table, at = source[0] or 0, source[1] or 0
+        table = source[0] or 0
         tables = self._tables.get(table)
-        if tables is None or not at:
-            return False
-        ids = abi.Tensor.from_address(at)
-        if ids.type == abi.TYPE_I32 and ids.nb[1] == 4 * ids.ne[0] and ids.ne[2] == ids.ne[3] == 1:
-            rows = np.empty(ids.ne[0] * ids.ne[1], np.int32)
-            self._ggml.tensor_get(at, rows.ctypes.data, 0, rows.nbytes)
-            started = time.perf_counter()
-            tables.need(table, rows)
-            self._pager.waited(time.perf_counter() - started)
-        return False  # of another layout, reading faults the pages in, one by one
+        if tables is not None and source[1]:
+            self._pager.waited(tables.gathered(table, source[1]))
+        return False
 
     def _same_ids(self, node: int, row: int) -> bool:
         ids = C.c_void_p.from_address(node + abi.SRC + 16).value or 0

@@ -62,6 +62,8 @@ class Ledger:
         self._hits, self._misses, self._last = self.row_hits.data, self.row_misses.data, self.last_count.data
         self._flat_uses = self.uses.reshape(-1)
         self._flat_last = self.last_used.reshape(-1)
+        self.used_at = self._flat_last.data
+        """When each was used last, in tokens, by row * width + expert."""
         self._queue: list[list[int]] = [[] for _ in self.budget]
         self._queue_token = [-(10**9)] * len(self.budget)
         self._graph_bytes = [0] * len(self.budget)

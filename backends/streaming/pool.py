@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.streaming import abi
+from backends.streaming.known_products import SOURCES_BYTES, Product
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import Ledger
 from backends.streaming.pagecache import PageCacheStore
@@ -71,7 +72,8 @@ class PoolStore:
         self._ids_at = [C.addressof(i) for i in self._ids]
         self._ids_view: list[Any] = [(C.c_int32 * 1)() for _ in layout.rows]
         """The memory of `_ids_data` as Python writes it."""
-        self._patched: list[tuple[Any, int, int]] = []
+        self._patched: list[tuple[int, bytes]] = []
+        """(the address of a node's sources, those of its own)"""
 
     # ---- geometry --------------------------------------------------------------------------------------------------
 
@@ -122,21 +124,15 @@ class PoolStore:
         """Chooses `count` slots for experts of `row` (of which `total` are needed at once), and returns what must be
         dropped for them; None where there aren't so many. `keep`: row * width + expert of what must stay."""
         g = self._groups[self.group[row]]
-        lo, hi = g.home[row]
-        rank = ledger.flat_heat[g.owner[lo:hi]]
-        rank += g.order[lo:hi]
-        held = self._slot_at
-        rank[[held[k] - lo for k in keep if lo <= held[k] < hi]] = np.inf
-        order = rank.argsort(kind="stable")[:count]
-        if len(order) == count and rank[order[-1]] < np.inf:
-            slots = order + lo
-        else:
+        slots = g.coldest(row, count, set(keep), ledger)
+        if slots is None:
             ledger.flush()
-            slots = self._elsewhere(g, row, count, keep, ledger)
+            slots = self._elsewhere(g, row, count, keep, ledger).tolist()
             if len(slots) < count:
                 return None
-        self._chosen_slots = slots.tolist()
-        return [divmod(o, self.width) for o in g.owner[slots].tolist() if o >= 0]
+        self._chosen_slots = slots
+        owner, width = g.owner_at, self.width
+        return [divmod(owner[slot], width) for slot in slots if owner[slot] >= 0]
 
     def _elsewhere(self, g: SlotGroup, row: int, count: int, keep: Sequence[int], ledger: Ledger) -> I64:
         """Slots in and beyond the home: free ones, then what others hold beyond their homes, then from the rows that
@@ -250,7 +246,7 @@ class PoolStore:
             if not waiting[0] and not waiting[1]:
                 del self._pending[row, e]
                 if (row, e) not in self._failed:  # else nothing may be computed on the slot, nor be read into it yet
-                    self._groups[self.group[row]].arrived(int(self._slot[row, e]), row)
+                    self._groups[self.group[row]].arrived(self._slot_at[row * self.width + e], row)
 
     def wait(self, row: int, experts: Sequence[int], down: bool) -> None:
         wanted: set[int] = set()
@@ -286,10 +282,11 @@ class PoolStore:
             while (row, e) in self._pending:
                 self._take(1)
             self._failed.pop((row, e), None)
-            slot = int(self._slot[row, e])
+            at = row * self.width + e
+            slot = self._slot_at[at]
             if slot >= 0:
                 self._groups[self.group[row]].free(slot)
-                self._slot[row, e] = -1
+                self._slot_at[at] = -1
 
     # ---- products ----------------------------------------------------------------------------------------------------
 
@@ -335,15 +332,27 @@ class PoolStore:
             w.nb[3] = g.stride * span
         return first
 
-    def patch(self, sources: Any, row: int, index: int) -> None:
-        """Points an expert product at the slots, by its `abi.Sources`. `translate` was called for the row."""
-        self._patched.append((sources, sources[0], sources[2]))
-        sources[0], sources[2] = self._weight_at[row][index], self._ids_at[row]
+    def slotted(self, row: int, index: int) -> tuple[int, int]:
+        """The weight and the ids that a product of `row` with its tensor `index` is pointed at (``ggml_tensor *``)."""
+        return self._weight_at[row][index], self._ids_at[row]
+
+    def patch(self, node: int, row: int, index: int) -> None:
+        """Points an expert product at the slots. `translate` was called for the row."""
+        at = node + abi.SRC
+        sources = abi.Sources.from_address(at)
+        self._patched.append((at, C.string_at(at, SOURCES_BYTES)))
+        sources[0], sources[2] = self.slotted(row, index)
+
+    def patch_known(self, products: Sequence[Product]) -> None:
+        """The same for products that are known."""
+        for p in products:
+            C.memmove(p.sources, p.slotted, SOURCES_BYTES)
+            self._patched.append((p.sources, p.own))
 
     def unpatch(self) -> None:
         """Gives every patched node its own sources back; the nodes have been computed."""
-        for sources, weight, ids in self._patched:
-            sources[0], sources[2] = weight, ids
+        for at, own in self._patched:
+            C.memmove(at, own, SOURCES_BYTES)
         self._patched.clear()
 
     # ---- the rest ----------------------------------------------------------------------------------------------------

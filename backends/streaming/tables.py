@@ -10,6 +10,7 @@ can't be read is an error then, and not the end of the process.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.interface import EngineError
+from backends.streaming import abi
 from backends.streaming.pagecache import Advisor
 from backends.streaming.stores import I64, point_tensor
 from backends.streaming.virtual_file import TensorEntry, VirtualGguf
@@ -82,6 +84,18 @@ class Tables:
     def pointers(self) -> Sequence[int]:
         """``ggml_tensor *`` of each."""
         return list(self._tables)
+
+    def gathered(self, pointer: int, ids: int) -> float:
+        """Rows are about to be gathered from a table by the tensor `ids`: brings them in, and returns the seconds that
+        took. Of ids of another layout than usual reading faults the pages in, one by one. Raises `EngineError`."""
+        t = abi.Tensor.from_address(ids)
+        if t.type != abi.TYPE_I32 or t.nb[1] != 4 * t.ne[0] or not t.ne[2] == t.ne[3] == 1:
+            return 0.0
+        rows = np.empty(t.ne[0] * t.ne[1], np.int32)
+        abi.ggml().tensor_get(ids, rows.ctypes.data, 0, rows.nbytes)
+        started = time.perf_counter()
+        self.need(pointer, rows)
+        return time.perf_counter() - started
 
     def need(self, pointer: int, rows: npt.NDArray[np.int32]) -> None:
         """Returns when these rows of a table can be gathered. Raises `EngineError` ``io_error``; the gathering may
