@@ -46,7 +46,7 @@ def run(o: argparse.Namespace, kind: str) -> dict[str, Any]:
     began = time.perf_counter()
     model: Any = load(request, lambda _: True)
     ready = time.perf_counter() - began
-    numbers = np.random.default_rng({"steady": 1, "cold": 2, "warm": 2}[kind])
+    numbers = np.random.default_rng(1 if kind == "steady" else 2)
     context, counters, at = model.context, model._parts.counters, 0
 
     def decode(n: int) -> float:

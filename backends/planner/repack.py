@@ -20,6 +20,11 @@ from backends.interface import RepackChoice, Repacked
 
 WORTH = 1.03
 """The gain from which on weights are repacked: less is what one run differs from the next by."""
+WORTH_EXPERTS = 1.1
+"""The gain in answers from which on experts are repacked, too: the whole file is read at each load then, and nothing
+streams, so nobody sees which experts are used."""
+LEAST_PROMPT = 0.97
+"""And what prompts must keep of their speed."""
 _MOST = 64
 """Measurements that are remembered."""
 
@@ -70,7 +75,9 @@ def choose(
     if both(known.decode, known.prompt) < WORTH:
         return "off", told
     of_experts = None if experts is None or not all_fit else gain(experts)
-    if of_experts is not None and both(of_experts.expert_decode, of_experts.expert_prompt) >= WORTH:
+    if of_experts is not None and (
+        of_experts.expert_decode >= WORTH_EXPERTS and of_experts.expert_prompt >= LEAST_PROMPT
+    ):
         return "all", told
     return "dense", told
 

@@ -60,6 +60,11 @@ class PoolStore:
         self._tags: dict[int, tuple[int, int, bool]] = {}
         self._failed: dict[tuple[int, int], int] = {}
         self._next_tag = 1
+        self._reads = [
+            [(self._fds[t.entry.part], t.entry.offset, t.slice_bytes, place, t.is_down) for t, place in pairs]
+            for pairs in (zip(r.tensors, at, strict=True) for r, at in zip(layout.rows, self._at, strict=True))
+        ]
+        """Of each row's tensors: file, offset, bytes of an expert, where in a slot they go, whether it is down."""
         self._weights = [
             [abi.Tensor.from_buffer_copy(abi.Tensor.from_address(t.pointer)) for t in r.tensors] for r in layout.rows
         ]
@@ -200,32 +205,25 @@ class PoolStore:
 
     def fetch(self, row: int, experts: Sequence[int], urgent: bool = True) -> None:
         g = self._groups[self.group[row]]
-        tensors = self._layout.rows[row].tensors
-        align, fds, at_in = self._align, self._fds, self._at[row]
+        align, reads, start_at = self._align, self._reads[row], row * self.width
         up: list[Request] = []
         down: list[Request] = []
         for e, slot in zip(experts, self._chosen_slots, strict=True):
             g.own(slot, row, e, self.width)
-            self._slot_at[row * self.width + e] = slot
+            self._slot_at[start_at + e] = slot
             base = g.base + slot * g.stride
             waiting: tuple[set[int], set[int]] = (set(), set())
-            for t, place in zip(tensors, at_in, strict=True):
-                start = t.entry.offset + e * t.slice_bytes
-                lo = start - start % align
-                end = start + t.slice_bytes
-                tag = self._next_tag
-                self._next_tag += 1
-                self._tags[tag] = (row, e, t.is_down)
-                waiting[t.is_down].add(tag)
-                request = (
-                    tag,
-                    fds[t.entry.part],
-                    base + place - (start - lo),
-                    -(-(end - lo) // align) * align,
-                    lo,
-                    end - lo,
-                )
-                (down if t.is_down else up).append(request)
+            tag = self._next_tag
+            for fd, offset, size, place, is_down in reads:
+                start = offset + e * size
+                head = start % align
+                self._tags[tag] = (row, e, is_down)
+                waiting[is_down].add(tag)
+                need = head + size
+                request = (tag, fd, base + place - head, -(-need // align) * align, start - head, need)
+                (down if is_down else up).append(request)
+                tag += 1
+            self._next_tag = tag
             self._pending[row, e] = waiting
         self._chosen_slots = []
         self._reader.submit(up + down, urgent)  # what is computed on first is read first
