@@ -1,6 +1,13 @@
-"""Fixtures that several files use."""
+"""Fixtures that several files use, and how the threads of a llama.cpp in the tests' own process wait."""
+
+import os
 
 import pytest
+
+from backends.engine.launch import let_threads_sleep
+
+# As the engine's child does. Beside other programs a test that answers questions takes 20 times as long otherwise.
+let_threads_sleep(os.environ)
 
 pytest_plugins = ["tests.hub_place"]
 
