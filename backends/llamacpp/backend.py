@@ -11,7 +11,7 @@ from backends.interface import EngineError, LoadRequest, ModelInfo, ProgressCall
 from backends.llamacpp.loading import fit_gpu, load_mmap
 from backends.llamacpp.model import LlamaModel
 from backends.llamacpp.parts import Parts
-from backends.llamacpp.repack import settle
+from backends.llamacpp.repack import sentence, settle
 from backends.llamacpp.residency import PageCacheMap
 from backends.llamacpp.sizing import allocated_kv_bytes, describe
 from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, with_fewer
@@ -84,7 +84,7 @@ class MmapBackend:
 
         parts = Parts(
             backend=self.name,
-            reason=reason,
+            reason=reason + sentence(request, base),
             expert_map=experts.snapshot,
             disk_probe=lambda: disk_bytes_per_second(gguf),
             info=placed,

@@ -15,7 +15,7 @@ from backends.llamacpp.context import AbortFlag
 from backends.llamacpp.loading import Weights, choose_gpu_layers, fit_gpu
 from backends.llamacpp.model import LlamaModel
 from backends.llamacpp.parts import Counters, Parts
-from backends.llamacpp.repack import settle
+from backends.llamacpp.repack import sentence, settle
 from backends.llamacpp.sizing import allocated_kv_bytes, describe, memory_for_experts
 from backends.llamacpp.vram_experts import bytes_of, choose_vram_layers, vram_room, with_fewer
 from backends.planner.machine import Machine
@@ -231,7 +231,7 @@ class StreamBackend:
 
         parts = Parts(
             backend=self.name,
-            reason=reason,
+            reason=reason + sentence(request, base),
             hook=hook,
             abort=abort,
             passes=hook.passes,

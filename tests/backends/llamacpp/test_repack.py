@@ -93,6 +93,26 @@ def test_a_measurement_is_a_gain_or_none() -> None:
     assert measure(0, 1) == Gain(1.0, 1.0, 1.0, 1.0)
 
 
+def test_a_model_says_what_is_repacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_gguf(tmp_path / "m.gguf", quant="q4_0", **SHAPE)
+    limit = 2 * working_set(read_gguf(path))
+
+    def told(backend: str, **options: Any) -> str:
+        model = load(path, backend, **options)
+        model.close()
+        return model.info.backend_reason
+
+    for backend in ("mmap", "stream"):
+        assert "epack" not in told(backend)
+        assert "repacked for this processor" in told(backend, repack="on")
+        assert "Dense weights are repacked" in told(backend, repack="on", ram_bytes=limit)
+    monkeypatch.setattr(repack, "memory_for_experts", lambda *_: 1000)
+    for backend in ("mmap", "stream"):
+        assert told(backend, repack="on").endswith("Nothing is repacked: there is no memory for it.")
+    monkeypatch.setattr(repack, "_possible", lambda: False)
+    assert "isn't laid out as expected" in told("mmap", repack="on")
+
+
 def test_the_mapped_type_is_the_cpus_own_device() -> None:
     kinds = [MappedBufferType() for _ in range(2)]
     assert kinds[0].pointer != kinds[1].pointer
