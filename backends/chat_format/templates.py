@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -82,14 +82,19 @@ class ChatTemplate:
         """The text that the model goes on from. Raises `EngineError` ``bad_template`` or ``bad_request``."""
         return self.rendered(request).text
 
-    def rendered(self, request: GenerateRequest, *, opens: bool = True) -> Rendered:
-        """The prompt and what is to know about it; `opens`: with what opens an answer. Raises as `prompt`."""
+    def rendered(
+        self, request: GenerateRequest, *, opens: bool = True, check: Callable[[str], None] | None = None
+    ) -> Rendered:
+        """The prompt and what is to know about it; `opens`: with what opens an answer. `check` is given the prompt
+        before more is found out, and may raise. Raises as `prompt`."""
         messages = request.messages or ()
         if not messages:
             raise EngineError("bad_request", "There is no message to answer.")
         if request.continue_final:
             return self._continued(request, messages)
         text = self._render(request, messages, opens=opens)
+        if check is not None:
+            check(text)
         after, head = "", None
         if opens:
             head = self._stable_text(request)

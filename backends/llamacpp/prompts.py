@@ -59,9 +59,9 @@ class PromptMaker:
         self._preambles: OrderedDict[object, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def make(self, request: GenerateRequest) -> Prompt:
-        """The prompt, of whatever length. Raises `EngineError` ``bad_request``, ``bad_template`` or
-        ``prompt_too_long`` (before text that can't fit is tokenised)."""
+    def make(self, request: GenerateRequest, *, must_fit: bool = False) -> Prompt:
+        """The prompt, of whatever length, unless it `must_fit` (see `fitting`). Raises `EngineError` ``bad_request``,
+        ``bad_template`` or ``prompt_too_long`` (before text that can't fit is tokenised)."""
         given = [x for x in (request.messages, request.prompt, request.tokens) if x is not None]
         if len(given) != 1:
             raise EngineError("bad_request", "A request needs messages, a prompt or tokens: exactly one of them.")
@@ -71,12 +71,21 @@ class PromptMaker:
         if request.prompt is not None:
             tokens = self._vocab.prompt_tokens(request.prompt)
             return Prompt(tokens, None, self._last(tokens))
-        rendered = self._template.rendered(request)
+        alone: list[int] = []
+        """The tokens, where there is no history whose answers may have been sampled as others."""
+
+        def tokenised(text: str) -> None:
+            alone.extend(self._vocab.prompt_tokens(text))
+            if must_fit:  # most of what follows takes longer than this
+                self._check_fit(request, len(alone))
+
+        answers = any(m.role == "assistant" for m in request.messages or ())
+        rendered = self._template.rendered(request, check=None if answers else tokenised)
         replayed = self._replayed(request, rendered)
         if replayed is not None:
             tokens, marks = replayed
         else:
-            tokens = self._vocab.prompt_tokens(rendered.text)
+            tokens = alone or self._vocab.prompt_tokens(rendered.text)
             marks = self._marks(request, rendered, tokens)
         tools = [tool_of(t) for t in request.tools] if request.tool_choice != "none" else []
         parser = Parser(self._template.format, tools=tools, after=rendered.after, special_texts=self._special_texts)
@@ -124,10 +133,13 @@ class PromptMaker:
 
     def fitting(self, request: GenerateRequest) -> Prompt:
         """The prompt, where it leaves room for an answer. Raises `EngineError`, ``prompt_too_long`` with the count."""
-        prompt = self.make(request)
-        n = len(prompt.tokens)
-        if not n:
+        prompt = self.make(request, must_fit=True)
+        if not prompt.tokens:
             raise EngineError("bad_request", "The prompt is empty.")
+        self._check_fit(request, len(prompt.tokens))
+        return prompt
+
+    def _check_fit(self, request: GenerateRequest, n: int) -> None:
         if n + request.room > self.limit:
             raise EngineError(
                 "prompt_too_long",
@@ -136,7 +148,6 @@ class PromptMaker:
                 tokens=n,
                 limit=self.limit,
             )
-        return prompt
 
     def check_tokens(self, tokens: Iterable[int]) -> None:
         """Raises `EngineError` ``bad_request`` where one is none of the vocabulary's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -81,6 +82,7 @@ def _explained(said: str, kind: type[Any]) -> BadRequestError:
     return BadRequestError(f"{path or 'the request'}: {plain}"[:400], field or None)
 
 
+@cache  # what msgspec tells of a request's types takes longer than the rest of a refusal
 def _numbers(kind: type[Any], name: str) -> str | None:
     """``a number from 0 to 5`` where a field is one with bounds."""
     for info in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 KEY = "unused"
 QUESTION = "What is the weather in Paris?"
@@ -14,6 +14,8 @@ RESULT = "17 degrees and dry"
 
 class Weather(BaseModel):
     """The weather of a city."""
+
+    model_config = ConfigDict(extra="forbid")
 
     city: Literal["Paris", "Oslo"]
     days: int = Field(ge=1, le=9)

@@ -12,7 +12,13 @@ plain = openai.OpenAI(base_url=root() + "/v1", api_key=KEY, max_retries=0)
 messages: list[Any] = [{"role": "user", "content": QUESTION}]
 for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT, instructor.Mode.JSON_SCHEMA):
     client = instructor.from_openai(plain, mode=mode)
-    given: dict[str, Any] = {"model": "any", "messages": messages, "max_tokens": 300, "max_retries": 0}
+    given: dict[str, Any] = {
+        "model": "any",
+        "messages": messages,
+        "max_tokens": 300,
+        "temperature": 0,
+        "max_retries": 0,
+    }
     got, raw = client.chat.completions.create_with_completion(response_model=Weather, **given)
     assert isinstance(got, Weather), mode
     assert raw.usage
@@ -22,7 +28,7 @@ for mode in (instructor.Mode.TOOLS, instructor.Mode.TOOLS_STRICT, instructor.Mod
 
 # its text, whole and streamed, and the answer to a call, are the client's that it wraps
 call, raw = instructor.from_openai(plain).chat.completions.create_with_completion(
-    model="any", messages=messages, response_model=Weather, max_tokens=300, max_retries=0
+    model="any", messages=messages, response_model=Weather, max_tokens=300, temperature=0, max_retries=0
 )
 (made,) = raw.choices[0].message.tool_calls
 history = [

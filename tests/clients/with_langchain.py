@@ -33,9 +33,9 @@ def check(**more: Any) -> None:
     assert total.usage_metadata
     assert total.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
 
-    llm = ChatOpenAI(**given, max_tokens=300)
+    llm = ChatOpenAI(**given, max_tokens=300, temperature=0)
     for method in ("function_calling", "json_schema"):
-        structured = llm.with_structured_output(Weather, method=method)
+        structured = llm.with_structured_output(Weather, method=method, strict=True)
         assert isinstance(structured.invoke(QUESTION), Weather), method
         assert isinstance(list(structured.stream(QUESTION))[-1], Weather), method
 

@@ -26,10 +26,17 @@ def check(model: str, base: str) -> None:
     pieces = litellm.completion(**text, stream=True, stream_options={"include_usage": True})
     assert "".join(c.delta.content or "" for p in pieces for c in p.choices) == whole.choices[0].message.content
 
-    structured = litellm.completion(**given, messages=messages, max_tokens=300, response_format=Weather)
+    structured = litellm.completion(**{**text, "max_tokens": 300}, response_format=Weather)
     Weather.model_validate_json(structured.choices[0].message.content)
 
-    forced = {**given, "messages": messages, "tools": [TOOL], "tool_choice": FORCED, "max_tokens": 300}
+    forced = {
+        **given,
+        "messages": messages,
+        "tools": [TOOL],
+        "tool_choice": FORCED,
+        "max_tokens": 300,
+        "temperature": 0,
+    }
     called = litellm.completion(**forced).choices[0]
     assert called.finish_reason == "tool_calls"
     (call,) = called.message.tool_calls

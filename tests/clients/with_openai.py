@@ -19,9 +19,13 @@ assert "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
 assert chunks[-1].usage
 assert chunks[-1].usage.completion_tokens > 0
 
-parsed = client.chat.completions.parse(model="any", messages=messages, response_format=Weather, max_tokens=200)
+parsed = client.chat.completions.parse(
+    model="any", messages=messages, response_format=Weather, max_tokens=200, temperature=0
+)
 assert isinstance(parsed.choices[0].message.parsed, Weather)
-with client.chat.completions.stream(model="any", messages=messages, response_format=Weather, max_tokens=200) as stream:
+with client.chat.completions.stream(
+    model="any", messages=messages, response_format=Weather, max_tokens=200, temperature=0
+) as stream:
     stream.until_done()
     assert isinstance(stream.get_final_completion().choices[0].message.parsed, Weather)
 

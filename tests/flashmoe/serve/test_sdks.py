@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["guide", "hermes", "mistral"])
+@pytest.fixture(scope="module", params=["guide", "mistral"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("serve")
     if request.param == "guide":
