@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -82,10 +81,16 @@ def _explained(said: str, kind: type[Any]) -> BadRequestError:
     return BadRequestError(f"{path or 'the request'}: {plain}"[:400], field or None)
 
 
-@cache  # what msgspec tells of a request's types takes longer than the rest of a refusal
+_fields: dict[str, Any] = {}
+"""Of request types: to ask msgspec for them takes longer than the rest of a refusal."""
+
+
 def _numbers(kind: type[Any], name: str) -> str | None:
     """``a number from 0 to 5`` where a field is one with bounds."""
-    for info in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]
+    key = f"{kind.__module__}.{kind.__qualname__}"
+    if key not in _fields:
+        _fields[key] = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    for info in _fields[key]:
         if info.encode_name != name:
             continue
         members = info.type.types if isinstance(info.type, msgspec.inspect.UnionType) else (info.type,)
