@@ -49,6 +49,11 @@ def moving(frames: list[tuple[float, str]], rest: float) -> str:
     return "\n".join([*parts, "</g></svg>\n"])
 
 
+def content(svg: str) -> list[str]:
+    """What a frame shows, apart from the name that Textual gives it."""
+    return list(_elements(svg))
+
+
 def _elements(svg: str) -> Iterator[str]:
     """Backgrounds and pieces of text, each with its style instead of its frame's class."""
     styles = {name: re.sub(r"\s*([:;])\s*", r"\1", text.strip()) for name, text in _STYLE.findall(svg)}

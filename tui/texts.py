@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import textwrap
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,17 @@ def whole_words(text: str, width: int) -> str:
         return text
     kept, _, _ = text[:width].rpartition(" ")
     return f"{kept.rstrip(' ,;:')}…"
+
+
+def joined(parts: Sequence[str], width: int) -> str:
+    """As many of the parts, the first ones first, as `width` columns have room for: whole ones."""
+    text = ""
+    for part in parts:
+        longer = f"{text} · {part}" if text else part
+        if len(longer) > width:
+            break
+        text = longer
+    return text
 
 
 def code_blocks(text: str) -> list[tuple[str, str]]:

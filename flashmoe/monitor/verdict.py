@@ -297,7 +297,7 @@ def _ssd(frame: Frame, work: Work, info: ModelInfo, ceiling: float | None) -> Ve
     stall = work.stall_s or 0.0
     share = _bound_share(work, ceiling)
     per_token = work.bytes_per_token
-    detail = f"{figures.size(per_token)} read per token" if per_token is not None else ""
+    detail = f"{figures.size(per_token)} a token" if per_token is not None else ""
     if share is not None:
         detail = f"{figures.percent(share).strip()} of the bound, {detail}"
     got = (work.read_bytes or 0) / stall if stall > 0 else 0.0

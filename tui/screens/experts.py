@@ -10,6 +10,7 @@ from flashmoe import figures
 from flashmoe.monitor.expert_stats import Cells, ExpertArrays
 from flashmoe.monitor.feed import MonitorFeed
 from tui import keymap as keys
+from tui.texts import joined
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.monitor.budget_curve import MOST_ROWS, budget_curve
 from tui.widgets.monitor.expert_map import layers_in_vram, legend, no_map, row_of_cells
@@ -166,7 +167,8 @@ class ExpertMapView(Lines):
         if arrays.last_used is not None:
             last = int(arrays.last_used[row, expert])
             ago = (arrays.token or 0) - last
-            facts.append("never used" if not last else "just now" if not ago else f"{ago:,} tokens ago")
+            tokens = f"{ago:,} token{'s' if ago > 1 else ''} ago"
+            facts.append("never used" if not last else "just now" if not ago else tokens)
         if arrays.expert_bytes[row]:
             facts.append(figures.size(arrays.expert_bytes[row]))
         said = "  # is hot but on SSD: read again and again" if width >= 92 else "  # hot but on SSD"
@@ -203,17 +205,6 @@ class ExpertMapView(Lines):
             again = figures.percent(reuse).strip()
             parts.append(f"{again} used again by the next token" if width >= 100 else f"reuse {again}")
         return joined(parts, width - 12) or "this backend doesn't see which experts are used"
-
-
-def joined(parts: list[str], width: int) -> str:
-    """As many of the parts, the first ones first, as `width` columns have room for: whole ones."""
-    text = ""
-    for part in parts:
-        longer = f"{text} · {part}" if text else part
-        if len(longer) > width:
-            break
-        text = longer
-    return text
 
 
 class ExpertsScreen(Screen[None]):

@@ -12,6 +12,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.style import Style
 
+from tui.texts import whole_words
 from tui.widgets.transcript.settled import Bare
 
 MUTED = "$foreground-muted"
@@ -183,7 +184,23 @@ def meter(share: float | None, width: int, style: str = COMPUTE) -> Content:
 
 
 def wrap(text: str, width: int, rows: int) -> list[str]:
-    """`text` broken at blanks into at most `rows` lines; the last is cut where it must be."""
+    """`text` broken at blanks into at most `rows` lines, as few as it takes and all about as long; where it is too long
+    the last loses whole words."""
+    lines, left = _broken(text, width, rows)
+    if not lines:
+        return []
+    if left:
+        return [*lines[:-1], whole_words(" ".join([lines[-1], *left]), width - 1)]
+    for narrower in range(width - 1, 0, -1):
+        others, left = _broken(text, narrower, len(lines))
+        if left or any(len(each) > narrower for each in others):
+            break
+        lines = others
+    return lines
+
+
+def _broken(text: str, width: int, rows: int) -> tuple[list[str], list[str]]:
+    """(lines, the words that have no place in them)."""
     lines: list[str] = []
     words = text.split()
     while words and len(lines) < rows:
@@ -191,6 +208,4 @@ def wrap(text: str, width: int, rows: int) -> list[str]:
         while words and len(current) + 1 + len(words[0]) <= width:
             current += " " + words.pop(0)
         lines.append(current)
-    if words and lines:
-        lines[-1] = (lines[-1] + " " + " ".join(words))[: width - 1] + "…"
-    return lines
+    return lines, words

@@ -9,6 +9,7 @@ from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.sample import Gpu
 from flashmoe.text_safety import visible_line
+from tui.texts import joined
 from tui.widgets.monitor.lines import ALARM, COMPUTE, HOOK, MUTED, READ, line, meter, shares, spark, spread, wrap
 
 _LABEL = 5
@@ -108,7 +109,7 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
     if len(frame.gpus) == 1:
         gpu = frame.gpus[0]
         lines = [_curve(feed, "VRAM", "vram", gpu.total, _of(gpu.used, gpu.total), width, COMPUTE)]
-        return [*lines, _gpu_note(gpu, in_vram(feed))]
+        return [*lines, _gpu_note(gpu, width, in_vram(feed))]
     in_full = len(frame.gpus) <= _GPUS_IN_FULL and rows >= _ROWS_BESIDE_GPUS + vram_rows(len(frame.gpus))
     lines = []
     for gpu in frame.gpus:
@@ -120,7 +121,7 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
         gauge = meter(gpu.used / gpu.total if gpu.total else None, room)
         lines.append(line((f"{f'GPU{gpu.index}':<{_LABEL}}", "bold"), gauge, f" {own}{value}"))
         if in_full:
-            lines.append(_gpu_note(gpu))
+            lines.append(_gpu_note(gpu, width))
     return lines
 
 
@@ -132,10 +133,10 @@ def in_vram(feed: MonitorFeed) -> str:
     return f"experts {figures.size(model.vram_expert_bytes)}"
 
 
-def _gpu_note(gpu: Gpu, experts: str = "") -> Content:
+def _gpu_note(gpu: Gpu, width: int, experts: str = "") -> Content:
     engine = f"engine {figures.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
     busy = f"{figures.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""
-    return _note(" · ".join(part for part in (engine, experts, busy) if part))
+    return _note(joined([part for part in (engine, experts, busy) if part], width - _LABEL))
 
 
 def _pressure_line(frame: Frame) -> Content | None:
@@ -198,7 +199,7 @@ def server(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
         used = f"{frame.ctx_used:,} of " if frame is not None and frame.ctx_used else ""
         lines.append(line((f"context {used}{model.n_ctx:,} tokens", MUTED)))
     else:
-        lines.append(line(("the server doesn't report its context", MUTED)))
+        lines.append(line(("context: unknown", MUTED)))
     return lines[:rows]
 
 
@@ -269,7 +270,7 @@ def anatomy_words(work: Work) -> Content:
 def verdict(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     """What bounds the speed, how close to the bound, what would help."""
     said = feed.verdict
-    lines = [line((said.headline[:width], "bold $primary"))]
+    lines = [line((text, "bold $primary")) for text in wrap(said.headline, width, 2 if rows > 2 else 1)]
     if said.detail:
         lines += [line((text, "")) for text in wrap(said.detail, width, 2 if rows > 3 else 1)]
     if said.advice:

@@ -25,6 +25,10 @@ class MonitorStrip(Lines):
         super().__init__(id=id, classes=classes)
         self.feed = feed
 
+    def on_mount(self) -> None:
+        """One line where the screen is narrow, from the first paint on."""
+        self.set_class(self.app.size.width < TWO_LINES_FROM, "-one")
+
     def on_resize(self) -> None:
         """Folds to one line where the screen is narrow."""
         self.set_class(self.app.size.width < TWO_LINES_FROM, "-one")
