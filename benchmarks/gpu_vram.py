@@ -178,7 +178,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
         by_process = [int(p[1]) << 20 for p in row["smi_processes"] if len(p) == 2 and p[1].isdigit()]
         gpus = len(row["smi_gpus"])  # the engine has a context on each of them
         process = sum(by_process) if len(by_process) == gpus else row["smi_after"] - row["smi_before"]
-        each = [g[2] / theirs - 1 for g, theirs in zip(row["meter"], row["smi_gpus"], strict=True)]
+        each = [g[2] / theirs - 1 for g, theirs in zip(row["meter"], row["smi_gpus"], strict=True) if theirs]
         offs = [
             max(each, key=abs),
             engine / process - 1 if engine else None,

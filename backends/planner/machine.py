@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -98,15 +98,36 @@ def _gpus() -> Iterable[Gpu]:
     except Exception:  # no driver, no library, no permission: all mean no GPU to plan with
         return
     try:
-        for i in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(i)
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        for i in visible_cards([_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]):
+            handle = handles[i]
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            name = pynvml.nvmlDeviceGetName(handle)
-            yield Gpu(name if isinstance(name, str) else name.decode(), int(memory.total), int(memory.free))
+            yield Gpu(_text(pynvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free))
     except Exception:
         return
     finally:
         pynvml.nvmlShutdown()
+
+
+def _text(given: str | bytes) -> str:
+    return given if isinstance(given, str) else given.decode("utf-8", "replace")
+
+
+def visible_cards(uuids: Sequence[str]) -> list[int]:
+    """Of NVIDIA's cards those that CUDA shows, in its order: ``CUDA_VISIBLE_DEVICES`` names them by number or UUID (or
+    the start of one), and whatever stands behind a name that fits no card doesn't count."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return list(range(len(uuids)))
+    shown: list[int] = []
+    for word in (part.strip() for part in asked.split(",")):
+        fitting = [i for i, uuid in enumerate(uuids) if word.startswith("GPU-") and uuid.startswith(word)]
+        if word.isdecimal() and int(word) < len(uuids):
+            fitting = [int(word)]
+        if len(fitting) != 1:
+            break
+        shown += fitting
+    return shown
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from backends.gguf.file import GgufFile, read_gguf
-from backends.planner.machine import Gpu, Machine
+from backends.planner.machine import Gpu, Machine, visible_cards
 from backends.planner.plan import PlanRequest, plan
 from backends.planner.speed import MeasuredRun
 from tests.backends.planner.test_plan import scaled
@@ -83,3 +83,20 @@ def test_runs_of_one_way_alone_are_not_the_other_ways(model: GgufFile) -> None:
     assert made.place.n_gpu_layers > 0
     assert made.speed is not None
     assert made.speed.source == "formula"
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (None, [0, 1, 2]), ("", []), ("0", [0]), ("2, 0", [2, 0]), ("GPU-bb", [1]), ("GPU-a,1", []), ("1,7,0", [1]),
+        ("-1", []), ("NoDevFiles", []),
+    ],
+)  # fmt: skip
+def test_only_cards_that_cuda_shows_are_planned_with(
+    asked: str | None, shown: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan for two cards, one of them hidden, was half as large again as what the load took."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
+    assert visible_cards(["GPU-aa11", "GPU-bb22", "GPU-aa33"]) == shown
