@@ -180,7 +180,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[str, bool]:
         process = sum(by_process) if len(by_process) == gpus else row["smi_after"] - row["smi_before"]
         each = [g[2] / theirs - 1 for g, theirs in zip(row["meter"], row["smi_gpus"], strict=True) if theirs]
         offs = [
-            max(each, key=abs),
+            max(each, key=abs, default=0.0),
             engine / process - 1 if engine else None,
             row["vram_planned"] / process - 1,
         ]
