@@ -32,6 +32,19 @@ class Prompt:
     """Lengths at which later prompts may part from this one: what was read is worth keeping there."""
 
 
+def check_size(request: GenerateRequest, cells: int, limit: int) -> None:
+    """Refuses text that can't fit into a context of `cells` whatever it holds, before tokenising it takes seconds (or
+    llama.cpp's stack). Raises `EngineError` ``prompt_too_long`` with the `limit` of tokens."""
+    size = len(request.prompt or "") + sum(len(m.content) + len(m.thinking) for m in request.messages or ())
+    if size > MAX_CHARACTERS_PER_TOKEN * cells:
+        raise EngineError(
+            "prompt_too_long",
+            f"The prompt has {size} characters, far more than {cells} tokens of context can hold",
+            "shorten it or load the model with a larger context.",
+            limit=limit,
+        )
+
+
 class PromptMaker:
     """Makes prompts of one model. Thread-safe."""
 
@@ -67,7 +80,7 @@ class PromptMaker:
             raise EngineError("bad_request", "A request needs messages, a prompt or tokens: exactly one of them.")
         if request.tokens is not None:
             return self._of_tokens(list(request.tokens))
-        self._check_size(request)
+        check_size(request, self._seq_ctx, self.limit)
         if request.prompt is not None:
             tokens = self._vocab.prompt_tokens(request.prompt)
             return Prompt(tokens, None, self._last(tokens))
@@ -158,17 +171,6 @@ class PromptMaker:
     def _of_tokens(self, tokens: list[int]) -> Prompt:
         self.check_tokens(tokens)
         return Prompt(tokens, None, self._last(tokens))
-
-    def _check_size(self, request: GenerateRequest) -> None:
-        """Refuses text that can't fit whatever it holds, before tokenising it takes seconds (or llama.cpp's stack)."""
-        size = len(request.prompt or "") + sum(len(m.content) + len(m.thinking) for m in request.messages or ())
-        if size > MAX_CHARACTERS_PER_TOKEN * self._seq_ctx:
-            raise EngineError(
-                "prompt_too_long",
-                f"The prompt has {size} characters, far more than {self._seq_ctx} tokens of context can hold",
-                "shorten it or load the model with a larger context.",
-                limit=self.limit,
-            )
 
     # -- marks -----------------------------------------------------------------------------------------------------
 

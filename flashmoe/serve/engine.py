@@ -19,6 +19,7 @@ from backends.interface import (
     PrefillProgress,
     Telemetry,
 )
+from backends.llamacpp.prompts import check_size
 from flashmoe.monitor.engine import MonitoredEngine
 from flashmoe.serve.watchdog import Watchdog
 
@@ -146,10 +147,13 @@ class Engine:
             log.error("the engine could not be restarted: %s", e.message)
 
     async def admit(self, request: GenerateRequest) -> Ticket:
-        """A place for one request. Raises `BusyError`, or `EngineError` while the engine is being restarted."""
+        """A place for one request. Raises `BusyError`, or `EngineError` while the engine is being restarted, or where
+        the prompt is far too long."""
         if not self.ready:
             self._start_again()
             raise EngineError("engine_died", "the engine stopped and is being restarted", "try once more in a moment")
+        if self.info.n_ctx:
+            check_size(request, self.info.n_ctx, self.request_ctx)  # megabytes needn't go to the engine to be refused
         if self.in_flight >= self.info.n_seq_max + MAX_WAITING:
             raise BusyError(f"{self.in_flight} requests are waiting already; try again in a moment")
         return Ticket(self)

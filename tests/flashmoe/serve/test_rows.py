@@ -117,6 +117,16 @@ def test_a_prompt_that_is_too_long_gets_its_status_while_a_batch_computes(server
     assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
+def test_megabytes_of_prompt_are_refused_as_a_prompt_that_is_too_long(server: Running) -> None:
+    taken = server.engine.in_flight
+    response = post(server, {**CHAT, "messages": [{"role": "user", "content": "word " * 200_000}]})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "maximum context length is 1024 tokens" in error["message"]
+    assert server.engine.in_flight == taken
+
+
 def test_a_bad_request_is_told_soon_while_a_long_prompt_is_read(server: Running) -> None:
     """No figure is asserted: that many are told before one batch ends shows that none waits for it."""
     done = threading.Event()
