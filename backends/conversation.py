@@ -22,7 +22,8 @@ class ToolSpec(Struct, frozen=True):
     description: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     strict: bool = False
-    """Its arguments must match the schema: with `tool_choice` auto they are constrained once a call has begun."""
+    """Its arguments must match the schema: a request whose schema can't be held is refused, where otherwise any object
+    will do. Either way they are constrained once a call has begun, in all formats but a few (`forcing.begun_calls`)."""
 
 
 class ChatMessage(Struct, frozen=True):

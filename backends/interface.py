@@ -336,6 +336,8 @@ class Prepared(Protocol):
     """A request that was checked, rendered and tokenised, and waits for its place."""
 
     request: GenerateRequest
+    notices: tuple[str, ...]
+    """What a person should know of it though nothing failed: sentences, each told once a load."""
 
     @property
     def n_tokens(self) -> int:

@@ -15,7 +15,7 @@ from backends.chat_format import json_text
 from backends.chat_format.events import Out
 from backends.chat_format.format import Calls, distinctive
 from backends.chat_format.json_text import Broken, CutOff
-from backends.chat_format.reading import Reading
+from backends.chat_format.reading import CallStart, Reading
 from backends.chat_format.source import Source, Wait
 
 NAME = re.compile(r"[\w.\-:/]")
@@ -90,12 +90,25 @@ class CallReader(CallWriter, ABC):
 
     def read(self, *, bare: bool = False) -> Wait[bool]:
         """Reads a section of calls; False: there is none, and nothing was read."""
+        self.reading.call = CallStart(self.src.place, not bare and self._stands_alone())
+        try:
+            return (yield from self._read(bare))
+        finally:
+            self.reading.call = None
+
+    def _stands_alone(self) -> bool:
+        """Whether a marker here is no word of a text: it is a special token, or comes first, or first in its line."""
+        before, line, rest = self.src.text[: self.src.at].rpartition("\n")
+        first_in_line = bool(line and before.strip() and not rest.strip())
+        return self.reading.phase == "boundary" or self.src.at_special or first_in_line
+
+    def _read(self, bare: bool) -> Wait[bool]:
         begin, out = self.src.at, self.out
         count = 0
         try:
             yield from self.src.optional(self.calls.section)
             while count < MAX_CALLS:
-                here = self.src.at
+                here, place = self.src.at, self.src.place
                 yield from self.src.space()
                 if not bare and not (yield from self.opening()):
                     self.src.at = here
@@ -104,6 +117,8 @@ class CallReader(CallWriter, ABC):
                         return True
                     break
                 after = self.src.at
+                if count:
+                    self.reading.call = CallStart(place, True)
                 if not (yield from self.one(bare)):
                     if not bare and (yield from self._name_cut_off(after)):
                         self.src.at = len(self.src.text)
@@ -117,8 +132,11 @@ class CallReader(CallWriter, ABC):
                 yield from self._separator()
         except Broken as problem:
             if not out.in_call:
+                if isinstance(problem, CutOff) and self.truncated:
+                    self.src.at = len(self.src.text)  # within a call's markers or before its name: no text for anybody
+                    return True
                 self.src.at = begin if not count else self.src.at
-                return count > 0 or (isinstance(problem, CutOff) and self.truncated and self._hide(begin))
+                return count > 0
             if not isinstance(problem, CutOff):
                 yield from self._skip_broken()
             self.cut(begin, isinstance(problem, CutOff))
@@ -157,11 +175,6 @@ class CallReader(CallWriter, ABC):
         expected += self.calls.end
         return src.ended and src.cut_off and any(e.startswith(rest) for e in expected)
 
-    def _hide(self, begin: int) -> bool:
-        """What was cut off within a call's markers or before its name: no text for anybody."""
-        self.src.at = len(self.src.text)
-        return True
-
     def _separator(self) -> Wait[None]:
         start = self.src.at
         yield from self.src.space()
@@ -173,6 +186,9 @@ class CallReader(CallWriter, ABC):
                 if (yield from self.src.match((marker,))) is not None:
                     self.src.at = at
                     return
+            if (yield from self.src.at_end()) or self.src.begins_at_end(self.calls.start[:1]):
+                self.src.at = len(self.src.text)
+                return
         self.src.at = start
 
     @abstractmethod
@@ -214,17 +230,22 @@ class JsonReader(CallReader):
                 raise CutOff("call")
             return False
         yield from self._call(bare)
-        while bare:  # {…}; {…}
+        while True:  # {…}; {…}
             start = src.at
             yield from src.space()
             if (yield from src.peek()) in (";", ","):
                 src.at += 1
                 yield from src.space()
             if (yield from src.peek()) != "{":
-                src.at = start
-                break
-            yield from self._call(bare)
-        return True
+                src.at = start if src.at < len(src.text) else src.at
+                return True
+            try:
+                yield from self._call(bare)
+            except Broken as problem:
+                if self.out.in_call or (isinstance(problem, CutOff) and self.truncated):
+                    raise
+                src.at = start  # an object that is none
+                return True
 
     def _call(self, bare: bool) -> Wait[None]:
         state: dict[str, Any] = {"name": "", "id": None, "arguments": None, "begun": False, "done": False}

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from typing import Any, Literal
 
 import msgspec
@@ -32,7 +33,7 @@ _FUEL: dict[str, Any] = {
     "max_grammar_size": 400_000,
 }
 """llguidance's own bounds on what a grammar may cost, in its units (a few hundred milliseconds each)."""
-_JSON_OPTIONS = {"whitespace_pattern": r"( |\n[ \t]{0,20})?"}
+JSON_OPTIONS = {"whitespace_pattern": r"( |\n[ \t]{0,20})?"}
 _STANDARD_FORMATS = frozenset({
     "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
     "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
@@ -59,7 +60,7 @@ def compile_constraint(kind: Kind, text: str) -> Constraint:
         schema = _schema(text)
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                json.dumps(_plain(schema)), overrides=_JSON_OPTIONS  # type: ignore[arg-type]
+                json.dumps(plain_schema(schema)), overrides=JSON_OPTIONS  # type: ignore[arg-type]
             )  # fmt: skip
         except ValueError as error:
             raise _refused("JSON schema", str(error)) from None
@@ -131,11 +132,11 @@ def _check(node: Any, depth: int) -> None:
         _check(value, depth + 1)
 
 
-def _plain(node: Any, *, names: bool = False) -> Any:
+def plain_schema(node: Any, *, names: bool = False) -> Any:
     """The schema without what says nothing about values: formats that JSON Schema doesn't define, and the guide's own
     options, which a request mustn't set."""
     if isinstance(node, list):
-        return [_plain(item) for item in node]
+        return [plain_schema(item) for item in node]
     if not isinstance(node, Mapping):
         return node
     plain = {}
@@ -147,7 +148,7 @@ def _plain(node: Any, *, names: bool = False) -> Any:
                 if key in ("enum", "const"):
                     plain[key] = value
                 continue
-        plain[key] = _plain(value, names=not names and key in _NESTED)
+        plain[key] = plain_schema(value, names=not names and key in _NESTED)
     return plain
 
 
@@ -230,6 +231,8 @@ class Matcher:
             raise EngineError("bad_request", "The schema or grammar allows no answer at all.")
         self._mask: Future[bytes] = Future()
         self._mask.set_result(self._matcher.compute_bitmask())
+        self.accepting = False
+        """Whether what was taken is a whole answer."""
         if self._matcher.is_error():  # rules that never come to an end
             raise EngineError("bad_request", "The schema or grammar allows no answer at all.")
 
@@ -256,6 +259,25 @@ class Matcher:
         self._mask.result()
         if not self._matcher.consume_token(token):
             self._raise_if_broken()
+        self._follow()
+
+    def _follow(self) -> None:
         self.over = bool(self._matcher.is_stopped())
+        self.accepting = bool(self._matcher.is_accepting())
         if not self.over:
             self._mask = _workers.submit(self._matcher.compute_bitmask)
+
+    def copy(self) -> Matcher:
+        """Another one at the same place."""
+        self._mask.result()
+        other = copy(self)
+        other._matcher = self._matcher.deep_copy()
+        return other
+
+    def take(self, tokens: list[int]) -> bool:
+        """Goes on by tokens that were drawn without it; False: they don't fit, and it can't be used any more."""
+        self._mask.result()
+        if self._matcher.try_consume_tokens(tokens) < len(tokens) or self._matcher.is_error():
+            return False
+        self._follow()
+        return not self.over or self.accepting

@@ -82,7 +82,10 @@ FAMILIES = (
     Family(
         "gemma",
         ("<|tool_call>", "call:", '<|"|>'),
-        {"thinking": Thinking("<|channel>thought", "<channel|>", control=True), "ends": ("<turn|>", "<|channel>")},
+        {
+            "thinking": Thinking("<|channel>thought", "<channel|>", control=True),
+            "ends": ("<turn|>", "<|channel>", "<|tool_response>"),
+        },
         Calls("gemma", start=("<|tool_call>", "call:"), end=("<tool_call|>",)),
     ),
     Family(
@@ -122,7 +125,9 @@ def apply(fmt: ChatFormat, source: str) -> ChatFormat:
             fields = dict(family.fields)
             if family.calls is not None:
                 fields["calls"] = replace(
-                    family.calls, id_style=fmt.calls.id_style, arguments_as_text=fmt.calls.arguments_as_text
+                    family.calls,
+                    id_style=fmt.calls.id_style,
+                    arguments_as_text=fmt.calls.arguments_as_text,
                 )
                 if family.name == "dsml" and "function_calls" not in source:
                     tagged = fields["calls"]

@@ -1,4 +1,5 @@
-"""Grammars that make a model call a tool in its own format, in Lark for llguidance."""
+"""Grammars for tool calls in a model's own format, in Lark for llguidance: that make it call a tool, and that hold a
+call which it began by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backends.chat_format.format import Calls, ChatFormat
+from backends.chat_format.constraint import JSON_OPTIONS, plain_schema
+from backends.chat_format.format import Calls, ChatFormat, distinctive
 from backends.chat_format.values import is_text, resolved, types_of
 from backends.interface import EngineError, ToolSpec
 
@@ -42,6 +44,41 @@ def forced_calls(fmt: ChatFormat, tools: Sequence[ToolSpec], ids: Ids, *, parall
     return writer.text(f"{section} {one}{f' (ws {one})*' if parallel else ''} {close_section}")
 
 
+def begun_calls(fmt: ChatFormat, tools: Sequence[ToolSpec], ids: Ids) -> dict[str, str]:
+    """Lark that holds a call from where it began (`reading.CallStart`), by the name that was given before that: under
+    '' for formats in which the name is a part of the call, else one for each tool. {} for formats in which calls can't
+    be held."""
+    if fmt.protocol in ("harmony", "functionary"):
+        found = {}
+        for tool in tools:
+            writer = _Writer(fmt.calls, ids, free_space=True)
+            found[tool.name] = writer.text(f"ws {writer.schema(_parameters(tool))}")
+        return found
+    writer = _Writer(fmt.calls, ids, free_space=True)
+    match fmt.calls.kind if fmt.protocol in ("tags", "recipients") else "none":
+        case "json":
+            body = writer.begun_json(tools)
+        case "named":
+            body = " | ".join(f"({writer.after_start_named(tool)})" for tool in tools)
+        case "tagged":
+            body = " | ".join(f"({writer.after_start_tagged(tool)})" for tool in tools)
+        case _:
+            return {}
+    return {"": writer.text(f"{writer.lead()} ({body})")}
+
+
+def calls_or_answer(calls: str, schema: str) -> str:
+    """Lark for an answer that is calls (`forced_calls`), or JSON by a schema."""
+    answer = {**plain_schema(json.loads(schema)), "x-guidance": dict(JSON_OPTIONS)}
+    return f"{calls.replace('start:', 'calls:', 1)}start: calls | answer\nanswer: %json {json.dumps(answer)}\n"
+
+
+def arguments_alone(tool: ToolSpec) -> str:
+    """Lark for a tool's arguments: whether its schema can be held."""
+    writer = _Writer(Calls(), lambda text: [(text, None)], free_space=True)
+    return writer.text(writer.schema(_parameters(tool)))
+
+
 def _closes(calls: Calls, piece: str) -> bool:
     """Whether a piece after a call closes the section of calls instead of the call."""
     return bool(calls.end) and piece == calls.end[-1] and len(calls.end) > 1
@@ -59,8 +96,14 @@ def _cant(kind: str) -> EngineError:
 class _Writer:
     """Writes rules."""
 
-    def __init__(self, calls: Calls, ids: Ids) -> None:
+    def __init__(self, calls: Calls, ids: Ids, *, free_space: bool = False) -> None:
+        """`free_space`: white space in JSON is as the model likes it, else as most templates write it."""
         self.calls, self._ids = calls, ids
+        self._written: dict[str, Any] = (
+            dict(JSON_OPTIONS)
+            if free_space
+            else {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        )
         self.rules: list[str] = ["ws: /[ \\n]{0,2}/"]
         self._n = 0
 
@@ -77,18 +120,31 @@ class _Writer:
     def pieces(self, pieces: Sequence[str]) -> str:
         return " ws ".join(self.marker(p) for p in pieces)
 
-    def _schema(self, schema: Mapping[str, Any]) -> str:
+    def schema(self, schema: Mapping[str, Any]) -> str:
+        """JSON by a schema."""
         self._n += 1
         name = f"value{self._n}"
-        written = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as models write it
-        self.rules.append(f"{name}: %json {json.dumps({**schema, 'x-guidance': written})}")
+        self.rules.append(f"{name}: %json {json.dumps({**plain_schema(schema), 'x-guidance': self._written})}")
         return name
+
+    def lead(self) -> str:
+        """What a call begins with: a model may leave out a section's beginning, and the first of a call's pieces."""
+        section, start = self.calls.section, self.calls.start
+        leads = [(*section, *start)] if section else []
+        leads += [start[n:] for n in range(len(start)) if not n or distinctive(start[n])]
+        written = [self.pieces(lead) for lead in leads]
+        return f"({' | '.join(written)}) ws" if written else ""
+
+    def end(self) -> str:
+        """What a call ends with, without the end of a section of calls."""
+        calls = self.calls
+        return self.pieces(tuple(p for p in calls.end if not (calls.section and _closes(calls, p))))
 
     # -- forms -------------------------------------------------------------------------------------------------------
 
     def json(self, tools: Sequence[ToolSpec], *, parallel: bool) -> str:
         calls = self.calls
-        names = [self._schema(_object(calls, tool)) for tool in tools]
+        names = [self.schema(_object(calls, tool)) for tool in tools]
         one = f"({' | '.join(names)})"
         start = self.pieces(calls.start)
         end = self.pieces(calls.end)
@@ -98,28 +154,46 @@ class _Writer:
         call = f"{start} ws {one} ws {end}"
         return self.text(f"{call} (ws {call})*" if parallel and calls.start else call)
 
+    def begun_json(self, tools: Sequence[ToolSpec]) -> str:
+        """What follows the start of a call in JSON: a list of calls is one."""
+        one = f"({' | '.join(self.schema(_object(self.calls, tool)) for tool in tools)})"
+        end = f" ws {self.end()}" if self.calls.end else ""
+        return f'"[" ws {one} (ws "," ws {one})* ws "]"{end}' if self.calls.in_list else one + end
+
     def named(self, tool: ToolSpec) -> str:
+        start = self.pieces(self.calls.start)
+        return f"({start} {self.after_start_named(tool)})"
+
+    def after_start_named(self, tool: ToolSpec) -> str:
+        """Name and arguments, and what ends the call."""
         calls = self.calls
-        name = f"functions.{tool.name}:0" if calls.id_is_name else tool.name
-        parts = [self.pieces(calls.start)]
+        parts = []
         if calls.name_start:
             parts += ["/[a-zA-Z0-9_]{1,32}/", self.pieces(calls.name_start)]
-        parts.append(json.dumps(name))
+        if calls.id_is_name:
+            parts.append(f"{json.dumps('functions.' + tool.name + ':')} /[0-9]{{1,3}}/")
+        else:
+            parts.append(json.dumps(tool.name))
         if calls.id_start:
             parts += [self.pieces(calls.id_start), "/[a-zA-Z0-9]{9}/"]
-        parts += [self.pieces(calls.name_end), "ws", self._schema(_parameters(tool)), "ws"]
-        parts.append(self.pieces(tuple(p for p in calls.end if not (calls.section and _closes(calls, p)))))
-        return "(" + " ".join(p for p in parts if p) + ")"
+        parts += [self.pieces(calls.name_end), "ws", self.schema(_parameters(tool))]
+        end = self.end()
+        parts += ["ws", end] if end else []
+        return " ".join(p for p in parts if p)
 
     def harmony(self, tool: ToolSpec) -> str:
         head = self.marker(f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>")
-        return f"({head} {self._schema(_parameters(tool))})"
+        return f"({head} {self.schema(_parameters(tool))})"
 
     def tagged(self, tool: ToolSpec) -> str:
+        return f"({self.pieces(self.calls.start)} {self.after_start_tagged(tool)})"
+
+    def after_start_tagged(self, tool: ToolSpec) -> str:
+        """Name and arguments, and what ends the call."""
         calls, root = self.calls, _parameters(tool)
         properties = root.get("properties")
         required = root.get("required")
-        parts = [self.pieces(calls.start), json.dumps(tool.name), self.pieces(calls.name_end)]
+        parts = [json.dumps(tool.name), self.pieces(calls.name_end)]
         for key, schema in (properties if isinstance(properties, Mapping) else {}).items():
             schema = resolved(schema, root) if isinstance(schema, Mapping) else {}
             argument = " ".join(
@@ -131,9 +205,8 @@ class _Writer:
                 if p
             )  # fmt: skip
             parts.append(argument if isinstance(required, list) and key in required else f"({argument})?")
-        closing = tuple(p for p in calls.end if not (calls.section and _closes(calls, p)))
-        parts += ["ws", self.pieces(closing)]
-        return "(" + " ".join(p for p in parts if p) + ")"
+        parts += ["ws", self.end()]
+        return " ".join(p for p in parts if p)
 
     def _value(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
         end = self.calls.value_end[0]
@@ -143,7 +216,7 @@ class _Writer:
             return f"({' | '.join(json.dumps(v, ensure_ascii=False) for v in values)}) {trail}{self.marker(end)}"
         if not is_text(types_of(schema)):
             whole = {**schema, **{k: root[k] for k in ("$defs", "definitions") if k in root}}
-            return f"{self._schema(whole)} {trail}{self.marker(end)}"
+            return f"{self.schema(whole)} {trail}{self.marker(end)}"
         self._n += 1
         name = f"text{self._n}"
         if any(token is not None for _, token in self._ids(end)):

@@ -164,9 +164,15 @@ class ChatFormat:
                     "key_end",
                     "value_end",
                     "end",
+                    "name_start",
+                    "id_is_name",
+                    "in_list",
+                    "name_is_key",
                 )
                 if (v := getattr(calls, k))
             }
+            if calls.kind == "json" and not calls.name_is_key:
+                told["tool_calls"]["keys"] = [calls.name_key, calls.arguments_key]
         if self.wrapper:
             told["text_start"] = " ".join(self.wrapper)
         if self.ends:

@@ -19,6 +19,7 @@ from backends.chat_format.probe import ANSWER, SYSTEM, TALK, THOUGHT, Probe, com
 from backends.chat_format.told_tools import CALLS_IN_TEXT
 from backends.chat_format.variables import switch_names
 
+_TAG = re.compile(r"</?[\w:.-]+>")
 Render = Callable[[dict[str, Any]], str]
 
 
@@ -80,7 +81,7 @@ def _text_around(probe: Probe, generation: str) -> dict[str, Any]:
         ends += split_pieces(end)
     wrapper = tuple(p for p in split_pieces(before) if distinctive(p))
     return {
-        "ends": tuple(dict.fromkeys(p for p in ends if len(p) > 2 and (control_like(p) or p.startswith("</")))),
+        "ends": tuple(dict.fromkeys(p for p in ends if len(p) > 2 and (control_like(p) or _TAG.fullmatch(p)))),
         "wrapper": wrapper,
         "answer_head": head,
         "answer_end": end,
@@ -122,9 +123,12 @@ def _around_thought(text: str, generation: str, fmt: ChatFormat) -> Thinking | N
     if at < 0 or answer < 0:
         return None
     before = text[:at]
+    between = list(split_pieces(text[at + len(THOUGHT) : answer]))
+    last = split_pieces(before)[-1:]
+    if between and last and _letters(last[0]) == _letters(between[0]) != "":  # a pair, whatever opens an answer
+        return _tags(last[0], between[0], tuple(between[1:])) if distinctive(between[0]) else None
     before = before[len(common(before, generation)) :] or generation
     starts = [p for p in split_pieces(before) if p not in fmt.opener or "think" in p.lower()]
-    between = list(split_pieces(text[at + len(THOUGHT) : answer]))
     if not between:
         return None
     end, after = between[0], tuple(between[1:])
@@ -139,13 +143,17 @@ def _around_thought(text: str, generation: str, fmt: ChatFormat) -> Thinking | N
     return _tags(start, end, after) if start and distinctive(end) else None
 
 
+def _letters(tag: str) -> str:
+    return "".join(filter(str.isalnum, tag))
+
+
 def _in_opener(text: str, source: str) -> Thinking | None:
     """A tag that opens an answer and whose close stands in the template."""
     for piece in reversed(split_pieces(text)):
         for start, end in KNOWN_TAGS:
             if piece == start:
                 return _tags(start, end)
-        found = re.fullmatch(r"<([\w:|]*think[\w|]*)>", piece)
+        found = re.fullmatch(r"<([\w:|]*think[\w:|]*)>", piece)
         if found and f"</{found[1]}>" in source:
             return _tags(piece, f"</{found[1]}>")
     return None

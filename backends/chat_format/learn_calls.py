@@ -23,7 +23,15 @@ def learn_calls(probe: Probe, generation: str, fmt: ChatFormat) -> Calls:
             found = _learn(probe, generation, fmt, style, as_text)
             if found is not None:
                 return replace(found, id_style=style)
+            if not as_text and _takes_mapping(probe, generation, style):
+                break  # it writes arguments in a way of its own: as text they would come out in another one
     return best
+
+
+def _takes_mapping(probe: Probe, generation: str, style: str) -> bool:
+    """Whether a template writes out a mapping of arguments, and not just Python's own form of it."""
+    text = _rendered(probe, generation, [_call(0, 2, style, False)])
+    return text is not None and VALUES[0] in text and VALUES[1] in text and f"{{'{KEYS[0]}'" not in text
 
 
 def _call(which: int, n_keys: int, style: str, as_text: bool) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class NamedReader(CallReader):
         marked = yield from src.optional(calls.name_end)
         yield from src.space()
         char = yield from src.peek()
+        if src.begins_at_end(calls.name_end):
+            raise CutOff("name")
         if not char and not src.ended:
             raise CutOff("name")
         if not marked and char != "{" and (calls.name_end or char):

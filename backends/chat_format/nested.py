@@ -155,7 +155,7 @@ class MinimaxReader(CallReader):
         nested = yield from self._tag()
         src.at = start
         if nested and not nested.startswith("/") and not is_text(types):
-            if "array" in types and (nested == "item" or "object" not in types):
+            if (not types and nested == "item") or ("array" in types and (nested == "item" or "object" not in types)):
                 yield from self._array(emit, _part(schema, "array"), root, tag, depth)
             else:
                 yield from self._object(emit, _part(schema, "object"), root, tag, depth)

@@ -8,7 +8,7 @@ from typing import Any
 from backends.chat_format.events import Piece, Said
 from backends.chat_format.format import ChatFormat
 from backends.chat_format.protocols import Functionary, Harmony, Kimi3, Recipients
-from backends.chat_format.reading import Phase, Reading
+from backends.chat_format.reading import CallStart, Phase, Reading
 from backends.chat_format.tags import TagAnswer
 from backends.chat_format.values import Tools
 
@@ -37,6 +37,14 @@ class Parser:
     def phase(self) -> Phase:
         """Where the answer stands."""
         return "call" if self._out.in_call else self.reading.phase
+
+    @property
+    def call_begun(self) -> CallStart | None:
+        """The tool call that is being written; None where there is none, or what looks like one may be text."""
+        call = self.reading.call
+        if call is None or self.reading.phase == "thinking":
+            return None
+        return call if call.sure or self._out.in_call else None
 
     def feed(self, text: str, *, special: bool = False) -> list[Piece]:
         """What is known after some more text."""

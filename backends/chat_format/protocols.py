@@ -8,7 +8,7 @@ import re
 from backends.chat_format import json_text
 from backends.chat_format.calls import MAX_NAME, NAME, CallWriter
 from backends.chat_format.json_text import Broken, CutOff
-from backends.chat_format.reading import Reading
+from backends.chat_format.reading import CallStart, Reading
 from backends.chat_format.source import Wait
 from backends.chat_format.tagged import TaggedReader
 from backends.chat_format.values import is_text, to_json, types_of
@@ -46,6 +46,7 @@ class Messages(CallWriter):
     def _json_call(self, name: str, stops: tuple[str, ...]) -> Wait[None]:
         """A message that is a call's arguments."""
         src, begin = self.src, self.src.at
+        self.reading.call = CallStart(src.place, True, name)
         try:
             yield from src.space()
             self.begin(name)
@@ -59,6 +60,8 @@ class Messages(CallWriter):
         except Broken as problem:
             if self.out.in_call:
                 self.cut(begin, isinstance(problem, CutOff))
+        finally:
+            self.reading.call = None
 
     def _code(self, name: str, stops: tuple[str, ...]) -> Wait[None]:
         """Text where JSON is expected: the one argument of a tool that has one."""
@@ -91,7 +94,7 @@ class Harmony(Messages):
             if (yield from src.match(self.ends)) is not None:
                 continue
             start, found = src.at, list[str]()
-            limit = (yield from src.ahead(HEAD_LIMIT)).find(self.message) >= 0
+            limit = yield from src.stands_ahead(self.message, HEAD_LIMIT)
             stop = None
             if limit or (yield from src.match(("<|channel|>",))) is not None:
                 src.at = start
@@ -136,7 +139,7 @@ class Recipients(Messages):
         while not (yield from src.at_end()):
             if (yield from src.match(self.ends)) is not None:
                 continue
-            if self.message not in (yield from src.ahead(HEAD_LIMIT)):
+            if not (yield from src.stands_ahead(self.message, HEAD_LIMIT)):
                 yield from self._text_to(self.ends, "answer")
                 continue
             found: list[str] = []
@@ -202,8 +205,7 @@ class Kimi3(Messages):
             return
         try:
             self.begin(name)
-            self.out.arguments("{")
-            first = True
+            keys, whole = 0, False
             while True:
                 yield from src.space()
                 mark = yield from src.match((self.open, self.close))
@@ -212,27 +214,38 @@ class Kimi3(Messages):
                 head = yield from self._head()
                 if mark == self.close:
                     break
-                given = dict(_ATTRIBUTE.findall(head))
-                yield from self._argument(name, given, first)
-                first = False
-            self.out.arguments("}")
+                if not keys and head.partition(" ")[0] == "json":  # all arguments at once
+                    yield from self._whole()
+                    whole = True
+                    break
+                self.out.arguments(", " if keys else "{")
+                yield from self._argument(name, dict(_ATTRIBUTE.findall(head)))
+                keys += 1
+            if not whole:
+                self.out.arguments("}" if keys else "{}")
             self.out.end_call(complete=True)
         except Broken as problem:
             if self.out.in_call:
                 self.cut(begin, isinstance(problem, CutOff))
 
+    def _whole(self) -> Wait[None]:
+        yield from json_text.value(self.src, self.out.arguments)
+        for tag in ("json", "call"):
+            yield from self.src.space()
+            yield from self.src.match((f"{self.close}{tag}{self.sep}",))
+
     def _partial(self) -> bool:
         rest = self.src.text[self.src.at :]
         return self.src.ended and (self.open.startswith(rest) or self.close.startswith(rest))
 
-    def _argument(self, name: str, given: dict[str, str], first: bool) -> Wait[None]:
+    def _argument(self, name: str, given: dict[str, str]) -> Wait[None]:
         key = given.get("key", "")
         types = types_of(self.tools.schema_of(name, key))
         if given.get("type") == "string":
             types = {"string"}
         elif given.get("type") and is_text(types):
             types = set()
-        self.out.arguments(f'{"" if first else ", "}"{json_text.quoted(key)}": ')
+        self.out.arguments(f'"{json_text.quoted(key)}": ')
         stop, found = self.close + "argument" + self.sep, list[str]()
         if is_text(types):
             self.out.arguments('"')

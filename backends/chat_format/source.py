@@ -26,11 +26,17 @@ class Source:
         self.text = ""
         self.at = 0
         self.ended = False
+        self._forgotten = 0
         self.cut_off = False
         """The end came in the middle: what may be the beginning of a marker there is none of the text."""
         self._special: dict[int, str] = {}
         self.special_texts: frozenset[str] = frozenset()
         """Texts of the vocabulary's special tokens: as a marker only the token itself counts, not its letters."""
+
+    @property
+    def at_special(self) -> bool:
+        """Whether a special token stands here."""
+        return self.at in self._special
 
     def feed(self, text: str, *, special: bool = False) -> None:
         """Adds a piece; `special`: the text of one special token."""
@@ -46,7 +52,13 @@ class Source:
         """Forgets what was read. Only where nothing will go back."""
         if self.at >= COMPACT_FROM:
             self._special = {k - self.at: v for k, v in self._special.items() if k >= self.at}
+            self._forgotten += self.at
             self.text, self.at = self.text[self.at :], 0
+
+    @property
+    def place(self) -> int:
+        """Where it stands in all the text that was ever fed."""
+        return self._forgotten + self.at
 
     # -- reads ---------------------------------------------------------------------------------------------------------
 
@@ -79,6 +91,14 @@ class Source:
         while len(self.text) - self.at < n and not self.ended:
             yield
         return self.text[self.at : self.at + n]
+
+    def stands_ahead(self, marker: str, limit: int) -> Wait[bool]:
+        """Whether a marker stands within the next `limit` characters: known as soon as it comes."""
+        while self.text.find(marker, self.at, self.at + limit) < 0:
+            if self.ended or len(self.text) - self.at >= limit:
+                return False
+            yield
+        return True
 
     def space(self) -> Wait[str]:
         """Skips white space and returns it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backends.chat_format.calls import CallReader, JsonReader
 from backends.chat_format.events import Out
 from backends.chat_format.format import KNOWN_TAGS, ChatFormat, Thinking, control_like
+from backends.chat_format.json_text import Emit
 from backends.chat_format.named import NamedReader, PythonReader
 from backends.chat_format.nested import GemmaReader, MinimaxReader
 from backends.chat_format.reading import Reading
@@ -35,7 +36,7 @@ class TagAnswer:
         yield from self._repeated_opener()
         if opens_thinking(fmt, self.reading.after):
             yield from self._thinking()
-        elif fmt.thinking is not None and fmt.thinking.end in self.reading.after:  # closed already, and closed again
+        elif fmt.thinking is not None:  # a block that was never opened, or closed already
             start = src.at
             yield from src.space()
             if (yield from src.match((fmt.thinking.end,))) is None:
@@ -51,6 +52,8 @@ class TagAnswer:
             else:
                 if fmt.wrapper and (yield from src.optional(fmt.wrapper)):
                     spaces = ""
+                if fmt.wrapper and src.begins_at_end(fmt.wrapper):
+                    src.at = len(src.text)
                 yield from self._text(spaces)
             first = False
 
@@ -141,7 +144,8 @@ class TagAnswer:
         """Reads text up to a marker, and what the marker begins."""
         src, fmt, reading = self.src, self.fmt, self.reading
         tags = fmt.thinking
-        stops = (*fmt.ends, *self.triggers)
+        lines = tuple(f"\n{char}" for char in self.calls.bare()) if self.calls is not None else ()
+        stops = (*fmt.ends, *self.triggers, *lines)
         if tags is not None and tags.control:
             stops += (tags.start, tags.end)
 
@@ -155,6 +159,9 @@ class TagAnswer:
         found = yield from src.until(stops, emit)
         if found is None:
             return
+        if found in lines:
+            yield from self._call_in_line(emit)
+            return
         if found in self.triggers and self.calls is not None and (yield from self.calls.read()):
             reading.phase = "boundary"
         elif tags is not None and found == tags.start:
@@ -162,9 +169,21 @@ class TagAnswer:
             yield from self._thinking()
         elif found in fmt.ends or (tags is not None and found == tags.end):
             src.at += len(found)
+            yield from self._repeated_opener()
         else:
             emit(src.text[src.at])
             src.at += 1
+
+    def _call_in_line(self, emit: Emit) -> Wait[None]:
+        """A call without markers, at the beginning of a line: not in a fence, where it is an example."""
+        src = self.src
+        assert self.calls is not None
+        line = src.text[: src.at].rpartition("\n")[2]
+        start = src.at
+        src.at += 1
+        if line.lstrip().startswith("```") or not (yield from self.calls.read(bare=True)):
+            src.at = start + 1
+            emit("\n")
 
 
 def opens_thinking(fmt: ChatFormat, after: str) -> bool:

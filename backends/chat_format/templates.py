@@ -29,6 +29,7 @@ PLAIN = (
 """For models without a template: a dialogue that a base model goes on with."""
 
 _CUT = "\ue000flashmoe-cut\ue001"
+_SYSTEM = ("system", "developer")
 _KEPT_FORMATS = 32
 _formats: dict[str, ChatFormat] = {}
 
@@ -45,7 +46,7 @@ class Rendered:
     system_merged: bool = False
     """The template has no place for the system message, which stands in the first user message instead."""
     missing: tuple[int, ...] = ()
-    """Messages whose text isn't in the prompt."""
+    """Messages that the template has no place for: their text isn't in the prompt."""
 
 
 def fallback_template(knows_chatml: bool) -> str:
@@ -60,6 +61,8 @@ class ChatTemplate:
         self.source = source
         self._bos, self._eos = bos, eos
         self._renderer = renderer
+        self._merges_late = False
+        """The template has a place for a system message at the beginning only."""
 
     @cached_property
     def format(self) -> ChatFormat:
@@ -98,11 +101,26 @@ class ChatTemplate:
         after, head = "", None
         if opens:
             head = self._stable_text(request)
-            after = text[len(common(head or "", text)) :]
-        merged = self.format.system == "merge" and any(m.role in ("system", "developer") for m in messages)
+            after = text[len(common(head or "", text)) :] or _after_last(text, messages[-1].content)
+        systems = [i for i, m in enumerate(messages) if m.role in _SYSTEM]
+        merged = bool(systems) and (self.format.system == "merge" or (self._merges_late and systems[-1] > 0))
+        return Rendered(text, after, head, merged, self._missing(request, messages, text))
+
+    def _missing(self, request: GenerateRequest, messages: tuple[ChatMessage, ...], text: str) -> tuple[int, ...]:
+        """The messages that the template leaves out. One that it rewrites (its own switches and tags in a text) isn't:
+        a word in the text's place shows whether there is a place."""
         bare = _bare(text)
-        missing = tuple(i for i, m in enumerate(messages) if _bare(m.content) not in bare)
-        return Rendered(text, after, head, merged, missing)
+        doubtful = [i for i, m in enumerate(messages) if _bare(m.content) not in bare]
+        if not doubtful:
+            return ()
+        marked = list(messages)
+        for i in doubtful:
+            marked[i] = msgspec.structs.replace(messages[i], content=f"\ue000sought{i}\ue001")
+        try:
+            seen = self._render(request, tuple(marked), opens=True)
+        except EngineError:
+            return tuple(doubtful)
+        return tuple(i for i in doubtful if marked[i].content not in seen)
 
     def around(self, request: GenerateRequest, kept: Sequence[int], after: str) -> list[str] | None:
         """The prompt without some of its answers (indices of messages, in order), as the texts between them: each
@@ -183,15 +201,41 @@ class ChatTemplate:
         return text + ("" if opened else start + "\n") + messages[-1].thinking
 
     def _render(self, request: GenerateRequest, messages: tuple[ChatMessage, ...], *, opens: bool) -> str:
-        plain = messages_for(messages, self.format, self.source, request.tools)
+        late = [m.content for i, m in enumerate(messages) if i and m.role in _SYSTEM and m.content.strip()]
+        if late and not self._merges_late:
+            refusal: EngineError | None = None
+            try:
+                text = self._rendered_as(request, messages, opens=opens)
+                if all(_bare(content) in _bare(text) for content in late):
+                    return text
+            except EngineError as error:
+                refusal = error
+            try:
+                text = self._rendered_as(request, messages, opens=opens, merge_late=True)
+            except EngineError:
+                raise refusal or bad_template("it refuses a system message within a chat") from None
+            self._merges_late = True
+            return text
+        return self._rendered_as(request, messages, opens=opens, merge_late=bool(late))
+
+    def _rendered_as(
+        self, request: GenerateRequest, messages: tuple[ChatMessage, ...], *, opens: bool, merge_late: bool = False
+    ) -> str:
+        plain = messages_for(messages, self.format, self.source, request.tools, merge_late=merge_late)
         variables = variables_for(request, plain, self.source, opens=opens, bos=self._bos, eos=self._eos)
         return self._renderer.render(self.source, variables)
 
 
 def _instructions(request: GenerateRequest) -> tuple[ChatMessage, ...]:
     messages = request.messages or ()
-    n = next((i for i, m in enumerate(messages) if m.role not in ("system", "developer")), len(messages))
+    n = next((i for i, m in enumerate(messages) if m.role not in _SYSTEM), len(messages))
     return messages[:n]
+
+
+def _after_last(text: str, content: str) -> str:
+    """What stands behind the last message: templates that open an answer whether they are asked to or not."""
+    at = text.rfind(content.strip()) if content.strip() else -1
+    return text[at + len(content.strip()) :] if at >= 0 else ""
 
 
 def _bare(text: str) -> str:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import threading
 import time
 from collections import OrderedDict
 from typing import Any
+
+import msgspec
 
 from backends.chat_format.constraint import Constraint, Kind, Matcher, compile_constraint
 from backends.interface import EngineError
@@ -83,7 +86,7 @@ def _try(tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
     passed = {"grammar": constraint.grammar, "schema": constraint.schema}
     matcher = None
     try:
-        matcher = Matcher(tokenizer, constraint)
+        matcher = Matcher(tokenizer, _in_bytes(constraint, tokenizer))
         rng = random.Random(1)
         for _ in range(STEPS):
             if matcher.over:
@@ -95,6 +98,15 @@ def _try(tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
     except EngineError:  # where nothing can follow, the answer tells; where it costs too much, this does
         return {"error": "it costs too much"} if matcher is None or matcher.broken else passed
     return passed
+
+
+_TOKEN = re.compile(r"<\[[\d\s,-]+\]>")
+
+
+def _in_bytes(constraint: Constraint, tokenizer: Any) -> Constraint:
+    """The constraint with a token that this vocabulary of bytes has in place of a model's special ones."""
+    other = next(t for t in range(256, tokenizer.vocab_size) if t not in tokenizer.eos_tokens)
+    return msgspec.structs.replace(constraint, grammar=_TOKEN.sub(f"<[{other}]>", constraint.grammar))
 
 
 if __name__ == "__main__":

@@ -83,15 +83,23 @@ def tool_of(tool: ToolSpec) -> dict[str, Any]:
 
 
 def messages_for(
-    messages: Sequence[ChatMessage], fmt: ChatFormat, source: str, tools: Sequence[ToolSpec] = ()
+    messages: Sequence[ChatMessage],
+    fmt: ChatFormat,
+    source: str,
+    tools: Sequence[ToolSpec] = (),
+    *,
+    merge_late: bool = False,
 ) -> list[dict[str, Any]]:
-    """Messages as a template expects them: roles that it knows, the system message where it takes one, arguments of
-    calls as a mapping or as text, ids of the form that it asks for, and tools where it knows none itself."""
+    """Messages as a template expects them: roles that it knows, the system message where it takes one (`merge_late`: at
+    the beginning only), arguments of calls as a mapping or as text, ids of the form that it asks for, and tools where it
+    knows none itself."""
     plain = [_message(m, fmt, source) for m in messages]
     if fmt.calls_in_text:
         plain = in_text(plain, [tool_of(t) for t in tools])
     if fmt.system == "merge":
         plain = _merged(plain)
+    elif merge_late:
+        plain = [*plain[:1], *_merged(plain[1:])]
     return plain
 
 

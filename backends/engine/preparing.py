@@ -45,6 +45,7 @@ class Preparer:
         self._refused = refused
         self._model: Model | None = None
         self._using = 0
+        self._told: set[str] = set()
         self._changed = threading.Condition()
         self._pool = ThreadPoolExecutor(THREADS, "prepare")
 
@@ -52,6 +53,7 @@ class Preparer:
         """The model that requests are for from now on; None: they wait for one."""
         with self._changed:
             self._model = model if isinstance(model, Prepares) else None
+            self._told.clear()
 
     def release(self) -> None:
         """No request is for the model any more, and none is being prepared with it when this returns."""
@@ -91,9 +93,18 @@ class Preparer:
             self._out.put(Failed.of(request_id, unforeseen(error)))
         else:
             self._out.put(PrefillProgress(id=request_id, done=0, total=prepared.n_tokens))  # it was taken
+            self._notice(prepared.notices)
             self._ready(Ready(prepared, model))
             return
         self._refused(request_id)
+
+    def _notice(self, sentences: tuple[str, ...]) -> None:
+        for sentence in sentences:
+            with self._changed:
+                told = sentence in self._told
+                self._told.add(sentence)
+            if not told:
+                self._out.put(p.Notice("info", sentence))
 
     def _tell(self, command: p.CountTokens | p.Tokenize | p.Detokenize, model: Model) -> None:
         assert isinstance(model, Prepares)

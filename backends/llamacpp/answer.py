@@ -12,9 +12,20 @@ import numpy as np
 from backends.chat_format.constraint import Matcher, check_answer
 from backends.chat_format.events import Piece, Said
 from backends.chat_format.parser import Parser
-from backends.interface import Delta, Event, Failed, Finished, GenerateRequest, PrefillProgress, TokenLogprob, Usage
+from backends.interface import (
+    Delta,
+    EngineError,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    PrefillProgress,
+    TokenLogprob,
+    Usage,
+)
 from backends.llamacpp.context import LlamaContext
 from backends.llamacpp.detok import StopStrings, Utf8Stream
+from backends.llamacpp.held_calls import HeldCalls
 from backends.llamacpp.logprobs import told
 from backends.llamacpp.sampling import Sampler
 from backends.llamacpp.sequences import KvSequence
@@ -42,6 +53,8 @@ class Answer:
         n_ctx: int,
         marks: Iterable[int] = (),
         matcher: Matcher | None = None,
+        held_calls: HeldCalls | None = None,
+        notices: tuple[str, ...] = (),
         remember: Callable[[Sequence[int], Sequence[int], Said], None] | None = None,
     ) -> None:
         """`parser`: None where everything is text. `n_ctx`: tokens that prompt and answer may have together. `marks`:
@@ -51,6 +64,7 @@ class Answer:
         self.id = request.id
         self.prompt = np.asarray(prompt, np.int32)
         self.n_ctx = n_ctx
+        self.notices = notices
         self.marks = set(marks)
         """Lengths of the prompt at which what was read is kept; a batch must end there where the model's state is
         recurrent."""
@@ -70,6 +84,9 @@ class Answer:
         self.max_tokens = request.sampling.max_tokens
         self._vocab = vocab
         self._parser = parser
+        self._held_calls = held_calls if matcher is None else None
+        self._holds_call = False
+        """The matcher holds a call, and nothing after it."""
         self._utf8 = Utf8Stream()
         self._stops = StopStrings(request.sampling.stop)
         self._free = vocab.free_before_text(parser.fmt) if parser is not None and matcher is not None else frozenset()
@@ -160,7 +177,9 @@ class Answer:
         if not self.first_token:
             self.first_token = time.perf_counter()
         sampler = self.sampler
-        if sampler.matcher is not None and self._bound():
+        if self._holds_call:
+            token = self._draw_held(context, index)
+        elif sampler.matcher is not None and self._bound():
             free = self._free if not sampler.begun and self._free_left > 0 else frozenset()
             token = sampler.draw_bound(context, index, free)
             self._free_left -= not sampler.begun
@@ -172,8 +191,23 @@ class Answer:
             return "stop"
         if self.request.sampling.logprobs is not None:
             self._logprobs.append(told(context, self._vocab, index, token, self.request.sampling.logprobs))
-        over = sampler.matcher is not None and sampler.matcher.over  # nothing but the end can follow
+        over = not self._holds_call and sampler.matcher is not None and sampler.matcher.over  # only the end can follow
         return self._accept(token) or ("stop" if over else None)
+
+    def _draw_held(self, context: LlamaContext, index: int) -> int:
+        """Draws a token of a call that is held, and lets go of the call at its end."""
+        try:
+            token = self.sampler.draw_bound(context, index, frozenset())
+        except EngineError:  # the vocabulary has no way on: better a call that is not as asked than none
+            self._hold(None)
+            return self.sampler.draw(context, index)
+        matcher = self.sampler.matcher
+        if matcher is not None and (matcher.accepting or matcher.over):
+            self._hold(None)
+        return token
+
+    def _hold(self, matcher: Matcher | None) -> None:
+        self.sampler.matcher, self.sampler.begun, self._holds_call = matcher, matcher is not None, matcher is not None
 
     def _bound(self) -> bool:
         """Whether the constraint binds the next token: not within thinking, nor in the head of a message."""
@@ -192,9 +226,12 @@ class Answer:
         special = self._vocab.shown.get(token)
         if special and text.endswith(special):
             self._take(text[: len(text) - len(special)])
-            self._take(special, special=True)
+            self._take(special, special=token)
         else:
             self._take(text)
+        if self._held_calls is not None and not self._holds_call and not self._utf8.held:
+            assert self._parser is not None
+            self._hold(self._held_calls.begun(self._parser))
         if self._stops.stopped:
             return "stop"
         if self.max_tokens is not None and len(self.generated) >= self.max_tokens:
@@ -206,13 +243,15 @@ class Answer:
         """Where the answer stands (`chat_format.reading.Phase`)."""
         return self._parser.phase if self._parser is not None else "answer"
 
-    def _take(self, text: str, *, special: bool = False) -> None:
+    def _take(self, text: str, *, special: int | None = None) -> None:
         if not text:
             return
+        if self._held_calls is not None:
+            self._held_calls.saw(text, special)
         if self._parser is None:
             self._hear([Piece("answer", text)])
         else:
-            self._hear(self._parser.feed(text, special=special))
+            self._hear(self._parser.feed(text, special=special is not None))
 
     def _hear(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -273,7 +312,8 @@ class Answer:
     def finish(self, reason: Reason, counters: dict[str, float]) -> list[Event]:
         """The last text and `Finished`; `counters` as the backend has them now."""
         if not self._stops.stopped:
-            self._take(self._utf8.finish())
+            rest = self._utf8.finish()
+            self._take(rest if reason == "stop" else "")  # half a character is none where the answer was cut off
         if not self._stops.stopped and self._parser is not None:
             self._hear(self._parser.finish(truncated=reason != "stop"))
         self._queue(Delta(id=self.id, text=self._stops.finish()))
@@ -281,7 +321,7 @@ class Answer:
         if self._remember is not None and reason in ("stop", "length") and not self._stops.stopped:
             self._remember(self.prompt.tolist(), self.generated, self._said)
         matcher = self.sampler.matcher
-        if reason == "stop" and matcher is not None and not self._stops.stopped:
+        if reason == "stop" and matcher is not None and not self._stops.stopped and not self._said.calls:
             problem = check_answer(matcher.constraint, self._said.content)
             if problem is not None:
                 what = f"The answer doesn't match its JSON schema ({problem})"

@@ -15,6 +15,11 @@ class Utf8Stream:
         """Text that is complete now."""
         return self._decoder.decode(data)
 
+    @property
+    def held(self) -> bool:
+        """Whether a character has come in part."""
+        return bool(self._decoder.getstate()[0])
+
     def finish(self) -> str:
         """What is left at the end: '' or U+FFFD for a cut character."""
         return self._decoder.decode(b"", True)

@@ -6,11 +6,14 @@ import ctypes as C
 import threading
 from typing import Any
 
-from backends.chat_format.constraint import Matcher, grammar_kind
-from backends.chat_format.forcing import forced_calls
+import msgspec
+
+from backends.chat_format.constraint import Constraint, Matcher, grammar_kind
+from backends.chat_format.forcing import arguments_alone, begun_calls, calls_or_answer, forced_calls
 from backends.chat_format.format import ChatFormat
 from backends.chat_format.trial import Trial
-from backends.interface import EngineError, GenerateRequest
+from backends.interface import EngineError, GenerateRequest, ToolSpec
+from backends.llamacpp.held_calls import HeldCalls
 from backends.llamacpp.vocab import Vocab
 
 
@@ -48,11 +51,49 @@ class Guide:
             constraint = self._trial.compile("lark", lark)
         elif sampling.json_schema is not None:
             constraint = self._trial.compile("json_schema", sampling.json_schema)
+            if request.tools and request.tool_choice == "auto":
+                constraint = self._or_calls(request, fmt, sampling.json_schema) or constraint
         elif sampling.grammar:
             constraint = self._trial.compile(grammar_kind(sampling.grammar), sampling.grammar)
         else:
             return None
         return Matcher(self.tokenizer, constraint)
+
+    def _or_calls(self, request: GenerateRequest, fmt: ChatFormat, schema: str) -> Constraint | None:
+        """An answer by the schema, or calls instead of it; None where calls can't be held in this format."""
+        try:
+            tools = [self._holdable(tool) for tool in request.tools]
+            calls = forced_calls(fmt, tools, self._vocab.marker_parts, parallel=request.parallel_tool_calls)
+            constraint = self._trial.compile("lark", calls_or_answer(calls, schema))
+        except EngineError:
+            return None
+        return msgspec.structs.replace(constraint, schema=schema)
+
+    def held_calls(self, request: GenerateRequest, fmt: ChatFormat) -> HeldCalls | None:
+        """What holds the calls that the model makes of its own accord; None where it can't be done in its format, or
+        nothing is to be held. Raises `EngineError` that names a strict tool whose schema can't be held."""
+        if not request.tools or request.tool_choice != "auto":
+            return None
+        tools = [self._holdable(tool) for tool in request.tools]
+        try:
+            found = begun_calls(fmt, tools, self._vocab.marker_parts)
+            constraints = {name: self._trial.compile("lark", lark) for name, lark in found.items()}
+            return HeldCalls(self.tokenizer, constraints) if constraints else None
+        except EngineError:
+            if any(tool.strict for tool in tools):
+                raise
+            return None  # so many tools that they cost too much together
+
+    def _holdable(self, tool: ToolSpec) -> ToolSpec:
+        """The tool, with any object as its arguments where its schema can't be held and needn't."""
+        try:
+            self._trial.compile("lark", arguments_alone(tool))
+        except EngineError as error:
+            if tool.strict:
+                what = f"The arguments of the tool {tool.name[:64]} can't be held to its schema ({error.what})"
+                raise EngineError("bad_request", what, "change its parameters, or leave strict out.") from None
+            return msgspec.structs.replace(tool, parameters={"type": "object"})
+        return tool
 
     def close(self) -> None:
         """Ends the process that constraints are tried in."""

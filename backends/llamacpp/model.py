@@ -192,6 +192,8 @@ class LlamaModel:
             n_ctx=self._prompts.limit,
             marks=prompt.marks,
             matcher=self._guide.matcher(request, self._template.format),
+            held_calls=self._guide.held_calls(request, self._template.format) if prompt.parser is not None else None,
+            notices=prompt.notices,
             remember=self._remembers(request) if request.messages is not None else None,
         )
 

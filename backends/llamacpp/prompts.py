@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Prompt:
     """Of what the model will say; None: all of it is text."""
     marks: tuple[int, ...] = ()
     """Lengths at which later prompts may part from this one: what was read is worth keeping there."""
+    notices: tuple[str, ...] = ()
+    """What a person should know of it: sentences."""
 
 
 def check_size(request: GenerateRequest, cells: int, limit: int) -> None:
@@ -94,6 +96,7 @@ class PromptMaker:
 
         answers = any(m.role == "assistant" for m in request.messages or ())
         rendered = self._template.rendered(request, check=None if answers else tokenised)
+        notices = _notices(request.messages or (), rendered)
         replayed = self._replayed(request, rendered)
         if replayed is not None:
             tokens, marks = replayed
@@ -102,7 +105,7 @@ class PromptMaker:
             marks = self._marks(request, rendered, tokens)
         tools = [tool_of(t) for t in request.tools] if request.tool_choice != "none" else []
         parser = Parser(self._template.format, tools=tools, after=rendered.after, special_texts=self._special_texts)
-        return Prompt(tokens, parser, marks)
+        return Prompt(tokens, parser, marks, notices)
 
     def _replayed(self, request: GenerateRequest, rendered: Rendered) -> tuple[list[int], tuple[int, ...]] | None:
         """The prompt with the answers of its history as they were sampled, and its marks; None where none is known."""
@@ -227,6 +230,25 @@ class PromptMaker:
             done += size
             n += 1
         return n
+
+
+def _notices(messages: Sequence[ChatMessage], rendered: Rendered) -> tuple[str, ...]:
+    """What became of messages that the template has no place for. Raises `EngineError` ``bad_request`` where the model
+    would answer without something that it was told."""
+    notices = []
+    if rendered.system_merged:
+        notices.append("This model's template has no place for a system prompt; it stands before the user's message.")
+    for i in rendered.missing:
+        if messages[i].role != "assistant":
+            raise EngineError(
+                "bad_request",
+                f"This model's chat template has no place for message {i + 1} (role {messages[i].role[:40]}): the "
+                "model wouldn't see it",
+                "leave it out, or say the same in a message of the user.",
+            )
+    if rendered.missing:
+        notices.append("This model's template leaves out the text of earlier answers; the model doesn't see it.")
+    return tuple(notices)
 
 
 def _agreeing(a: str, b: str) -> int:

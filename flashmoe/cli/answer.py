@@ -224,8 +224,6 @@ async def answer(args: argparse.Namespace, load: LoadRequest, request: GenerateR
                 note(f"{info.name} is a dense model: it has no experts, so nothing streams.")
             if args.json:
                 print_json_line({**msgspec.to_builtins(info), "type": "model"})
-            if info.system_merged and any(m.role == "system" for m in request.messages or ()):
-                note("This model's template has no place for a system prompt; it stands before the first message.")
             sampling = sampling_of(args, f"{info.name} {Path(info.path).stem}")
             request = msgspec.structs.replace(request, sampling=sampling)
             finished: Finished | None = None

@@ -292,7 +292,7 @@ async def engine(log_name: str = "engine.log", *, record: Path | None = None) ->
     from flashmoe.monitor.recording import RecordingError
 
     def tell(event: object) -> None:
-        if isinstance(event, Notice) and event.level == "warning":
+        if isinstance(event, Notice):
             note(event.message)
 
     client = MonitoredEngine(log_path=log_file(log_name), on_event=tell, record=record)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from backends.engine.protocol import Notice
 from backends.interface import (
     EngineError,
     Event,
@@ -118,6 +119,8 @@ class Engine:
     def _on_event(self, event: Any) -> None:
         if isinstance(event, Telemetry):
             self.telemetry = event
+        elif isinstance(event, Notice):
+            log.warning("%s", event.message)
 
     async def _watch(self) -> None:
         while True:
