@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def measure(schema: Any, validator: Any, tests: list[Any], counts: Counts, rng: 
     except EngineError as error:
         counts.refused[re.sub(r"['\"“].*", "…", error.what.partition(": ")[2])[:60] or error.what[:60]] += 1
         return
-    checker = validator(schema)
+    checker = validator(json.loads(json.dumps(schema), parse_float=Decimal))
     for _ in range(draws):
         try:
             answer = drawn(constraint, rng)
@@ -95,7 +96,7 @@ def measure(schema: Any, validator: Any, tests: list[Any], counts: Counts, rng: 
             continue
         counts.answers += 1
         try:
-            checker.validate(json.loads(answer))
+            checker.validate(json.loads(answer, parse_float=Decimal))
         except (ValueError, jsonschema.ValidationError) as error:
             counts.wrong.append(f"{json.dumps(schema)[:300]}: {answer[:100]!r}: {str(error).splitlines()[0][:120]}")
         except Exception:  # jsonschema itself can't follow it (a reference to elsewhere)

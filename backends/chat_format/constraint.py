@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
@@ -39,6 +40,7 @@ _STANDARD_FORMATS = frozenset({
     "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
 })  # fmt: skip
 """What JSON Schema defines. Any other format is a note for people, as the standard has it."""
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _NESTED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
 
@@ -114,7 +116,7 @@ def _check(node: Any, depth: int) -> None:
             _check(item, depth + 1)
     if not isinstance(node, dict):
         return
-    for key in ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"):
+    for key in _COUNTS:
         value = node.get(key)
         if isinstance(value, int | float) and not 0 <= value <= MAX_REPETITIONS:
             raise EngineError(
@@ -148,6 +150,8 @@ def plain_schema(node: Any, *, names: bool = False) -> Any:
                 if key in ("enum", "const"):
                     plain[key] = value
                 continue
+        if not names and key in _COUNTS and isinstance(value, float) and value.is_integer():
+            value = int(value)  # 2.0 is as good as 2
         plain[key] = plain_schema(value, names=not names and key in _NESTED)
     return plain
 
@@ -159,10 +163,10 @@ def check_answer(constraint: Constraint, answer: str) -> str | None:
     import jsonschema
 
     try:
-        value = json.loads(answer)
+        value = json.loads(answer, parse_float=Decimal)  # 0.6 is a multiple of 0.0001, but not as binary fractions
     except (ValueError, RecursionError):
         return "it isn't complete JSON"
-    schema = json.loads(constraint.schema)
+    schema = json.loads(constraint.schema, parse_float=Decimal)
     try:
         validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
         problem = jsonschema.exceptions.best_match(validator(schema).iter_errors(value))

@@ -163,7 +163,7 @@ def _trip(template: ChatTemplate, name: str, case: Case, think: bool | None) -> 
     except EngineError:
         return None
     closing = _agreeing(whole[::-1], (head.head or "")[::-1])
-    if closing > 100:  # instructions that the template puts after every turn
+    if closing > 100 or head.text == head.head:  # instructions, or an opener, that the template puts after every turn
         whole = whole[: len(whole) - closing]
     agreed = _agreeing(head.text, whole)
     begins = len(head.text) - len(head.after)

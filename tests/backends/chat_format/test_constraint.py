@@ -87,3 +87,5 @@ def test_an_answer_is_checked_once_more() -> None:
     assert check_answer(schema, '{"n": 2') == "it isn't complete JSON"
     assert "maximum" in (check_answer(schema, '{"n": 4}') or "")
     assert check_answer(Constraint("start: /x/"), "anything") is None
+    assert check_answer(Constraint("", '{"multipleOf": 0.0001, "enum": [0.6, 0.5]}'), "0.6") is None
+    assert check_answer(Constraint("", '{"type": "integer", "minimum": 1.5}'), "2") is None

@@ -76,7 +76,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "pattern": {"type": "string", "pattern": r"^\d{3}-\d{4}$"},
     "date": {"type": "string", "format": "date"},
     "uuid": {"type": "string", "format": "uuid"},
-    "lengths": {"type": "string", "minLength": 2, "maxLength": 5},
+    "lengths": {"type": "string", "minLength": 2.0, "maxLength": 5},
     "anything": {"type": "array", "items": {}, "maxItems": 2},
     "a property that is true": {
         "type": "object", "properties": {"a": True, "b": {"type": "null"}}, "required": ["b"],
