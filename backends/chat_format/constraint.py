@@ -219,6 +219,12 @@ def _lark(gbnf: str) -> str:
 _workers = ThreadPoolExecutor(2, thread_name_prefix="masks")
 
 
+def _ids(matcher: Any) -> Any:
+    """The ids of a mask."""
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    return np.flatnonzero(bits).astype(np.int32)
+
+
 class Matcher:
     """Follows one answer under a constraint. The next mask is made in a thread while the model computes."""
 
@@ -233,8 +239,8 @@ class Matcher:
         """Whether nothing but the end can follow."""
         if self.over:
             raise EngineError("bad_request", "The schema or grammar allows no answer at all.")
-        self._mask: Future[bytes] = Future()
-        self._mask.set_result(self._matcher.compute_bitmask())
+        self._mask: Future[Any] = Future()
+        self._mask.set_result(_ids(self._matcher))
         self.accepting = False
         """Whether what was taken is a whole answer."""
         if self._matcher.is_error():  # rules that never come to an end
@@ -245,10 +251,9 @@ class Matcher:
             raise _refused("constraint", self._matcher.get_error())
 
     def allowed(self) -> Any:
-        """The ids that may come next, as an int array. Raises `EngineError` where there is none."""
-        bits = np.unpackbits(np.frombuffer(self._mask.result(), np.uint8), bitorder="little")
+        """The ids that may come next, ascending, as an int32 array. Raises `EngineError` where there is none."""
+        ids = self._mask.result()
         self._raise_if_broken()
-        ids = np.flatnonzero(bits)
         if not len(ids):
             raise EngineError("bad_request", "The model has no token that continues the answer within the constraint.")
         return ids
@@ -269,7 +274,7 @@ class Matcher:
         self.over = bool(self._matcher.is_stopped())
         self.accepting = bool(self._matcher.is_accepting())
         if not self.over:
-            self._mask = _workers.submit(self._matcher.compute_bitmask)
+            self._mask = _workers.submit(_ids, self._matcher)
 
     def copy(self) -> Matcher:
         """Another one at the same place."""

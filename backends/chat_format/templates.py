@@ -115,7 +115,7 @@ class ChatTemplate:
             return ()
         marked = list(messages)
         for i in doubtful:
-            marked[i] = msgspec.structs.replace(messages[i], content=f"\ue000sought{i}\ue001")
+            marked[i] = msgspec.structs.replace(messages[i], content=f"\ue000{i}\ue001")
         try:
             seen = self._render(request, tuple(marked), opens=True)
         except EngineError:

@@ -110,8 +110,9 @@ class Sampler:
         assert self.matcher is not None
         logits = np.ctypeslib.as_array(context.logits(index), (context.n_vocab,))
         allowed = self.matcher.allowed()
-        allowed = allowed[allowed < len(logits)]
-        ids = np.union1d(allowed, np.fromiter(free_tokens, np.int64)) if free_tokens else allowed
+        if allowed[-1] >= len(logits):
+            allowed = allowed[allowed < len(logits)]
+        ids = np.union1d(allowed, np.fromiter(free_tokens, np.int32)) if free_tokens else allowed
         array = np.empty(len(ids), _TOKEN_DATA)
         array["id"], array["logit"], array["p"] = ids, logits[ids], 0.0
         token = self._choose(array)
