@@ -91,8 +91,8 @@ def messages_for(
     merge_late: bool = False,
 ) -> list[dict[str, Any]]:
     """Messages as a template expects them: roles that it knows, the system message where it takes one (`merge_late`: at
-    the beginning only), arguments of calls as a mapping or as text, ids of the form that it asks for, and tools where it
-    knows none itself."""
+    the beginning only), arguments of calls as a mapping or as text, ids of the form that it asks for, and tools where
+    it knows none itself."""
     plain = [_message(m, fmt, source) for m in messages]
     if fmt.calls_in_text:
         plain = in_text(plain, [tool_of(t) for t in tools])

@@ -33,7 +33,7 @@ FIRST_OR_REFUSED = (
     "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
     + _SAYS + "{% endfor %}" + _OPENS
 )  # fmt: skip
-NO_TOOLS = "{% for m in messages %}{% if m.role != 'tool' %}" + _SAYS + "{% endif %}{% endfor %}" + _OPENS
+LAST_ONLY = "{% for m in messages %}{% if m.role != 'user' or loop.last %}" + _SAYS + "{% endif %}{% endfor %}" + _OPENS
 NO_ANSWERS = "{% for m in messages %}{% if m.role == 'user' %}" + _SAYS + "{% endif %}{% endfor %}" + _OPENS
 REWRITES = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | replace('/think', '') | upper }}<|im_end|>\n"
@@ -85,12 +85,12 @@ def test_a_text_that_is_rewritten_isnt_left_out() -> None:
 
 
 def test_what_the_model_would_not_see_is_refused(tmp_path: Path) -> None:
-    path = make_gguf(tmp_path / "m.gguf", chat_template=NO_TOOLS)
+    path = make_gguf(tmp_path / "m.gguf", chat_template=LAST_ONLY)
     model = MmapBackend().load(LoadRequest(path=str(path), n_threads=1), lambda _: True)
     try:
-        result = ChatMessage("tool", "42 degrees", tool_call_id="a", name="get_weather")
-        with pytest.raises(EngineError, match=r"message 3 \(role tool\)") as raised:
-            model.prepare(GenerateRequest(id="1", messages=(USER, ANSWER, result)))
+        with pytest.raises(EngineError, match=r"message 2 \(role user\)") as raised:
+            first = ChatMessage("user", "What is 6 times 7?")
+            model.prepare(GenerateRequest(id="1", messages=(SYSTEM, first, ANSWER, USER)))
         assert raised.value.code == "bad_request"
     finally:
         model.close()
