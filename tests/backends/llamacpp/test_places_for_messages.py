@@ -88,8 +88,8 @@ def test_what_the_model_would_not_see_is_refused(tmp_path: Path) -> None:
     path = make_gguf(tmp_path / "m.gguf", chat_template=LAST_ONLY)
     model = MmapBackend().load(LoadRequest(path=str(path), n_threads=1), lambda _: True)
     try:
+        first = ChatMessage("user", "What is 6 times 7?")
         with pytest.raises(EngineError, match=r"message 2 \(role user\)") as raised:
-            first = ChatMessage("user", "What is 6 times 7?")
             model.prepare(GenerateRequest(id="1", messages=(SYSTEM, first, ANSWER, USER)))
         assert raised.value.code == "bad_request"
     finally:
