@@ -20,8 +20,8 @@ def reason_without_gpu(there: Speed, without: Speed) -> str:
     if there.source != "measured" or without.source != "measured" or without.expected < there.expected * CLEARLY:
         return ""
     return (
-        f"Answers are made without the GPU: this model ran here at {_rate(without.expected)} tokens/s so, and at "
-        f"{_rate(there.expected)} with its layers there. Long prompts still use it."
+        f"The GPU is left out of answers: this model ran here at {_rate(without.expected)} tokens/s without it, and at "
+        f"{_rate(there.expected)} with its layers on it. Long prompts still use it."
     )
 
 

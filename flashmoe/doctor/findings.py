@@ -95,8 +95,7 @@ def _cards(facts: dict[str, Any]) -> Iterator[Finding]:
     needs = f" It needs {missing}." if missing else ""
     yield Finding(
         "warning",
-        f"llama.cpp as it is installed can't use {names}. This builds it for that: "
-        f"{gpus.build_command(arguments)}{needs}",
+        f"The installed llama.cpp can't use {names}. This command rebuilds it: {gpus.build_command(arguments)}{needs}",
     )
 
 

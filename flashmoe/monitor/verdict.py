@@ -280,7 +280,7 @@ def _compute(frame: Frame, work: Work, info: ModelInfo) -> Verdict:
     if not detail and got is not None:
         detail = f"{got[0]:.1f} of {got[1]} CPUs busy"
     if info.gpu_reason:
-        detail = f"{detail}{', ' if detail else ''}faster so than with the GPU"
+        detail = f"{detail}{', ' if detail else ''}faster without the GPU"
     return Verdict(
         kind="gpu" if on_gpu else "cpu",
         headline=headline,

@@ -108,7 +108,7 @@ def test_a_gpu_that_is_left_alone_is_told_and_its_vram_is_still_offered() -> Non
     reason = "Answers are made without the GPU: it would be slower."
     alone = judge(frame(work()), info(n_gpu_layers=0, gpu_reason=reason), 1e9)
     assert alone.kind == "cpu"
-    assert "faster so than with the GPU" in alone.detail
+    assert "faster without the GPU" in alone.detail
     assert "GPU" not in judge(frame(work()), info(n_gpu_layers=0), 1e9).detail
     card = (Gpu(index=0, name="card", total=400 * GIB, used=0),)
     assert layers_that_fit(frame(work(), gpus=card), info(n_gpu_layers=0, gpu_reason=reason)) > 0
