@@ -271,7 +271,7 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command(["replay", str(recorded), "--plot", str(tmp_path / "o.svg")]) == 0
     assert (tmp_path / "o.svg").read_text().startswith("<svg")
     assert command(["replay", str(tmp_path / "none.fmrec")]) == 2
-    assert "no file" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     (tmp_path / "bad.fmrec").write_text("hello")
     assert command(["replay", str(tmp_path / "bad.fmrec"), "--stats"]) == 1
     assert "is not a recording" in capsys.readouterr().err
