@@ -50,7 +50,8 @@ def default_yaml() -> str:
     ]
     defaults = Config()
     for section, kind in fields_of(Config).items():
-        lines += ["", f"# {inspect.cleandoc(kind.__doc__ or '')}", f"{section}:"]
+        about = textwrap.wrap(inspect.cleandoc(kind.__doc__ or ""), 118)
+        lines += ["", *(f"# {line}" for line in about), f"{section}:"]
         docs, fields = field_docs(kind), fields_of(kind)
         for name, value in msgspec.to_builtins(getattr(defaults, section)).items():
             lines += [f"  # {line}" for line in textwrap.wrap(docs[name], 110)]

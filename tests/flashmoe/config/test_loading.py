@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends.interface import LoadRequest
@@ -14,7 +15,7 @@ from flashmoe.cli.answer import add_sampling_flags, sampling_of
 from flashmoe.cli.common import add_load_flags
 from flashmoe.cli.common import load_request as from_flags
 from flashmoe.config import load
-from flashmoe.config.loading import load_request
+from flashmoe.config.loading import kept_prompts, load_request
 from flashmoe.config.schema import BackendConfig, Config, LoadedConfig
 from tui.app import AppOptions, FlashmoeApp
 
@@ -54,7 +55,9 @@ def test_the_app_and_the_commands_load_the_same(monkeypatch: pytest.MonkeyPatch,
     loaded = LoadedConfig(Config(backend=CONFIG), tmp_path / "config.yaml", True)
     monkeypatch.setattr(load, "load_config", lambda: loaded)
     assert from_flags(parsed(), "m.gguf") == as_configured()
-    assert FlashmoeApp(AppOptions(measure=False), loaded).with_defaults("m.gguf") == as_configured()
+    kept = kept_prompts(loaded.config.kv_cache)  # the app keeps what was read of its chats
+    app = FlashmoeApp(AppOptions(measure=False), loaded)
+    assert app.with_defaults("m.gguf") == msgspec.structs.replace(as_configured(), **kept)
     flags = parsed("--ram", "auto", "--ctx", "512")
     assert (from_flags(flags, "m.gguf").ram_bytes, from_flags(flags, "m.gguf").n_ctx) == (None, 512)
 
