@@ -84,6 +84,7 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
     OptionList:ansi > .option-list--option-highlighted, OptionList:nocolor > .option-list--option-highlighted {
         background: ansi_default; color: ansi_default; text-style: reverse;
     }
+    Screen:nocolor > .screen--selection { text-style: reverse; }
     CommandPalette > Vertical { width: 84; max-width: 96%; }
     CommandPalette #--input { border: round $primary; }
     """

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import socket
 import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from flashmoe import paths
 from flashmoe.text_safety import encodable
@@ -81,15 +82,22 @@ def typed_path(text: str) -> Path:
         if Path(text).expanduser().exists():  # a name may well hold a quote or a backslash
             return Path(text).expanduser()
     if text.startswith("file://"):
-        address = urlsplit(text)
-        if address.netloc in ("", "localhost"):
-            return Path(unquote(address.path))
+        host, slash, rest = text.removeprefix("file://").partition("/")
+        if host.lower() in ("", "localhost", socket.gethostname().lower()):
+            return Path(unquote(slash + rest))
     if "\\" in text or text[:1] in ("'", '"'):
         with contextlib.suppress(ValueError):
             words = shlex.split(text)
             if len(words) == 1:
                 text = words[0]
     return Path(text).expanduser()
+
+
+def path_in(text: str) -> Path | None:
+    """The path that `text` is, quoted or not; None where it is other words, such as the name of a model."""
+    text = text.strip()
+    begins = text[1:] if text[:1] in ("'", '"') else text
+    return typed_path(text) if begins.startswith(("/", "~", "./", "../", "file://")) else None
 
 
 def write_new(path: Path, text: str) -> None:

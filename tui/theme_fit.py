@@ -2,7 +2,8 @@
 
 Text reaches a contrast of 4.5:1 on every background that it may stand on, the selected row among them; borders and
 other decoration 3:1 (WCAG 2). A colour that doesn't is moved towards white or black; on terminals of 256 or 16 colours
-the nearest one of theirs that does is taken, rather than left to be rounded.
+the nearest one of theirs that does is taken, rather than left to be rounded. Without colours everything has the
+terminal's own two, and what is selected is reversed.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from functools import lru_cache
 from rich.color import Color as RichColor
 from rich.color import ColorSystem
 from textual.color import Color, Lab, rgb_to_lab
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 TEXT = 4.5
 DECORATION = 3.0
 _TEXTS = ("foreground", "primary", "secondary", "accent", "warning", "error", "success")
-_DERIVED = ("foreground-muted", "text-muted", "text-primary", "text-secondary", "text-accent", "text-warning",
-            "text-error", "text-success")  # fmt: skip
-_BORDERS = ("border", "border-blurred")
+_DERIVED = ("foreground-muted", "text-muted", "text-disabled", "text-primary", "text-secondary", "text-accent",
+            "text-warning", "text-error", "text-success", "footer-key-foreground")  # fmt: skip
+_BORDERS = ("border", "border-blurred", "scrollbar", "scrollbar-hover", "scrollbar-active")
+_SELECTIONS = ("input-selection-background", "screen-selection-background")
+_SCROLLBAR_BACKS = ("scrollbar-background", "scrollbar-background-hover", "scrollbar-background-active")
 _BACKGROUNDS = ("background", "surface", "panel")
 COLOURFUL = 12
 """Chroma (Lab) from which on a colour is no shade of grey."""
@@ -29,6 +32,7 @@ SELECTED = 0.16
 """How much of the primary colour a selected row has."""
 
 
+@lru_cache(maxsize=8192)
 def luminance(colour: Color) -> float:
     """Relative luminance, 0 to 1."""
 
@@ -77,6 +81,8 @@ def fitted(colour: Color, backs: Sequence[Color], need: float, mode: str) -> Col
 def fit(theme: Theme, mode: str) -> Theme:
     """`theme` for terminals of these colours (``truecolor``, ``256``, ``16``, ``none``). One of the terminal's own
     sixteen stays: nobody knows what they are."""
+    if mode == "none":
+        return plain(theme)
     if theme.ansi:
         return theme
     made = theme.to_color_system().generate()
@@ -93,6 +99,16 @@ def fit(theme: Theme, mode: str) -> Theme:
         variables[name] = fitted(_parse(made.get(name, made["foreground"]), base), stands_on, TEXT, mode).hex
     for name in _BORDERS:
         variables[name] = fitted(_parse(made[name], base), list(backs.values()), DECORATION, mode).hex
+    variables |= dict.fromkeys(_SCROLLBAR_BACKS, base.hex)
+    text = colours["foreground"]
+    for name in _SELECTIONS:
+        variables[name] = _behind_text(_parse(made[name], base), text, list(backs.values()), mode).hex
+    variables |= {"input-selection-foreground": text.hex, "screen-selection-foreground": text.hex}
+    cursor = _near(_parse(made["block-cursor-background"], base), mode)
+    variables["block-cursor-background"] = cursor.hex
+    variables["block-cursor-foreground"] = fitted(
+        _parse(made["block-cursor-foreground"], base), [cursor], TEXT, mode
+    ).hex
     return Theme(
         name=theme.name,
         dark=theme.dark,
@@ -101,6 +117,26 @@ def fit(theme: Theme, mode: str) -> Theme:
         luminosity_spread=theme.luminosity_spread,
         text_alpha=theme.text_alpha,
         **{name: colour.hex for name, colour in (colours | backs).items()},  # type: ignore[arg-type]
+    )
+
+
+def plain(theme: Theme) -> Theme:
+    """A theme in the terminal's own two colours."""
+    colours = dict.fromkeys([*_TEXTS, *_BACKGROUNDS, "boost"], "ansi_default")
+    made = BUILTIN_THEMES["ansi-dark"].to_color_system().generate()
+    variables = {name: "ansi_default" for name, value in made.items() if "ansi_" in value}
+    variables |= dict.fromkeys([*_DERIVED, *_BORDERS, *_SCROLLBAR_BACKS, "selected"], "ansi_default")
+    variables["input-cursor-text-style"] = "reverse"
+    return Theme(name=theme.name, dark=theme.dark, ansi=True, variables=variables, **colours)  # type: ignore[arg-type]
+
+
+def _behind_text(wanted: Color, text: Color, others: Sequence[Color], mode: str) -> Color:
+    """The background nearest to `wanted` that `text` can be read on and that is none of `others`."""
+    if mode in ("256", "16"):
+        able = [c for c in palette(mode) if c not in others and contrast(c, text) >= TEXT]
+        return min(able, key=lambda c: _distance(c, wanted, mode)) if able else _near(wanted, mode)
+    return next(
+        (c for n in range(101) if contrast(c := wanted.blend(others[0], n / 100, alpha=1), text) >= TEXT), wanted
     )
 
 
@@ -146,4 +182,4 @@ def _parse(value: str, back: Color) -> Color:
     return back.blend(colour, share * colour.a, alpha=1)
 
 
-__all__ = ["DECORATION", "TEXT", "contrast", "fit", "fitted", "luminance", "palette"]
+__all__ = ["DECORATION", "TEXT", "contrast", "fit", "fitted", "luminance", "palette", "plain"]

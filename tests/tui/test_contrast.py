@@ -13,7 +13,8 @@ from textual.widgets import OptionList
 
 from flashmoe import paths
 from flashmoe.history import History
-from tests.tui_support import home, running, screen_is, shown, until
+from tests.tui.test_pictures import draw, make_chat
+from tests.tui_support import home, running, screen_is, settle, shown, until
 from tui import themes
 from tui.app import AppOptions, FlashmoeApp
 from tui.terminal import facts
@@ -23,10 +24,22 @@ from tui.theme_fit import DECORATION, TEXT, contrast
 __all__ = ["home"]
 
 MODES = ("truecolor", "256", "16", "none")
+SCREENS = {
+    "slash": "ChatScreen",
+    "escape a b shift+left": "ChatScreen",
+    "f1": "HelpScreen",
+    "f3": "SettingsScreen",
+    "ctrl+t": "ChatsScreen",
+    "ctrl+o": "ModelsScreen",
+    "ctrl+x x": "CommandPalette",
+    "ctrl+x T": "ThemePicker",
+}
+"""Keys that lead to a screen, and its class."""
 NAMES = sorted(themes.load_themes(paths.builtin_themes_dir()).themes)
 TEXTS = (
     "foreground", "foreground-muted", "text-muted", "primary", "secondary", "accent", "warning", "error", "success",
-    "text-primary", "text-secondary", "text-accent", "text-warning", "text-error", "text-success",
+    "text-primary", "text-secondary", "text-accent", "text-warning", "text-error", "text-success", "text-disabled",
+    "footer-key-foreground",
 )  # fmt: skip
 
 
@@ -49,7 +62,7 @@ def seen(colour: Color, mode: str) -> Color:
     return Color(*RichColor.from_rgb(colour.r, colour.g, colour.b).downgrade(system).get_truecolor())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "none"])  # which has no colours
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "terminal"])
 def test_text_and_borders_have_contrast(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     in_mode(monkeypatch, mode)
@@ -61,15 +74,16 @@ def test_text_and_borders_have_contrast(name: str, mode: str, monkeypatch: pytes
         assert " " not in value, (variable, value)
         return seen(Color.parse(value), mode)
 
-    if mode == "none":
-        return  # there are no colours then; the selected row is reversed (see below)
     for back in ("background", "surface", "panel", "selected"):
         for text in TEXTS:
             assert contrast(colour(text), colour(back)) >= TEXT, (text, back)
     for back in ("background", "surface", "panel"):
-        for border in ("border", "border-blurred"):
+        for border in ("border", "border-blurred", "scrollbar", "scrollbar-hover", "scrollbar-active"):
             assert contrast(colour(border), colour(back)) >= DECORATION, (border, back)
     assert colour("selected") not in (colour("background"), colour("surface"))
+    for selection in ("input-selection", "screen-selection", "block-cursor"):
+        assert contrast(colour(f"{selection}-foreground"), colour(f"{selection}-background")) >= TEXT, selection
+        assert colour(f"{selection}-background") not in (colour("background"), colour("surface"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -90,23 +104,61 @@ async def test_the_selected_row_can_be_read(name: str, mode: str, monkeypatch: p
         await until(pilot, lambda: options.highlighted is not None)
         await pilot.pause()
         row = app.screen._compositor.render_strips()[options.content_region.y]
-        segments: list[Segment] = list(row)
-        for line_filter in app._filters:
-            segments = line_filter.apply(segments, app.background_colors[1])
-        texts = [s for s in segments if s.text.strip() and s.text.strip() not in "│┃▏▎"]
+        texts = [s for s in row if s.text.strip() and s.text.strip() not in "│┃▏▎"]
         assert any("Second" in segment.text for segment in texts)
         for segment in texts:
-            style = segment.style
-            assert style is not None
-            own = not style.bgcolor or style.bgcolor.is_default  # the terminal's own colours, reversed
-            if mode == "none" or (own and name == "terminal"):
-                continue
-            assert style.color is not None
-            assert style.bgcolor is not None
-            text, back = (Color(*c.get_truecolor()) for c in (style.color, style.bgcolor))
-            assert contrast(seen(text, mode), seen(back, mode)) >= TEXT, segment
-        if mode == "none" or name == "terminal":
-            assert any(segment.style is not None and (segment.style.reverse or segment.style.bold) for segment in texts)
+            assert not unreadable(segment, mode), (segment, unreadable(segment, mode))
+            assert segment.style is not None
+            if mode == "none" or name == "terminal":
+                assert segment.style.reverse, segment
+
+
+def unreadable(segment: Segment, mode: str) -> str:
+    """Why a piece of the screen can't be read, or isn't seen; empty where it can."""
+    text, style = segment.text.strip(), segment.style
+    if not text or style is None:
+        return ""
+    if style.dim:
+        return "dim"
+    fore, back = (
+        None if c is None or c.is_default else Color(*c.get_truecolor()) for c in (style.color, style.bgcolor)
+    )
+    if mode == "none":
+        return "a colour" if fore or back else ""
+    if fore is None and back is None:
+        return ""  # the terminal's own two, perhaps reversed
+    if fore is None:
+        return "the terminal's own colour on another"
+    need = TEXT if any(char.isalnum() for char in text) else DECORATION
+    found = contrast(seen(fore, mode), seen(back or Color(0, 0, 0), mode))
+    return "" if found >= need else f"{found:.1f}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_every_screen_can_be_read(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_mode(monkeypatch, mode)
+    chat = make_chat()
+    app = FlashmoeApp(AppOptions(measure=False))
+    bad: set[str] = set()
+    async with running(app, (120, 36)) as pilot:
+        for keys, name in SCREENS.items():
+            if name == "ChatScreen":
+                await draw(pilot, chat)
+            await pilot.press(*keys.split())
+            await until(pilot, lambda name=name: type(app.screen).__name__ == name)
+            await settle(pilot, 0.4)
+            for theme in NAMES:
+                app.theme = theme
+                await settle(pilot, 0.05)
+                region = app.screen.children[0].region if app.screen.is_modal else app.screen.region
+                for strip in app.screen._compositor.render_strips()[region.y : region.bottom]:
+                    for segment in strip.crop(region.x, region.right):
+                        if why := unreadable(segment, mode):
+                            bad.add(f"{theme} {keys}: {segment.text.strip()[:40]!r} {why} {segment.style}")
+            if name != "ChatScreen":
+                await pilot.press("escape")
+                await until(pilot, lambda: app.screen is app.chat_screen)
+    assert not bad, "\n".join(sorted(bad))
 
 
 def test_a_theme_of_ones_own_is_made_readable_too(tmp_path: Path) -> None:

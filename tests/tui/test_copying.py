@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from textual.widgets._toast import Toast
 
-from tests.tui_support import home, new_app, running, screen_is, settle, until
+from tests.tui_support import home, new_app, ready, running, screen_is, settle, tiny, until
 from tui.terminal import facts
-from tui.texts import code_blocks, last_command, typed_path
+from tui.texts import code_blocks, last_command, path_in, typed_path
+from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
 
-__all__ = ["home"]
+__all__ = ["home", "tiny"]
 
 
 def test_code_is_copied_as_it_is_drawn_in_lists_and_while_it_is_open() -> None:
@@ -35,6 +37,27 @@ def test_paths_are_taken_as_terminals_type_them(tmp_path: Path, typed: str) -> N
     odd = tmp_path / "it's \\ odd"
     odd.write_text("x")
     assert typed_path(str(odd)) == odd
+    assert path_in(typed.format(path, url=url, escaped=str(path).replace(" ", "\\ "))) == path
+    assert typed_path(f"file://{socket.gethostname()}{url}#1") == Path(f"{path}#1")
+    assert path_in("Qwen3-30B") is None
+
+
+@pytest.mark.parametrize("where", ["filter", "command"])
+async def test_a_model_is_loaded_by_a_path_as_a_terminal_drops_it(tiny: Path, tmp_path: Path, where: str) -> None:
+    path = tmp_path / "my model ü.gguf"
+    path.symlink_to(tiny)
+    app = new_app()
+    async with running(app) as pilot:
+        if where == "filter":
+            await pilot.press("ctrl+o")
+            await screen_is(pilot, "ModelsScreen")
+            app.screen.query_one(LineField).paste(f"'{path}' ")
+        else:
+            app.chat_screen.composer.set_text(f"/model 'file://{path}'".replace("'", "").replace(" ü", "%20ü"))
+        await pilot.press("enter")
+        await ready(pilot)
+        assert app.controller.request is not None
+        assert app.controller.request.path == str(path)
 
 
 async def test_a_click_on_the_key_bar_does_what_the_key_does() -> None:

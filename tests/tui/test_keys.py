@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.tui.plain_editor import BACKSPACE, DELETE, DOWN, END, ENTER, HOME, LEFT, RIGHT, K, U, W, Y
 from tests.tui.typing_probe import Probe
 
-LEFT, RIGHT, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[H", "\x1b[F", "\x1b[3~"
-BACKSPACE, ENTER = "\x7f", "\r"
-A, E, K, U, W, Y, J = "\x01", "\x05", "\x0b", "\x15", "\x17", "\x19", "\n"
 MODELS = "\x0f"
 
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
-    # Without the monitor, so that no line of the composer wraps: Home and End stay within a wrapped line's row.
-    app = Probe(tmp_path_factory.mktemp("keys") / "home", config="ui: {monitor: hidden}\n")
+    app = Probe(tmp_path_factory.mktemp("keys") / "home")
     yield app
     app.close()
 
@@ -118,132 +114,10 @@ def test_what_was_cut_comes_back(probe: Probe) -> None:
     assert probe.field()["text"] == "abc|abc"
 
 
-# ---- any keys ----------------------------------------------------------------------------------------------------
-
-
-class Editor:
-    """A plain model: characters and a cursor."""
-
-    def __init__(self) -> None:
-        self.left: list[str] = []
-        self.right: list[str] = []
-        self.cut = ""
-        self.cutting = False
-
-    @property
-    def text(self) -> str:
-        return "".join(self.left + self.right)
-
-    def press(self, key: str) -> None:
-        cutting, self.cutting = self.cutting, False
-        if key == LEFT:
-            if self.left:
-                self.right.insert(0, self.left.pop())
-        elif key == RIGHT:
-            if self.right:
-                self.left.append(self.right.pop(0))
-        elif key in (HOME, A):
-            while self.left and self.left[-1] != "\n":
-                self.right.insert(0, self.left.pop())
-        elif key in (END, E):
-            while self.right and self.right[0] != "\n":
-                self.left.append(self.right.pop(0))
-        elif key == BACKSPACE:
-            if self.left:
-                self.left.pop()
-        elif key == DELETE:
-            if self.right:
-                self.right.pop(0)
-        elif key == K:
-            stop = self.right.index("\n") if "\n" in self.right else len(self.right)
-            stop = stop or min(1, len(self.right))
-            self._cut("".join(self.right[:stop]), cutting, backwards=False)
-            del self.right[:stop]
-        elif key in (U, W):
-            start = len(self.left)
-            if start and self.left[-1] == "\n":
-                start -= 1
-            elif key == U:
-                while start and self.left[start - 1] != "\n":
-                    start -= 1
-            else:
-                while start and self.left[start - 1] == " ":
-                    start -= 1
-                while start and self.left[start - 1] not in " \n":
-                    start -= 1
-            self._cut("".join(self.left[start:]), cutting, backwards=True)
-            del self.left[start:]
-        elif key == Y:
-            self.left += characters(self.cut)
-        else:
-            self.left += ["\n" if character == ENTER else character for character in characters(key)]
-
-    def _cut(self, text: str, cutting: bool, *, backwards: bool) -> None:
-        if text:
-            self.cut = (text + self.cut if backwards else self.cut + text) if cutting else text
-        self.cutting = True
-
-
-LETTERS = [*"abcdefghij XYZ.,-1", " ", " ", "ä", "é", "漢", "👍🏽", "🇩🇪", "👨‍👩‍👧"]
-EDITING = [LEFT, LEFT, RIGHT, HOME, END, A, BACKSPACE, BACKSPACE, DELETE, E, K, U, W, Y, J]
-
-
-def characters(text: str) -> list[str]:
-    """A text of the alphabet above, character by character."""
-    found: list[str] = []
-    while text:
-        whole = next((letter for letter in LETTERS if text.startswith(letter)), text[0])
-        found.append(whole)
-        text = text[len(whole) :]
-    return found
-
-
-def some_keys(draw: random.Random, n: int) -> list[str]:
-    keys: list[str] = []
-    for _ in range(n):
-        kind = draw.random()
-        if kind < 0.65:
-            keys.append(draw.choice(LETTERS))
-        elif kind < 0.97:
-            keys.append(draw.choice(EDITING))
-        else:  # Enter within a burst of text
-            keys.append(draw.choice("abc") + ENTER + draw.choice("abc"))
-    return keys
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("burst", "sequences"),
-    [(1, 150), (20, 150), (200, 25)] + [pytest.param(n, 500, marks=pytest.mark.slow) for n in (1, 20, 200)],
-)
-def test_any_keys_in_any_bursts_do_what_a_plain_editor_does(probe: Probe, burst: int, sequences: int) -> None:
-    probe.type("x" + U)  # what was cut before this test
-    assert probe.field()["text"] == ""
-    cut = "x"
-    for seed in range(sequences):
-        draw = random.Random(f"{burst} {seed}")
-        keys = some_keys(draw, draw.randint(1, max(12, burst)))
-        model, index, sizes = Editor(), 0, []
-        while index < len(keys):
-            size = draw.randint(1, burst)
-            probe.type("".join(keys[index : index + size]))
-            sizes.append(size)
-            index += size
-            if burst == 1 or draw.random() < 0.2:
-                probe.wait(draw.choice([0, 0, 0.001]))
-        model.cut = cut
-        for key in keys:
-            model.press(key)
-        cut = model.cut
-        shown = probe.field()
-        assert shown["text"] == model.text, (burst, seed, keys, sizes)
-        assert not shown["sent"]
-
-
 # ---- the leader, ^C, earlier prompts, / commands ---------------------------------------------------------------------
 
 
-LEADER, CTRL_C, CTRL_R, TAB, DOWN, ESC = "\x18", "\x03", "\x12", "\t", "\x1b[B", "\x1b"
+LEADER, CTRL_C, CTRL_R, TAB, ESC = "\x18", "\x03", "\x12", "\t", "\x1b"
 
 
 def test_the_leader_and_a_letter_open_a_screen_and_the_rest_goes_there(probe: Probe) -> None:

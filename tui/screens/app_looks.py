@@ -13,7 +13,7 @@ from flashmoe.config.chosen import choose, read_chosen
 from flashmoe.config.schema import LoadedConfig
 from tui import themes
 from tui.terminal import facts
-from tui.terminal.ascii import Ascii
+from tui.terminal.colours import use_terminal
 
 TOGETHER_S = 2.0
 """What is told within this time of the last is told with it."""
@@ -29,9 +29,7 @@ class AppLooks(App[int]):
         self._told = ("", 0.0)
         folders = (paths.builtin_themes_dir(), paths.user_themes_dir())
         self.theme_set = themes.load_themes(*folders, colours=facts.colours())
-        characters = self.loaded.config.ui.characters
-        if characters == "ascii" or (characters == "auto" and facts.without_drawing()):
-            self._filters.append(Ascii())
+        use_terminal(self, self.loaded.config.ui.characters)
         for theme in self.theme_set.themes.values():
             self.register_theme(theme)
 

@@ -17,7 +17,7 @@ from tui import keymap as keys
 from tui import themes
 from tui.screens.experts import ExpertMapView, ExpertsScreen
 from tui.terminal import facts as terminal
-from tui.terminal.ascii import Ascii
+from tui.terminal.colours import use_terminal
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.monitor.column import MonitorColumn
 from tui.widgets.monitor.lines import MUTED, Lines, line, spread
@@ -116,9 +116,7 @@ class WatchApp(App[int]):
         self.keymap = keys.resolve(config.ui.keys)
         self.set_keymap(self.keymap.overrides)
         found = themes.load_themes(paths.builtin_themes_dir(), paths.user_themes_dir(), colours=terminal.colours())
-        characters = config.ui.characters
-        if characters == "ascii" or (characters == "auto" and terminal.without_drawing()):
-            self._filters.append(Ascii())
+        use_terminal(self, config.ui.characters)
         for each in found.themes.values():
             self.register_theme(each)
         wanted = theme or config.ui.theme

@@ -43,10 +43,22 @@ class Bursts:
         self._led = False
         self._pasted_until = 0.0
         self._text_until = 0.0
+        self._ended_in = ""
+
+    def more_at_once(self, now: float) -> None:
+        """More stood there already when the last piece was done with: it belongs to it, however long this one took on a
+        busy machine."""
+        if self._ended_in == "paste":
+            self._pasted_until = max(self._pasted_until, now + GOES_ON_S)
+        elif self._ended_in == "text":
+            self._text_until = max(self._text_until, now + JUST_NOW_S)
 
     def unfinished(self, pieces: Sequence[Message], now: float) -> bool:
-        """Whether what follows within `LULL_S` decides what the Enter at the end of `pieces` means."""
+        """Whether what follows within `LULL_S` decides what the Enter at the end of `pieces` means, or is the other
+        half of the last character."""
         run = _last_run(pieces)
+        if run and _is_half(run):
+            return True
         if not run or run[-1].key not in _BREAKS:
             return False
         return len(run) < len(pieces) or _has_text(run) or now < self._text_until
@@ -66,6 +78,7 @@ class Bursts:
             run, first = [], False
             taken.append(message)
         ended = self._end(run, first, now)
+        self._ended_in = "" if not run else "paste" if now < self._pasted_until else "text"
         if run and not isinstance(ended[-1], TextOfKeys) and _has_text(run):
             self._text_until = now + JUST_NOW_S
         return taken + ended
@@ -99,7 +112,21 @@ def _joins(key: events.Key) -> bool:
     """Whether it is a part of a character: what joins two emoji, which is no key to Textual, or half of a flag, which
     might pair with what stands behind the cursor before its other half is there."""
     character = (key.character or " ")[:1]
-    return unicodedata.category(character) == "Cf" or "\U0001f1e6" <= character <= "\U0001f1ff"
+    return unicodedata.category(character) == "Cf" or _is_half_flag(character)
+
+
+def _is_half_flag(character: str) -> bool:
+    return "\U0001f1e6" <= character <= "\U0001f1ff"
+
+
+def _is_half(run: Sequence[events.Key]) -> bool:
+    """Whether the last character isn't complete: it would join with what stands behind the cursor, an emoji or half of
+    a flag, and the rest of it would go to the wrong place."""
+    last = run[-1].character or ""
+    if last == "\u200d":
+        return True
+    flags = itertools.takewhile(lambda key: _is_half_flag((key.character or " ")[:1]), reversed(run))
+    return sum(1 for _ in flags) % 2 == 1
 
 
 def _has_text(run: Iterable[events.Key]) -> bool:

@@ -105,6 +105,8 @@ class AppDriver(LinuxDriver):
             while not self.exit_event.is_set():
                 pieces: list[Message] = []
                 wait = 0.1
+                if selector.select(0):
+                    bursts.more_at_once(time.monotonic())
                 while selector.select(wait):
                     data = os.read(self.fileno, _READ)
                     if not data:  # the end of what isn't a terminal

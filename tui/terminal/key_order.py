@@ -41,6 +41,8 @@ class KeyOrder(App[int]):
         self.leaders: frozenset[str] = frozenset()
         """Keys that begin a binding of two, as ``ctrl+x`` in ``ctrl+x n``."""
         self._led_by = ""
+        self.n_keys = 0
+        """Keys, pastes and clicks so far."""
 
     def leader_changed(self, leader: str, missed: str = "") -> None:
         """`leader` was pressed and the second key is awaited; empty: it has come. `missed`: it means nothing."""
@@ -72,6 +74,7 @@ class KeyOrder(App[int]):
     async def on_event(self, event: events.Event) -> None:
         """Keys and pastes from the terminal; everything else as ever."""
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
+            self.n_keys += isinstance(event, events.MouseDown)
             await super().on_event(event)
         elif self._on_its_way is not None or self._typed or not self._takes_keys():
             self._typed.append(event)
@@ -118,6 +121,7 @@ class KeyOrder(App[int]):
 
     async def _take(self, event: events.Key | events.Paste) -> list[MessagePump] | None:
         """Handles one; returns the queues that it has to pass yet, None where it is done with."""
+        self.n_keys += 1
         self.screen._clear_tooltip()
         field = self.focused
         is_field = isinstance(field, Input | TextArea)

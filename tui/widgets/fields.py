@@ -12,6 +12,8 @@ from rich.style import StyleType
 from rich.text import Text
 from textual import events
 from textual.document._document import Location, Selection
+from textual.geometry import Offset
+from textual.widget import Widget
 from textual.widgets import Input, TextArea
 from textual.widgets.input import Selection as LineSelection
 
@@ -24,6 +26,12 @@ from tui.widgets.kill_ring import KILLED, shell_word_before, word_after, word_be
 def pasted(text: str) -> str:
     """A paste as text: one kind of line break, nothing that can't be stored."""
     return encodable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def key_number(field: Widget) -> int:
+    """How many keys the app was given so far, this one among them."""
+    number: int = getattr(field.app, "n_keys", 0)
+    return number
 
 
 class _WholeCharacters(Text):
@@ -59,6 +67,34 @@ class TextField(TextArea):
             return super().get_cursor_right_location()
         return row, graphemes.after(line, column)
 
+    def get_cursor_up_location(self) -> Location:
+        """The character over the cursor; from the first row, the beginning."""
+        x, y = self.wrapped_document.location_to_offset(self.cursor_location)
+        return self._at(max(x, self.navigator.last_x_offset), y - 1) if y else (0, 0)
+
+    def get_cursor_down_location(self) -> Location:
+        """The character under the cursor; from the last row, the end."""
+        x, y = self.wrapped_document.location_to_offset(self.cursor_location)
+        if y + 1 >= self.wrapped_document.height:
+            return self.document.end
+        return self._at(max(x, self.navigator.last_x_offset), y + 1)
+
+    def get_target_document_location(self, event: events.MouseEvent) -> Location:
+        """The character that is clicked at."""
+        left, top = self.gutter.top_left
+        scrolled_x, scrolled_y = self.scroll_offset
+        x, y = event.x - self.gutter_width - left + scrolled_x, event.y - top + scrolled_y
+        return self._at(max(0, int(x)), max(0, min(int(y), self.wrapped_document.height - 1)))
+
+    def _at(self, x: int, y: int) -> Location:
+        """The character at a cell of what is drawn; Textual counts the cells of a family of emoji one by one."""
+        row, start = self.wrapped_document.offset_to_location(Offset(0, y))
+        line = self.document[row]
+        end = next((offset for offset in self.wrapped_document.get_offsets(row) if offset > start), len(line))
+        column = start + graphemes.at_cell(line[start:end], x, self.indent_width)
+        # Behind the last character of a wrapped row is the beginning of the next one.
+        return row, column if column < end or end == len(line) else graphemes.before(line, end)
+
     def _validate_selection(self, selection: Selection) -> Selection:
         start, end = super()._validate_selection(selection)
         return Selection(self._snapped(start), self._snapped(end))
@@ -77,27 +113,29 @@ class TextField(TextArea):
     # ---- as in a shell ---------------------------------------------------------------------------------------------
 
     def get_cursor_line_start_location(self, smart_home: bool = False) -> Location:
-        """Where Home goes: always the beginning, also of an indented line."""
-        return super().get_cursor_line_start_location(smart_home=False)
+        """Where Home goes: the beginning of the line, however it is indented or wrapped."""
+        return self.cursor_location[0], 0
 
-    def _state(self) -> object:
-        return id(self), self.text, self.cursor_location
+    def get_cursor_line_end_location(self) -> Location:
+        """Where End goes: the end of the line. The end of a wrapped row is no place to type at: what stands behind its
+        last character is the beginning of the next row."""
+        row = self.cursor_location[0]
+        return row, len(self.document[row])
 
     def _kill(self, start: Location, end: Location, *, backwards: bool) -> None:
         if self.read_only:
             return
-        before, text = self._state(), self.get_text_range(start, end)
+        text = self.get_text_range(start, end)
         self._delete_via_keyboard(start, end)
-        KILLED.cut(text, backwards=backwards, before=before, after=self._state())
+        KILLED.cut(text, backwards=backwards, key=key_number(self))
 
     def action_line_start(self) -> None:
-        """To the beginning of the line, however it is wrapped."""
-        self.move_cursor((self.cursor_location[0], 0))
+        """To the beginning of the line."""
+        self.move_cursor(self.get_cursor_line_start_location())
 
     def action_line_end(self) -> None:
-        """To the end of the line, however it is wrapped."""
-        row = self.cursor_location[0]
-        self.move_cursor((row, len(self.document[row])))
+        """To the end of the line."""
+        self.move_cursor(self.get_cursor_line_end_location())
 
     def action_kill_to_end(self) -> None:
         """Cuts the rest of the line; at its end, the line break."""
@@ -156,6 +194,14 @@ class LineField(Input):
     """One line of text."""
 
     BINDINGS = bindings("field")
+    DEFAULT_CSS = """
+    LineField:ansi {
+        & > .input--cursor, & > .input--selection {
+            background: ansi_default; color: ansi_default; text-style: reverse;
+        }
+        & > .input--placeholder, & > .input--suggestion { color: ansi_default; text-style: italic; }
+    }
+    """
 
     # ---- whole characters ------------------------------------------------------------------------------------------
 
@@ -208,13 +254,10 @@ class LineField(Input):
 
     # ---- as in a shell ---------------------------------------------------------------------------------------------
 
-    def _state(self) -> object:
-        return id(self), self.value, self.cursor_position
-
     def _kill(self, start: int, end: int, *, backwards: bool) -> None:
-        before, text = self._state(), self.value[start:end]
+        text = self.value[start:end]
         self.delete(start, end)
-        KILLED.cut("" if self.password else text, backwards=backwards, before=before, after=self._state())
+        KILLED.cut("" if self.password else text, backwards=backwards, key=key_number(self))
 
     def action_line_start(self) -> None:
         """To the beginning."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
 
-from rich.cells import split_graphemes
+from rich.cells import cell_len, split_graphemes
 
 _LETTER_A, _LETTER_Z = "\U0001f1e6", "\U0001f1ff"
 """Regional indicators: two of them are one flag."""
@@ -50,3 +51,17 @@ def snapped(text: str, index: int) -> int:
         return index
     marks = boundaries(text)
     return index if index > len(text) else marks[bisect_right(marks, index) - 1]
+
+
+def at_cell(text: str, cell: int, tab: int) -> int:
+    """The index of the character that covers a cell (0 is the first), or the length of `text` behind its end. `tab` is
+    the distance of tab stops."""
+    if text.isascii() and "\t" not in text:
+        return min(cell, len(text))
+    marks, width = boundaries(text), 0
+    for start, end in itertools.pairwise(marks):
+        character = text[start:end]
+        width += tab - width % tab if character == "\t" else cell_len(character)
+        if width > cell:
+            return start
+    return len(text)

@@ -28,21 +28,21 @@ def word_after(text: str) -> int:
 
 
 class KillRing:
-    """The text that was cut last. Cuts that follow each other are put back as one, as in a shell."""
+    """The text that was cut last. Cuts by one key after the other are put back as one, as in a shell."""
 
     def __init__(self) -> None:
         self.text = ""
-        self._left: object = None
+        self._key = -1
 
-    def cut(self, text: str, *, backwards: bool, before: object, after: object) -> None:
-        """`text` was cut from before the cursor (`backwards`) or from behind it. `before` and `after` are the field's
-        states: where nothing happened since the last cut, this one belongs to it."""
+    def cut(self, text: str, *, backwards: bool, key: int) -> None:
+        """`text` was cut from before the cursor (`backwards`) or from behind it. `key` is the number of the key that
+        did it: the one after the key of the last cut belongs to it, any key or click between them parts them."""
         if text:
-            if before != self._left:
+            if key != self._key + 1:
                 self.text = text
             else:
                 self.text = text + self.text if backwards else self.text + text
-        self._left = after
+        self._key = key
 
 
 KILLED = KillRing()

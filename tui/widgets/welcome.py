@@ -31,7 +31,6 @@ class Welcome(Vertical):
     }
     Welcome OptionList > .option-list--option { padding: 0 1; }
     Welcome OptionList > .option-list--option-highlighted { background: $background; color: $foreground; }
-    Welcome OptionList:focus > .option-list--option-highlighted { background: $primary 25%; }
     """
 
     class Asked(Message):

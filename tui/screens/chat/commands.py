@@ -15,7 +15,7 @@ from tui.chat.prompts import INPUT, OwnPrompt, read_prompts
 from tui.key_table import SETS
 from tui.screens.chat.drafting import Drafting
 from tui.screens.chat.parts import ChatParts
-from tui.texts import typed_path, write_new
+from tui.texts import path_in, typed_path, write_new
 from tui.widgets.offers import Offer
 
 
@@ -170,7 +170,7 @@ class SlashCommands:
         from flashmoe.hub.library import resolve_model
 
         try:
-            path = await asyncio.to_thread(resolve_model, name)
+            path = await asyncio.to_thread(resolve_model, str(path_in(name) or name))
         except HubError as error:
             self._parts.say(error.message, "error")
             return

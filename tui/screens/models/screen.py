@@ -24,6 +24,7 @@ from tui.screens.models import details as details
 from tui.screens.models.finder import ModelFinder
 from tui.screens.models.flow import ModelFlow
 from tui.screens.models.rows import row_line, section_line
+from tui.texts import path_in
 from tui.widgets.download_pane import DownloadPane
 from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
@@ -273,9 +274,9 @@ class ModelsScreen(Screen[str | None]):
             pane.action_load()
             return
         typed = self.query_one(Input).value.strip()
-        if typed.startswith(("/", "~", "./")):
+        path = path_in(typed)
+        if path is not None:
             with contextlib.suppress(OSError, ValueError):
-                path = Path(typed).expanduser()
                 if path.is_file():
                     self.finish(str(path))
                     return

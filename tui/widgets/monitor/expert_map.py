@@ -16,7 +16,7 @@ from tui.widgets.monitor.lines import MUTED, fit, line
 IN_RAM = "░▒▓█"
 ON_SSD = "·:+#"
 
-_RAM_STYLES = ("$secondary 60%", "$secondary", "$secondary", "bold $secondary")
+_RAM_STYLES = ("$secondary", "$secondary", "$secondary", "bold $secondary")
 _SSD_STYLES = (MUTED, MUTED, "$warning", "bold $error")
 _UNKNOWN = "?"
 

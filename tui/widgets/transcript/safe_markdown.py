@@ -24,6 +24,7 @@ from textual.strip import Strip
 from textual.style import Style
 
 from tui.texts import markdown_parser
+from tui.widgets.transcript.code_colours import OwnColours, ThemeColours
 from tui.widgets.transcript.lit import lit
 from tui.widgets.transcript.markdown_lines import Layout
 from tui.widgets.transcript.settled import Bare, Settled
@@ -98,11 +99,11 @@ class SafeMarkdown(Settled, Bare):
         & > .sign { color: $text-primary; }
         & > .bar { color: $border; }
         & > .rule { color: $secondary; }
-        & > .line { color: $foreground 25%; }
+        & > .line { color: $border; }
         & > .table_head { color: $primary; text-style: bold; }
-        & > .code_inline { background: $warning 10%; color: $text-warning 95%; }
+        & > .code_inline { background: $panel; color: $text-warning; }
         &:light > .sign { color: $text-secondary; }
-        &:light > .code_inline { background: $error 5%; color: $text-error 95%; }
+        &:light > .code_inline { color: $text-error; }
         &:ansi > .code_inline { background: transparent; }
     }
     """
@@ -192,8 +193,7 @@ class SafeMarkdown(Settled, Bare):
         return self.lines
 
     def _highlight(self, code: str, language: str) -> Content:
-        themes = (highlight.ANSILightHighlightTheme, highlight.ANSIDarkHighlightTheme)
-        theme = themes[self.app.current_theme.dark] if self.app.native_ansi_color else highlight.HighlightTheme
+        theme = OwnColours if self.app.native_ansi_color else ThemeColours
         return highlight.highlight(code, language=language or None, theme=theme)
 
     def notify_style_update(self) -> None:
