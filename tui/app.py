@@ -18,7 +18,7 @@ from textual import events
 from textual.app import SystemCommand
 from textual.css.query import NoMatches
 from textual.screen import Screen
-from textual.worker import WorkerFailed
+from textual.worker import NoActiveWorker, WorkerFailed, get_current_worker
 
 from backends.interface import LoadRequest
 from flashmoe import failures, paths
@@ -204,6 +204,8 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         if not isinstance(error, WorkerFailed):
             super()._handle_exception(error)
             return
+        if isinstance(error.error, NoMatches) and _is_of_a_gone_screen():
+            return  # it was closed while something was looked up for it
         self.caught.append(error.error)
         sentence = f"{failures.told(error.error)} {failures.kept(error.error)}"
         self.notify(sentence, title="Something went wrong", severity="error", timeout=15, markup=False)
@@ -385,6 +387,15 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         with contextlib.suppress(Exception):
             (await screen.history()).close()
         self.exit(code, return_code=code)
+
+
+def _is_of_a_gone_screen() -> bool:
+    """Whether the worker that runs now belongs to a screen that was closed meanwhile: its widgets are gone."""
+    try:
+        node = get_current_worker().node
+    except NoActiveWorker:
+        return False
+    return not (node.is_running and node.is_attached)
 
 
 def _warm_up() -> None:

@@ -128,8 +128,8 @@ class Editor:
             there = len(lines) - 1
             column = len(lines[there])
         else:
-            column = 0
-            while column < len(lines[there]) and _cells(lines[there][: column + 1]) <= self._goal:
+            column, goal = 0, max(self._goal, _cells(_lines(self.left)[-1]))
+            while column < len(lines[there]) and _cells(lines[there][: column + 1]) <= goal:
                 column += 1
         every = self.left + self.right
         index = sum(len(line) + 1 for line in lines[:there]) + column

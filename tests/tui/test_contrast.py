@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.color import Color as RichColor
-from rich.color import ColorSystem
+from rich.color import ColorSystem, ColorType
 from rich.segment import Segment
 from textual.color import Color
 from textual.widgets import OptionList
@@ -113,6 +113,22 @@ async def test_the_selected_row_can_be_read(name: str, mode: str, monkeypatch: p
                 assert segment.style.reverse, segment
 
 
+XTERM = (
+    "000000 cd0000 00cd00 cdcd00 0000ee cd00cd 00cdcd e5e5e5 7f7f7f ff0000 00ff00 ffff00 5c5cff ff00ff 00ffff ffffff"
+)
+"""What a terminal's own sixteen colours may be: xterm's."""
+
+
+def as_shown(colour: RichColor | None, mode: str) -> Color | None:
+    """What the terminal shows of it; None for its own foreground or background."""
+    if colour is None or colour.is_default:
+        return None
+    if colour.type is ColorType.STANDARD:
+        assert colour.number is not None
+        return Color.parse(f"#{XTERM.split()[colour.number]}")
+    return seen(Color(*colour.get_truecolor()), mode)
+
+
 def unreadable(segment: Segment, mode: str) -> str:
     """Why a piece of the screen can't be read, or isn't seen; empty where it can."""
     text, style = segment.text.strip(), segment.style
@@ -120,9 +136,7 @@ def unreadable(segment: Segment, mode: str) -> str:
         return ""
     if style.dim:
         return "dim"
-    fore, back = (
-        None if c is None or c.is_default else Color(*c.get_truecolor()) for c in (style.color, style.bgcolor)
-    )
+    fore, back = as_shown(style.color, mode), as_shown(style.bgcolor, mode)
     if mode == "none":
         return "a colour" if fore or back else ""
     if fore is None and back is None:
@@ -130,7 +144,7 @@ def unreadable(segment: Segment, mode: str) -> str:
     if fore is None:
         return "the terminal's own colour on another"
     need = TEXT if any(char.isalnum() for char in text) else DECORATION
-    found = contrast(seen(fore, mode), seen(back or Color(0, 0, 0), mode))
+    found = contrast(fore, back or Color(0, 0, 0))
     return "" if found >= need else f"{found:.1f}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from flashmoe import paths
 from flashmoe.config.schema import Config, LoadedConfig, UiConfig
 from flashmoe.history import History
+from flashmoe.hub import catalogue
 from tests.tui_support import home, keys, new_app, running, screen_is, settle, shown, until
 from tui import keymap, themes
 from tui.app import AppOptions, FlashmoeApp
@@ -409,3 +412,22 @@ def test_colours_of_terminals() -> None:
     assert terminal.colours({"TERM": "linux"}) == "16"
     assert terminal.colours({"TERM": "xterm-256color"}) == "256"
     assert terminal.colours({"TERM": "xterm", "COLORTERM": "truecolor"}) == "truecolor"
+
+
+async def test_a_screen_that_is_closed_while_it_looks_something_up_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, load = threading.Event(), catalogue.load_catalogue
+
+    def slowly() -> object:
+        begun.set()
+        time.sleep(1)
+        return load()
+
+    monkeypatch.setattr(catalogue, "load_catalogue", slowly)
+    app = new_app()
+    async with running(app) as pilot:
+        await pilot.press("ctrl+o")
+        await until(pilot, begun.is_set)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is app.chat_screen)
+        await settle(pilot, 2)
+        assert not app._notifications

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from textual import events
 
+from flashmoe.history import History
 from tests.tui.plain_editor import PASTE, PASTED, Editor, pieces, press_some
 from tests.tui.typing_probe import Probe
 from tui.terminal.bursts import Bursts, TextOfKeys
@@ -30,7 +31,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
     home = tmp_path_factory.mktemp("small") / "home"
     (home / "config" / "prompts").mkdir(parents=True)
     (home / "config" / "prompts" / "about.txt").write_text("About {{thing}}")
-    app = Probe(home, 60, 20)
+    (home / "data").mkdir()
+    with History(home / "data" / "chats.db") as history:
+        chat = history.create_chat(title="Where words are found")
+        history.add_message(chat.id, "user", "a b c")
+    app = Probe(home, 60, 20, chat=chat.id)
     yield app
     app.close()
 
@@ -60,7 +65,7 @@ def type_and_compare(
                 probe.wait(0.001)
         cut = model.cut
         shown = probe.field()
-        assert shown["text"] == model.text, (burst, seed, keys, sent)
+        assert shown["text"] == model.text, (burst, seed, shown["size"], keys, sent)
         assert not shown["sent"]
 
 

@@ -1,6 +1,6 @@
 """The real app in a pseudo-terminal, with one more key: F12 writes what the focused field holds to a pipe.
 
-Run as ``python -m tests.tui.typing_probe FD [flags]``; imported, it starts itself and types.
+Run as ``python -m tests.tui.typing_probe FD [CHAT]``; imported, it starts itself and types.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ DUMP = "\x1b[24~"
 class Probe:
     """Types into the app and asks what became of it."""
 
-    def __init__(self, home: Path, columns: int = 300, rows: int = 30, *, config: str = "") -> None:
+    def __init__(
+        self, home: Path, columns: int = 300, rows: int = 30, *, config: str = "", chat: int | None = None
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         if config:
             (home / "config").mkdir(exist_ok=True)
@@ -39,7 +41,8 @@ class Probe:
             for name in ("SSH_CONNECTION", "TMUX", "NO_COLOR"):
                 os.environ.pop(name, None)
             os.chdir(ROOT)
-            os.execv(sys.executable, [sys.executable, "-m", "tests.tui.typing_probe", str(given)])
+            shown = [] if chat is None else [str(chat)]
+            os.execv(sys.executable, [sys.executable, "-m", "tests.tui.typing_probe", str(given), *shown])
         os.close(given)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._unread = b""
@@ -108,14 +111,17 @@ def main() -> None:
     from tui.terminal.driver import AppDriver
 
     given = int(sys.argv[1])
-    app = FlashmoeApp(AppOptions(measure=False), driver_class=AppDriver)
+    chat = int(sys.argv[2]) if sys.argv[2:] else None
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat), driver_class=AppDriver)
     sent: list[str] = []
 
     def dump() -> None:
         field = app.focused
         text = field.text if isinstance(field, TextArea) else field.value if isinstance(field, Input) else None
         screen = type(app.screen).__name__
-        line = json.dumps({"id": field and field.id, "text": text, "screen": screen, "sent": sent})
+        line = json.dumps(
+            {"id": field and field.id, "text": text, "screen": screen, "sent": sent, "size": field and field.size}
+        )
         os.write(given, line.encode() + b"\n")
         sent.clear()
         if isinstance(field, TextArea):

@@ -7,11 +7,25 @@ from typing import Any
 from rich.color import ColorSystem
 from textual.app import App
 from textual.filter import Monochrome, NoColor
+from textual.style import Style
+from textual.widget import Widget
+from textual.widgets import OptionList
 
 from tui.terminal import facts
 from tui.terminal.ascii import Ascii
 
 _SYSTEMS = {"truecolor": ColorSystem.TRUECOLOR, "256": ColorSystem.EIGHT_BIT, "16": ColorSystem.STANDARD}
+
+
+def _with_reverse(self: OptionList, *component_classes: str, partial: bool = False) -> Style:
+    """As the widget's own, which forgets ``text-style: reverse`` of a component (Textual 8.2.8): where there are no
+    colours nothing else shows which row is selected."""
+    style = Widget.get_visual_style(self, *component_classes, partial=partial)
+    reverse = any(self.get_component_styles(name).text_style.reverse for name in component_classes)
+    return style + Style(reverse=True) if reverse else style
+
+
+OptionList.get_visual_style = _with_reverse  # type: ignore[assignment, method-assign]  # in Textual's palette, too
 
 
 def use_terminal(app: App[Any], characters: str) -> None:

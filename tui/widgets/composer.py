@@ -109,11 +109,6 @@ class Composer(TextField):
             return
         self.post_message(self.Sent(encodable(self.text)))
 
-    def action_newline(self) -> None:
-        """Breaks the line at the cursor."""
-        self.replace("\n", *self.selection, maintain_selection_offset=False)
-        self.scroll_cursor_visible()
-
     def accepted(self, sent: str) -> None:
         """`sent` was sent: remember it and start afresh, with what was typed since."""
         self.prompts.remember(sent)

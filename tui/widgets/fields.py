@@ -11,6 +11,7 @@ from typing import Any
 from rich.style import StyleType
 from rich.text import Text
 from textual import events
+from textual.binding import Binding
 from textual.document._document import Location, Selection
 from textual.geometry import Offset
 from textual.widget import Widget
@@ -48,7 +49,11 @@ class _WholeCharacters(Text):
 class TextField(TextArea):
     """Several lines of text."""
 
-    BINDINGS = bindings("field")
+    # ^J is what Enter is in a paste that isn't marked as one.
+    BINDINGS = [*bindings("field"), Binding("ctrl+j", "newline", "Break the line", show=False)]
+    DEFAULT_CSS = """
+    TextField:light .text-area--cursor { color: $background; background: $foreground; }
+    """
 
     # ---- whole characters ------------------------------------------------------------------------------------------
 
@@ -136,6 +141,11 @@ class TextField(TextArea):
     def action_line_end(self) -> None:
         """To the end of the line."""
         self.move_cursor(self.get_cursor_line_end_location())
+
+    def action_newline(self) -> None:
+        """Breaks the line at the cursor."""
+        self.replace("\n", *self.selection, maintain_selection_offset=False)
+        self.scroll_cursor_visible()
 
     def action_kill_to_end(self) -> None:
         """Cuts the rest of the line; at its end, the line break."""

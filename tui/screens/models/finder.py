@@ -24,6 +24,7 @@ from flashmoe.plans.model_list import (
     suitable_quant,
 )
 from tui.screens.models.view import ModelsView
+from tui.texts import path_in
 
 if TYPE_CHECKING:
     from flashmoe.hub.address import Reference
@@ -105,7 +106,7 @@ class ModelFinder:
     async def search_hub(self, text: str) -> None:
         """Asks the hub for repositories; offline is a word beside the heading, never a dialog."""
         view = self._view
-        if text.startswith(("/", "~", "./")):
+        if path_in(text) is not None:
             view.set_rows("hub", [], "")
             return
         client = await self.client()
