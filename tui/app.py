@@ -33,7 +33,7 @@ from tui.downloading import Downloading
 from tui.engine.controller import EngineController
 from tui.engine.messages import DownloadNews
 from tui.monitor.monitoring import Monitoring
-from tui.screens.app_keys import AppKeys
+from tui.screens.app_keys import TOLD_S, AppKeys
 from tui.screens.app_looks import AppLooks
 from tui.screens.chat.screen import ChatScreen
 from tui.screens.palette import palette_commands
@@ -312,7 +312,7 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
     def tell(self, sentence: str) -> None:
         """On the main screen over the composer, elsewhere in a toast."""
         if self.screen is self.chat_screen:
-            self.chat_screen.say(sentence)
+            self.chat_screen.activity.say(sentence, seconds=TOLD_S)
         else:
             super().tell(sentence)
 

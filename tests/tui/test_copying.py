@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,30 @@ async def test_a_model_is_loaded_by_a_path_as_a_terminal_drops_it(tiny: Path, tm
         await ready(pilot)
         assert app.controller.request is not None
         assert app.controller.request.path == str(path)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux")
+@pytest.mark.parametrize("utf8", [True, False])
+def test_inside_a_tmux_without_utf8_lines_are_ascii(tmp_path: Path, utf8: bool) -> None:
+    socket = str(tmp_path / "tmux")
+    pid, fd = pty.fork()
+    if pid == 0:
+        flags = ["-u"] if utf8 else []
+        environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "LC_ALL": "C"}
+        os.execvpe("tmux", ["tmux", *flags, "-S", socket, "-f", "/dev/null", "new-session", "sleep 60"], environ)
+    try:
+        end = time.monotonic() + 60
+        while not os.path.exists(socket) and time.monotonic() < end:  # noqa: PTH110
+            time.sleep(0.05)
+        environ = {"PATH": os.environ["PATH"], "TERM": "screen", "TMUX": f"{socket},1,0"}
+        while facts.without_drawing(environ) is utf8 and time.monotonic() < end:
+            time.sleep(0.1)
+        assert facts.without_drawing(environ) is not utf8
+        assert not facts.without_drawing({**environ, "LANG": "C.UTF-8"})  # the user says so
+    finally:
+        subprocess.run(["tmux", "-S", socket, "kill-server"], check=False)
+        os.close(fd)
+        os.waitpid(pid, 0)
 
 
 async def test_a_click_on_the_key_bar_does_what_the_key_does() -> None:

@@ -18,6 +18,8 @@ from tui.widgets.leader_hints import LeaderHints
 
 HINT_AFTER_S = 0.3
 """Who knows the second key has pressed it by then, and nothing is drawn."""
+TOLD_S = 4.0
+"""How long a sentence about a key stays."""
 TWICE_S = 2.0
 """^C twice within this time quits."""
 
@@ -98,4 +100,4 @@ class AppKeys(KeyOrder):
 
     def tell(self, sentence: str) -> None:
         """One sentence for the person at the keyboard."""
-        self.notify(sentence, markup=False, timeout=4)
+        self.notify(sentence, markup=False, timeout=TOLD_S)

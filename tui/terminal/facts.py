@@ -81,7 +81,21 @@ def without_drawing(environ: Mapping[str, str] | None = None) -> bool:
         return True
     named = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
     codeset = named.partition("@")[0].partition(".")[2].lower().replace("-", "")
+    if not codeset and in_tmux(environ):
+        return _tmux_has_no_utf8(environ)
     return bool(codeset) and codeset != "utf8"
+
+
+def _tmux_has_no_utf8(environ: Mapping[str, str]) -> bool:
+    """Whether tmux was started without UTF-8, as over an SSH that passes no LANG on: it draws ``_`` for a line then."""
+    import subprocess
+
+    ask = ["tmux", "display-message", "-p", "#{client_utf8}"]
+    try:
+        told = subprocess.run(ask, env=dict(environ), capture_output=True, timeout=2, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return told.strip() == b"0"
 
 
 def editor_command(environ: Mapping[str, str] | None = None) -> list[str] | None:

@@ -56,11 +56,14 @@ class ActivityLine(Widget):
         else:
             self.set_timer(left, lambda: self.clear() if self._content is content else None)
 
-    def say(self, sentence: str, level: str = "info") -> None:
-        """A sentence that stays until something else happens. Levels: info, warning, error."""
+    def say(self, sentence: str, level: str = "info", *, seconds: float | None = None) -> None:
+        """A sentence that stays until something else happens, or for so many seconds. Levels: info, warning, error."""
         mark, style = {"error": ("✗ ", "$text-error"), "warning": ("! ", "$text-warning")}.get(level, ("", MUTED))
         self._set(Content.styled(mark + visible_line(sentence, 400), style))
         self._read_until = time.monotonic() + (READ_S if level == "warning" else 0.0)
+        if seconds is not None:
+            content = self._content
+            self.set_timer(seconds, lambda: self.clear() if self._content is content else None)
 
     def show_loading(self, name: str, progress: LoadProgress | None, cancel_key: str) -> None:
         """A model is being loaded."""
