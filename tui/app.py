@@ -18,7 +18,7 @@ from textual import events
 from textual.app import SystemCommand
 from textual.css.query import NoMatches
 from textual.screen import Screen
-from textual.worker import NoActiveWorker, WorkerFailed, get_current_worker
+from textual.worker import WorkerFailed
 
 from backends.interface import LoadRequest
 from flashmoe import failures, paths
@@ -36,6 +36,7 @@ from tui.monitor.monitoring import Monitoring
 from tui.screens.app_keys import TOLD_S, AppKeys
 from tui.screens.app_looks import AppLooks
 from tui.screens.chat.screen import ChatScreen
+from tui.screens.closed import is_of_a_closed_screen
 from tui.screens.palette import palette_commands
 from tui.terminal import facts as terminal
 from tui.terminal.repaint import SparingApp
@@ -201,11 +202,12 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
 
     def _handle_exception(self, error: Exception) -> None:
         """One net under every worker: what one of them didn't foresee is told and noted, and the app goes on."""
+        cause = error.error if isinstance(error, WorkerFailed) else error
+        if isinstance(cause, NoMatches) and is_of_a_closed_screen(self):
+            return  # a timer or a worker of it came too late
         if not isinstance(error, WorkerFailed):
             super()._handle_exception(error)
             return
-        if isinstance(error.error, NoMatches) and _is_of_a_gone_screen():
-            return  # it was closed while something was looked up for it
         self.caught.append(error.error)
         sentence = f"{failures.told(error.error)} {failures.kept(error.error)}"
         self.notify(sentence, title="Something went wrong", severity="error", timeout=15, markup=False)
@@ -387,15 +389,6 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         with contextlib.suppress(Exception):
             (await screen.history()).close()
         self.exit(code, return_code=code)
-
-
-def _is_of_a_gone_screen() -> bool:
-    """Whether the worker that runs now belongs to a screen that was closed meanwhile: its widgets are gone."""
-    try:
-        node = get_current_worker().node
-    except NoActiveWorker:
-        return False
-    return not (node.is_running and node.is_attached)
 
 
 def _warm_up() -> None:

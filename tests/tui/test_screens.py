@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from textual.css.query import NoMatches
 
 from flashmoe import paths
 from flashmoe.config.schema import Config, LoadedConfig, UiConfig
@@ -431,3 +432,17 @@ async def test_a_screen_that_is_closed_while_it_looks_something_up_is_no_fault(m
         await until(pilot, lambda: app.screen is app.chat_screen)
         await settle(pilot, 2)
         assert not app._notifications
+
+
+async def test_a_timer_of_a_closed_screen_doesn_t_end_the_app() -> None:
+    app = new_app()
+    async with running(app) as pilot:
+        await pilot.press("f1")
+        await screen_is(pilot, "HelpScreen")
+        screen = app.screen
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is app.chat_screen)
+        with screen._context():  # as a timer that was due already
+            app._handle_exception(NoMatches("its widgets are gone"))
+        await pilot.press("a")
+        assert app.chat_screen.composer.text == "a"
