@@ -197,6 +197,12 @@ def test_consoles_that_draw_with_ascii(environ: dict[str, str], without: bool) -
     assert facts.without_drawing(environ) is without
 
 
+def test_consoles_without_colours_get_none() -> None:
+    assert [facts.colours({"TERM": term}) for term in ("dumb", "vt100", "vte-256color", "linux")] == [
+        "none", "none", "256", "16"
+    ]  # fmt: skip
+
+
 def test_ascii_keeps_every_cell_and_what_people_wrote() -> None:
     assert in_ascii("╭─ chat ─╮ ▁▂▃▅▇ ░▒▓█ · …") == "+- chat -+ __==# .o## . ~"
     assert in_ascii("⠀⣿⡇") == " @*"

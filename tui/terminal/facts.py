@@ -63,7 +63,7 @@ def tmux_copy(text: str) -> bool:
 def colours(environ: Mapping[str, str] | None = None) -> str:
     """``truecolor``, ``256``, ``16`` or ``none``, from the environment."""
     environ = os.environ if environ is None else environ
-    if "NO_COLOR" in environ or environ.get("TERM") == "dumb":
+    if "NO_COLOR" in environ or environ.get("TERM") in ("dumb", "vt52", "vt100", "vt102", "vt220"):
         return "none"
     if environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
         return "truecolor"
