@@ -28,6 +28,8 @@ _SCROLLBAR_BACKS = ("scrollbar-background", "scrollbar-background-hover", "scrol
 _BACKGROUNDS = ("background", "surface", "panel")
 COLOURFUL = 12
 """Chroma (Lab) from which on a colour is no shade of grey."""
+FOCUSED = 0.05
+"""How much of the foreground Textual adds to the background of a field that has the focus."""
 SELECTED = 0.16
 """How much of the primary colour a selected row has."""
 
@@ -93,10 +95,13 @@ def fit(theme: Theme, mode: str) -> Theme:
     primary = _parse(made["primary"], base)
     selected = _selected(backs, primary, _near(_parse(made["foreground"], base), mode), mode)
     stands_on = [*backs.values(), selected]
+    tint = _parse(made["foreground"], base)
+    fields = [_near(backs[name].blend(tint, FOCUSED, alpha=1), mode) for name in ("surface", "panel")]
     colours = {name: fitted(_parse(made[name], base), stands_on, TEXT, mode) for name in _TEXTS}
     variables = {**theme.variables, "selected": selected.hex}
     for name in _DERIVED:
-        variables[name] = fitted(_parse(made.get(name, made["foreground"]), base), stands_on, TEXT, mode).hex
+        under = [*stands_on, *fields] if name == "text-disabled" else stands_on  # what stands in an empty field
+        variables[name] = fitted(_parse(made.get(name, made["foreground"]), base), under, TEXT, mode).hex
     for name in _BORDERS:
         variables[name] = fitted(_parse(made[name], base), list(backs.values()), DECORATION, mode).hex
     variables |= dict.fromkeys(_SCROLLBAR_BACKS, base.hex)
