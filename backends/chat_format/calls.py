@@ -53,6 +53,8 @@ class CallWriter:
     def cut(self, begin: int, ended: bool) -> None:
         """Ends a call that breaks off: whole if only brackets are missing and the model ended by itself."""
         out = self.out
+        if ended:
+            self.src.at = len(self.src.text)  # half an escape, or half a marker: no text for anybody
         missing = json_text.closing(out.arguments_so_far) if ended and not self.truncated else None
         if missing is not None and out.arguments_so_far:
             out.arguments(missing)

@@ -14,6 +14,7 @@ from backends.chat_format.tagged import TaggedReader
 from backends.chat_format.values import is_text, to_json, types_of
 
 HEAD_LIMIT = 300
+_HEAD = re.compile(r"\s*(?:a(?:s{1,2}(?:i(?:s(?:t(?:a(?:nt?)?)?)?)?)?)?)?\s*(?:t|to|to=\S*)?\s*(?:<\|?\S*\s*\S*)?")
 _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 
 
@@ -42,6 +43,10 @@ class Messages(CallWriter):
             found = yield from self.src.until(stops, out.answer)
         self.reading.phase = "boundary"
         return found
+
+    def _cut_head(self) -> bool:
+        """Whether all that is left is a message's head that was cut off."""
+        return self.src.cut_off and _HEAD.fullmatch(self.src.text[self.src.at :]) is not None
 
     def _json_call(self, name: str, stops: tuple[str, ...]) -> Wait[None]:
         """A message that is a call's arguments."""
@@ -105,8 +110,7 @@ class Harmony(Messages):
                 yield from self._body(head)
             elif stop is None and not limit and "<|channel|>" not in head:
                 src.at = start
-                if head.strip() != "assistant":
-                    yield from self._text_to((*self.ends, "<|channel|>"), "answer")
+                yield from self._text_to((*self.ends, "<|channel|>"), "drop" if self._cut_head() else "answer")
 
     def _body(self, head: str) -> Wait[None]:
         named = re.findall(r"<\|channel\|>\s*(\w+)", head)
@@ -140,7 +144,7 @@ class Recipients(Messages):
             if (yield from src.match(self.ends)) is not None:
                 continue
             if not (yield from src.stands_ahead(self.message, HEAD_LIMIT)):
-                yield from self._text_to(self.ends, "answer")
+                yield from self._text_to(self.ends, "drop" if self._cut_head() else "answer")
                 continue
             found: list[str] = []
             yield from src.until((self.message,), found.append)
@@ -271,6 +275,8 @@ class Functionary(Messages):
             yield from src.match((self.mark,))
             name = yield from src.word(NAME, MAX_NAME)
             line = yield from src.peek()
+            if not line and src.cut_off and any(n.startswith(name) for n in ("all", *self.tools.names)):
+                return  # a name that was cut off
             if line not in ("\n", "") or (name != "all" and name not in self.tools):
                 src.at = start
                 yield from src.match((self.mark,))

@@ -63,6 +63,8 @@ class TagAnswer:
             rest = self.fmt.opener[start:]
             if control_like(rest[0]) and (yield from self.src.pieces(rest)):
                 return
+            if control_like(rest[0]) and self.src.begins_at_end(rest[:1]):
+                self.src.at = len(self.src.text)
 
     def _bare_call(self) -> Wait[bool]:
         if self.calls is None or not self.calls.bare():

@@ -153,6 +153,15 @@ def test_a_call_that_breaks_off_is_no_whole_call() -> None:
     assert found.content == ""
 
 
+def test_half_an_escape_and_half_a_head_are_no_text() -> None:
+    raw = '<tool_call>{"name": "get_time", "arguments": {"city": "a\\'
+    assert said("hermes", raw, truncated=True)[0] == ""
+    whole = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.get_time<|channel|>commentary"
+    for cut in range(len(whole)):
+        assert said("harmony", whole[:cut], after="<|start|>assistant", truncated=True)[0] == "", whole[:cut]
+    assert said("harmony", "Plain words", after="<|start|>assistant", truncated=True)[0] == "Plain words"
+
+
 @pytest.mark.parametrize(
     ("raw", "content"),
     [
