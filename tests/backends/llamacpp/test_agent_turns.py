@@ -198,7 +198,9 @@ def judge(path: Path) -> Iterator[LlamaModel]:
     model.close()
 
 
-@pytest.mark.parametrize(("preamble", "turns"), [(600, 5), pytest.param(8000, 12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("preamble", "turns"), [(600, 5), pytest.param(8000, 12, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
 def test_turns_of_agents(path: Path, judge: LlamaModel, tmp_path: Path, preamble: int, turns: int) -> None:
     place = Place(path, tmp_path / "kv", judge, n_ctx=24576)
     one, two = Agent(place, "one", preamble), Agent(place, "two", preamble)
