@@ -21,6 +21,7 @@ CUT = "x\x15"
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
     """No line wraps here, so that Up and Down have a plain model, too."""
     app = Probe(tmp_path_factory.mktemp("wide") / "home", 300, 30, config="ui: {monitor: hidden}\n")
+    assert app.field()["size"][0] > 280
     yield app
     app.close()
 
@@ -75,7 +76,7 @@ ALL = [pytest.param(n, 500, marks=pytest.mark.slow) for n in (1, 20, 200)]
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("burst", "sequences"), [(1, 100), (20, 60), (200, 25), *ALL])
 def test_the_composer(wide: Probe, burst: int, sequences: int) -> None:
-    type_and_compare(wide, burst, sequences, widest=120, up_down=True)
+    type_and_compare(wide, burst, sequences, widest=280, up_down=True)
 
 
 @pytest.mark.timeout(1800)

@@ -37,14 +37,16 @@ class Probe:
         os.set_inheritable(given, True)
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
             os.environ.update(FLASHMOE_HOME=str(home), TERM="xterm-256color", COLORTERM="truecolor")
             for name in ("SSH_CONNECTION", "TMUX", "NO_COLOR"):
                 os.environ.pop(name, None)
             os.chdir(ROOT)
             shown = [] if chat is None else [str(chat)]
-            os.execv(sys.executable, [sys.executable, "-m", "tests.tui.typing_probe", str(given), *shown])
+            arguments = [sys.executable, "-m", "tests.tui.typing_probe", str(given), *shown]
+            # Not execv: readline, which pytest imports, sets COLUMNS and LINES behind Python's back.
+            os.execve(sys.executable, arguments, dict(os.environ))
         os.close(given)
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._unread = b""
         self.written = b""
         self._line()  # it is ready
