@@ -64,7 +64,7 @@ def test_runs_of_both_ways_decide(model: GgufFile, machine: Machine) -> None:
     slower_there = [run(3.0, 9, held, 1.0), run(4.0, 0, held, 2.0)]
     made = plan(model, machine, limit, slower_there)
     assert made.place.n_gpu_layers == 0
-    assert "4.0 tokens/s so, and at 3.0" in made.gpu_reason
+    assert "4.0 tokens/s without it, and at 3.0" in made.gpu_reason
     assert made.gpu_reason in made.notes
     assert made.place == plan(model, machine, replace(limit, n_gpu_layers=0)).place
     assert made.speed is not None
