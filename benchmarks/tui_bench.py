@@ -91,7 +91,8 @@ class App:
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             os.environ["PYTHONPYCACHEPREFIX"] = str(home / "bytecode")
             time.sleep(FORK_PAUSE_S)  # the size below is set first
-            os.execv(sys.executable, [sys.executable, "-m", "flashmoe.cli.main", *_arguments(**options)])
+            # Its environment is what Python knows: readline leaves COLUMNS and LINES of this terminal in C's.
+            os.execve(sys.executable, [sys.executable, "-m", "flashmoe.cli.main", *_arguments(**options)], os.environ)
         self.pid = pid
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.n_bytes = 0
