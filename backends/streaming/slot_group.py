@@ -13,7 +13,9 @@ from backends.system import libc
 
 _HUGE = 2 << 20
 _INFINITE = float("inf")
-_REMADE_TOKENS = 4
+_REMADE_TOKENS = 16
+_MOST_MOVED = 24
+"""Each of them is looked at whenever a slot is taken; from so many on the order is made anew."""
 _FOREIGN = -1e300
 
 
@@ -37,66 +39,91 @@ class SlotGroup:
         """The same memory: of one slot, Python reads and writes it sooner than numpy."""
         self._cold: dict[int, list[int]] = {row: [] for row in rows}
         """Each row's slots of its home that may be taken, the coldest last, as they were when it was made."""
+        self._moved: dict[int, list[int]] = {row: [] for row in rows}
+        """Those that have no place in it any more: used, filled or emptied since."""
+        self._out = bytearray(n_slots)
+        """1 for a slot that is among the moved ones, or that the disk writes into."""
         self._made: dict[int, int] = dict.fromkeys(rows, -_REMADE_TOKENS)
         edges = np.linspace(0, n_slots, len(rows) + 1).astype(int).tolist()
         self.home = {row: (edges[i], edges[i + 1]) for i, row in enumerate(rows)}
         self.home_row = np.zeros(n_slots, np.int64)
         for row, (a, b) in self.home.items():
             self.home_row[a:b] = row
+        self._home_of: list[int] = self.home_row.tolist()
 
     def own(self, slot: int, row: int, expert: int, width: int) -> None:
         """The disk begins to write an expert into a slot."""
         self.owner_at[slot] = row * width + expert
         self.order_at[slot] = _INFINITE
+        self._out[slot] = 1
 
     def arrived(self, slot: int, row: int) -> None:
         """What a slot was given is all there."""
         lo, hi = self.home[row]
         self.order_at[slot] = 0.0 if lo <= slot < hi else _FOREIGN
+        self._move(slot)
 
     def free(self, slot: int) -> None:
         """A slot's expert is dropped."""
         self.owner_at[slot] = -1
         self.order_at[slot] = -_INFINITE
+        self._move(slot)
+
+    def _move(self, slot: int) -> None:
+        self._out[slot] = 1
+        moved = self._moved[self._home_of[slot]]
+        if slot not in moved:
+            moved.append(slot)
 
     def coldest(self, row: int, count: int, keep: Collection[int], ledger: Ledger) -> list[int] | None:
         """`count` slots in the home of `row`, free ones first, then by their experts' heat; None where there aren't so
         many. `keep`: row * width + expert of what must stay.
 
-        The order is made every few tokens: all heat fades alike, so only what was used since is in another place, and
-        that is passed over.
+        The order is made every few tokens: all heat fades alike, so between two uses of any of them it stays. What was
+        used, filled or emptied since stands apart and is compared as it is.
         """
-        cold, since = self._cold[row], self._made[row]
-        fresh = not cold or ledger.token - since >= _REMADE_TOKENS
-        if fresh:
-            cold, since = self._remake(row, ledger)
+        if ledger.token - self._made[row] >= _REMADE_TOKENS or len(self._moved[row]) > _MOST_MOVED:
+            self._remake(row, ledger)
+        cold, moved, since, out = self._cold[row], self._moved[row], self._made[row], self._out
+        owner, order, used, heat = self.owner_at, self.order_at, ledger.used_at, ledger.flat_heat.data
         found: list[int] = []
-        owner, order, used = self.owner_at, self.order_at, ledger.used_at
         while len(found) < count:
-            if not cold:
-                if fresh:
-                    return None
-                cold, since = self._remake(row, ledger)
-                fresh = True
-                continue
-            slot = cold.pop()
-            if order[slot] == _INFINITE or slot in found:
-                continue
-            flat = owner[slot]
-            if flat >= 0 and (flat in keep or used[flat] >= since):
-                continue
-            found.append(slot)
+            while cold:
+                slot = cold[-1]
+                flat = owner[slot]
+                if not out[slot]:
+                    if flat < 0 or (used[flat] < since and flat not in keep):
+                        break
+                    out[slot] = 1
+                    moved.append(slot)
+                cold.pop()
+            best = cold[-1] if cold else -1
+            least = order[best] + (heat[owner[best]] if owner[best] >= 0 else 0.0) if cold else _INFINITE
+            for slot in moved:
+                flat, rank = owner[slot], order[slot]
+                if rank == _INFINITE or flat in keep or slot in found:
+                    continue
+                if flat >= 0:
+                    rank += heat[flat]
+                if rank < least or (rank == least and slot < best):
+                    best, least = slot, rank
+            if best < 0:
+                return None
+            if not out[best]:
+                cold.pop()
+                out[best] = 1
+                moved.append(best)
+            found.append(best)
         return found
 
-    def _remake(self, row: int, ledger: Ledger) -> tuple[list[int], int]:
+    def _remake(self, row: int, ledger: Ledger) -> None:
         lo, hi = self.home[row]
         rank = ledger.flat_heat[self.owner[lo:hi]]
         rank += self.order[lo:hi]
         taken = int(np.count_nonzero(rank == np.inf))
         order = rank.argsort(kind="stable")[: hi - lo - taken]
-        cold: list[int] = (order[::-1] + lo).tolist()
-        self._cold[row], self._made[row] = cold, ledger.token
-        return cold, ledger.token
+        self._cold[row], self._moved[row], self._made[row] = (order[::-1] + lo).tolist(), [], ledger.token
+        self._out[lo:hi] = (self.order[lo:hi] == _INFINITE).tobytes()
 
     def close(self) -> None:
         libc.munmap(self.region, self.bytes + _HUGE)

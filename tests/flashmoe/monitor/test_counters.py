@@ -155,7 +155,7 @@ def test_the_hit_rate_is_that_of_a_replayed_trace(path: Path, monkeypatch: pytes
         begin(tokens, *aged)
 
     def noted(row: int, ids: Any, counts: Any, *guesses: Any) -> bool:
-        trace.append((row, ids.tolist(), [1] * len(ids) if counts is None else counts.tolist()))
+        trace.append((row, list(ids), [1] * len(ids) if counts is None else counts.tolist()))
         return chosen(row, ids, counts)  # nothing is read ahead: whether a guess arrived in time is the disk's affair
 
     monkeypatch.setattr(pager, "chosen", noted)
