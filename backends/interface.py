@@ -402,9 +402,7 @@ class Model(Protocol):
         """Whether `step` has something to do."""
         ...
 
-    # optional: ``prefill_progress(emit: Callable[[PrefillProgress], None])``, which tells how far the prompts of the
-    # running batch are; thread-safe, called about twice a second while `step` runs.
-
+    # optional and thread-safe: ``prefill_progress(emit)``, called twice a second with how far the batch's prompts are
     def telemetry(self) -> Telemetry:
         """Counters now. Thread-safe and cheap: it is read several times a second while `step` runs."""
         ...

@@ -39,7 +39,7 @@ class Probe:
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
             os.environ.update(FLASHMOE_HOME=str(home), TERM="xterm-256color", COLORTERM="truecolor")
-            for name in ("SSH_CONNECTION", "TMUX", "NO_COLOR"):
+            for name in ("COLUMNS", "LINES", "SSH_CONNECTION", "TMUX", "NO_COLOR"):
                 os.environ.pop(name, None)
             os.chdir(ROOT)
             shown = [] if chat is None else [str(chat)]

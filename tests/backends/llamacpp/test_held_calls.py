@@ -49,11 +49,12 @@ TOOLS = (
     ToolSpec("get_time", parameters={"type": "object", "properties": {}, "additionalProperties": False}),
 )
 SCHEMAS = {t.name: t.parameters for t in TOOLS}
-HELD = ["hermes", "glm", "mistral", "deepseek", "list", "invoke", "kimi", "dsml"]
+HELD = ["hermes", "glm", "mistral", "deepseek", "list", "invoke", "kimi"]
 Load = Callable[..., LlamaModel]
 
 
-# (coder's template opens thinking, which a model of random weights never ends)
+# (coder's template opens thinking, which a model of random weights never ends; strings of DSML's parameters are free,
+# so that random tokens never end one)
 
 
 def begins(name: str) -> str:
@@ -184,7 +185,6 @@ BEGUN = {
     "bare": ("", '{"name": "get_weather", "parameters": {"days"'),
     "invoke": ("", '<x:tool_call>\n<invoke name="get_weather">\n<parameter name="days">'),
     "kimi": ("", "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"),
-    "dsml": ("", '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">'),
     "harmony": (
         "<|start|>assistant",
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
