@@ -81,7 +81,7 @@ class Ours:
             repack="off" if repack == "off" else "on",
         )  # fmt: skip
         self.model: Any = load(request, go_on)
-        self.n_vocab = self.model.context.n_vocab
+        self.n_vocab = self.model.context.n_vocab  # type: ignore[attr-defined]
         print(f"{backend} {repack}: repacked {self.model.info.repacked}, {self.model.info.load_s:.1f} s", flush=True)
 
     def clear(self) -> None:

@@ -8,11 +8,14 @@ and 7 characters, and cut off (``--cut N``: after each Nth character; 0: not at 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from backends.chat_format.templates import ChatTemplate
-from benchmarks.chat_format import files_of
 from tests.backends.chat_format.round_trip import DirectRenderer, differs, trips, unsound
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chat_format import files_of
 
 
 def main() -> None:

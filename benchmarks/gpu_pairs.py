@@ -106,7 +106,7 @@ def main() -> int:
         model = Bare(o.model, told) if given["backend"] == "bare" else load(o.model, told)
         info = getattr(model, "info", None)
         if info is not None:
-            probes[given["name"]], model._parts.disk_probe = model._parts.disk_probe, lambda: None
+            probes[given["name"]], model._parts.disk_probe = model._parts.disk_probe, lambda: None  # type: ignore[union-attr]
         models[given["name"]] = model
         print(json.dumps({
             **given, "load_s": round(time.perf_counter() - started, 1),

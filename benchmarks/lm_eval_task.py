@@ -21,7 +21,8 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.refusals import serve
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from refusals import serve
 
 ROWS: list[dict[str, Any]] = [
     {"question": "An expert is", "choices": [" a part of a layer", " a kind of cheese"], "gold": 0},
