@@ -22,6 +22,10 @@ _UNSAFE = re.compile(
     "\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _LINE_ENDINGS = re.compile("\r\n")
+# Colours and whatever else programs write to a terminal, as it is copied along with their text.
+_SEQUENCES = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\\\)|\x1b[ -/]*[0-Z`-~]"
+)
 
 # Soft hyphen, joiners, direction marks, fillers, variation selectors, music and shorthand controls, the blank of
 # braille: nothing is drawn for them, or a blank.
@@ -140,6 +144,15 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def typeable(text: str) -> str:
+    """`text` for a field that people type in: line breaks of one kind, without escape sequences and controls. A field
+    draws what it holds, so they would reach the terminal."""
+    text = encodable(text)
+    if _plain(text):
+        return text
+    return _UNSAFE.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 class SafeStream:

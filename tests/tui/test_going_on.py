@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
+from textual import events
 
 from flashmoe.history import History
-from tests.tui_support import ask, home, limit, new_app, ready, running, screen_is, send, shown, slow, tiny, until
+from tests.tui_support import (
+    ask,
+    home,
+    limit,
+    new_app,
+    ready,
+    running,
+    screen_is,
+    send,
+    settle,
+    shown,
+    slow,
+    tiny,
+    until,
+)
+from tui.screens.chat import engine_news
+from tui.terminal import key_order
 
 __all__ = ["home", "slow", "tiny"]
 
@@ -105,3 +126,71 @@ async def test_loading_another_model_asks_while_an_answer_is_written(slow: Path,
         await pilot.press("down", "enter")
         await until(pilot, lambda: app.controller.request is not None and app.controller.request.path == str(tiny))
         await until(pilot, lambda: app.controller.state == "ready" and not flow.busy)
+
+
+async def test_what_is_typed_right_behind_the_key_that_takes_a_question_back_is_added_to_it(slow: Path) -> None:
+    """All in one piece, as over a slow line: it was put before the question, and the question was lost."""
+    app = new_app(slow, n_ctx=4096)
+    async with running(app) as pilot:
+        await ready(pilot)
+        limit(app, None)
+        flow = app.chat_screen.flow
+        await ask(pilot, "Go on for long", wait=False)
+        await until(pilot, lambda: flow.turn is not None and len(flow.turn.content) > 20)
+        await send(pilot, "And a second question")
+        await until(pilot, lambda: len(flow.queue.of(flow.conversation)) == 1)
+        for key, character in (("up", None), ("!", "!"), ("enter", "\r")):
+            app.post_message(events.Key(key, character))
+        await until(pilot, lambda: [q.text for q in flow.queue.of(flow.conversation)] == ["And a second question!"])
+        assert app.chat_screen.composer.text == ""
+
+
+async def test_enter_while_the_question_before_is_still_being_kept_queues_the_next(
+    slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes longer than keys are held back for: nothing of what is typed meanwhile is lost."""
+    monkeypatch.setattr(key_order, "LONGEST_HOLD_S", 0.05)
+    app = new_app(slow, n_ctx=4096)
+    async with running(app) as pilot:
+        await ready(pilot)
+        limit(app, None)
+        flow, composer = app.chat_screen.flow, app.chat_screen.composer
+        disk, keeps = asyncio.Event(), flow.send
+
+        async def slowly(*arguments: Any) -> bool:
+            await disk.wait()
+            return await keeps(*arguments)
+
+        monkeypatch.setattr(flow, "send", slowly)
+        await send(pilot, "one")
+        await settle(pilot)
+        await pilot.press("t", "w", "o", "enter", "x")
+        await until(pilot, lambda: composer.text == "onetwox")
+        disk.set()
+        await until(pilot, lambda: [q.text for q in flow.queue.of(flow.conversation)] == ["two"])
+        assert composer.text == "x"
+        assert flow.conversation.turns[0].content == "one"
+
+
+async def test_what_was_said_of_one_chat_is_gone_in_the_next(slow: Path) -> None:
+    app = new_app(slow, n_ctx=4096)
+    async with running(app) as pilot:
+        await ready(pilot)
+        limit(app, None)
+        flow, activity = app.chat_screen.flow, app.chat_screen.activity
+        await ask(pilot, "Go on for long", wait=False)
+        await until(pilot, lambda: activity.text.startswith("Answering"))
+        await pilot.press("ctrl+x", "n")
+        await until(pilot, lambda: not flow.conversation.turns)
+        await until(pilot, lambda: activity.text == "")
+        await settle(pilot, 1.5)
+        assert activity.text == ""  # the answer elsewhere goes on, in the title
+
+
+async def test_that_a_model_is_ready_is_said_for_a_while(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_news, "READY_S", 0.3)
+    app = new_app(tiny)
+    async with running(app) as pilot:
+        await ready(pilot)
+        await until(pilot, lambda: "is ready after" in app.chat_screen.activity.text)
+        await until(pilot, lambda: app.chat_screen.activity.text == "")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from tests.tui.plain_editor import BACKSPACE, DELETE, DOWN, END, ENTER, HOME, LEFT, RIGHT, K, U, W, Y
 from tests.tui.typing_probe import Probe
+from tui.terminal.escapes import KeyParser
 
 MODELS = "\x0f"
 
@@ -183,3 +186,63 @@ def test_ctrl_c_says_how_to_quit_and_twice_quits(tmp_path: Path) -> None:
         assert ended
     finally:
         app.close()
+
+
+def test_esc_and_a_control_key_in_one_piece_are_two_keys(probe: Probe) -> None:
+    """tmux holds an Esc back to see what follows, and sends both together."""
+    probe.type("/mo", pause=0.3)
+    probe.type("\x1b\x15", pause=0.3)  # Esc closes what is offered, ^U cuts
+    assert probe.field()["text"] == ""
+    probe.type("\x18", pause=0.1)
+    probe.type("\x1b\x18i", pause=0.3)  # Esc ends the leader, and it begins anew
+    for _ in range(600):
+        field = probe.field()
+        if field["screen"] == "SettingsScreen":
+            break
+        probe.wait(0.1)
+    assert field["screen"] == "SettingsScreen"
+    probe.type("\x1b", pause=0.3)
+    for _ in range(600):
+        if probe.field()["screen"] == "ChatScreen":
+            break
+        probe.wait(0.1)
+
+
+def test_esc_and_a_letter_in_one_piece_are_two_keys_where_alt_means_nothing(probe: Probe) -> None:
+    probe.type("\x1bhello")
+    assert probe.field()["text"] == "hello"
+    probe.type("\x1bbut")  # no word to go back over in an empty field
+    assert probe.field()["text"] == "but"
+    probe.type("one two")
+    probe.type("\x1bbX")
+    assert probe.field()["text"] == "one Xtwo"
+    probe.type("some/path")
+    probe.type("\x1b\x7f")
+    assert probe.field()["text"] == "some/"
+
+
+def test_a_bracketed_paste_with_escapes_is_text(probe: Probe) -> None:
+    """Copied from a terminal with its colours; Textual took the rest of it for keys, and Enter sent it."""
+    probe.type("\x1b[200~one \x1b[31mred\x1b[0m\rtwo\r\x1b]0;title\x07three\x1b[201~!", pause=0.3)
+    field = probe.field()
+    assert field["text"] == "one red\ntwo\nthree!"
+    assert not field["sent"]
+
+
+def test_a_paste_is_whole_wherever_it_is_cut() -> None:
+    text = "ab\x1b[31mred\x1b[0m\r\x1b\x1b[Aü" * 3
+    typed = f"x\x1b[200~{text}\x1b[201~y\x1b[200~\x1b[201~z\x1b[200~q\x1b[201~"
+    for seed in range(300):
+        draw, parser, rest = random.Random(seed), KeyParser(), typed
+        found: list[str] = []
+        while rest:
+            size = draw.randint(1, 9)
+            for event in parser.feed(rest[:size]):
+                assert isinstance(event, events.Key | events.Paste)
+                found.append(event.text if isinstance(event, events.Paste) else event.key)
+            rest = rest[size:]
+        assert found == ["x", text, "y", "", "z", "q"], seed
+
+
+def test_a_sequence_that_nobody_knows_is_not_the_key_esc() -> None:
+    assert "escape" not in [event.key for event in KeyParser().feed("\x1b[99;5z") if isinstance(event, events.Key)]

@@ -9,20 +9,18 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from textual import events
-from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
 from tui.terminal.bursts import LULL_S, Bursts
+from tui.terminal.escapes import KeyParser
 
 if TYPE_CHECKING:
     from textual.app import App
 
-_ALT_ENTER = frozenset({"\x1b\r", "\x1b\n"})
 _READ = 4096
 """Bytes: as many as a terminal's line holds."""
 _MOST_PIECES = 1 << 20
@@ -65,15 +63,6 @@ class _HangupProof:
         self._lost()
 
 
-class _KeyParser(XTermParser):
-    """Textual's, which takes Alt+Enter for Enter."""
-
-    def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterable[events.Key]:
-        if sequence in _ALT_ENTER or (alt and sequence in ("\r", "\n")):
-            return [events.Key("alt+enter", None)]
-        return super()._sequence_to_key_events(sequence, alt)
-
-
 class AppDriver(LinuxDriver):
     """What `FlashmoeApp` runs on. The app gives `engine_pid`, `terminal_lost` and `redraw`."""
 
@@ -98,7 +87,7 @@ class AppDriver(LinuxDriver):
 
     def run_input_thread(self) -> None:
         """Reads keys; those that come in one piece are looked at together, since they may be a paste."""
-        parser, bursts = _KeyParser(self._debug), Bursts(getattr(self._app, "leaders", frozenset()))
+        parser, bursts = KeyParser(self._debug), Bursts(getattr(self._app, "leaders", frozenset()))
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         with selectors.DefaultSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)

@@ -23,11 +23,14 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from tui.terminal.bursts import TextOfKeys
+from tui.terminal.escapes import AltKey
 
 LONGEST_HOLD_S = 3.0
 """What takes longer than this to open a screen no longer keeps keys waiting."""
-_LEAVING = frozenset({"submit", "send", "editor"})
-"""Actions of a field that others act on."""
+_LEAVING = frozenset({"submit", "send", "editor", "history"})
+"""Actions of a field that others act on: what is typed behind them waits until they have."""
+_OF_WORDS = frozenset({"cursor_word_left", "cursor_word_right", "kill_word_ahead", "kill_letters"})
+"""Actions that have no use in a field that is empty."""
 
 
 class KeyOrder(App[int]):
@@ -144,6 +147,9 @@ class KeyOrder(App[int]):
             return None
         if not self.app_focus:
             self.app_focus = True
+        if isinstance(event, AltKey) and self._is_two(event, field):
+            self._typed.extendleft(reversed(event.two))
+            return None
         grab = getattr(field, "grab_key", None)
         if grab is not None and not self._led_by and grab(event):
             return None
@@ -183,6 +189,15 @@ class KeyOrder(App[int]):
                 return _up_from(self.focused or self.screen)
         self._led(None, "" if event.key in ("escape", self._led_by) else keys)
         return None
+
+    def _is_two(self, event: AltKey, field: Widget | None) -> bool:
+        """Whether Esc and what follows in the same piece are two keys: together they mean nothing here."""
+        text = field.text if isinstance(field, TextArea) else field.value if isinstance(field, Input) else None
+        for _, bindings in self.screen._modal_binding_chain:
+            for binding in bindings.key_to_bindings.get(event.key, ()):
+                if text != "" or binding.action.partition("(")[0] not in _OF_WORDS:
+                    return False
+        return True
 
     async def _run_binding(self, key: str, *, priority: bool) -> tuple[DOMNode, str] | None:
         """As `App._check_bindings`, but says whose action ran."""

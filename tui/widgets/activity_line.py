@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from textual.content import Content
 from textual.widget import Widget
@@ -56,14 +57,22 @@ class ActivityLine(Widget):
         else:
             self.set_timer(left, lambda: self.clear() if self._content is content else None)
 
-    def say(self, sentence: str, level: str = "info", *, seconds: float | None = None) -> None:
-        """A sentence that stays until something else happens, or for so many seconds. Levels: info, warning, error."""
+    def say(self, sentence: str, level: str = "info", *, seconds: float | None = None) -> Callable[[], None]:
+        """A sentence that stays until something else happens, or for so many seconds. Levels: info, warning, error.
+
+        What is returned takes it away, where it is still there."""
         mark, style = {"error": ("✗ ", "$text-error"), "warning": ("! ", "$text-warning")}.get(level, ("", MUTED))
         self._set(Content.styled(mark + visible_line(sentence, 400), style))
         self._read_until = time.monotonic() + (READ_S if level == "warning" else 0.0)
+        content = self._content
+
+        def forget() -> None:
+            if self._content is content:
+                self.clear()
+
         if seconds is not None:
-            content = self._content
-            self.set_timer(seconds, lambda: self.clear() if self._content is content else None)
+            self.set_timer(seconds, forget)
+        return forget
 
     def show_loading(self, name: str, progress: LoadProgress | None, cancel_key: str) -> None:
         """A model is being loaded."""

@@ -110,9 +110,12 @@ class Composer(TextField):
         self.post_message(self.Sent(encodable(self.text)))
 
     def accepted(self, sent: str) -> None:
-        """`sent` was sent: remember it and start afresh, with what was typed since."""
+        """`sent` was sent: remember it and start afresh, with what was typed since. A text that it doesn't begin with
+        any more was put there meanwhile, and stays."""
         self.prompts.remember(sent)
-        self.set_text(self.text[len(sent) :] if self.text.startswith(sent) else "")
+        text = encodable(self.text)
+        if text.startswith(sent):
+            self.set_text(text[len(sent) :])
 
     def clear_text(self) -> None:
         """Empties the editor and its undo history."""

@@ -18,15 +18,10 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 from textual.widgets.input import Selection as LineSelection
 
-from flashmoe.text_safety import encodable
+from flashmoe.text_safety import typeable
 from tui.keymap import bindings
 from tui.widgets import graphemes
 from tui.widgets.kill_ring import KILLED, shell_word_before, word_after, word_before
-
-
-def pasted(text: str) -> str:
-    """A paste as text: one kind of line break, nothing that can't be stored."""
-    return encodable(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def key_number(field: Widget) -> int:
@@ -187,12 +182,15 @@ class TextField(TextArea):
             self._replace_via_keyboard(KILLED.text, *self.selection)
             self.scroll_cursor_visible()
 
-    # ---- pastes ----------------------------------------------------------------------------------------------------
+    # ---- pastes, and texts of others -------------------------------------------------------------------------------
+
+    def _set_document(self, text: Any, language: str | None) -> None:
+        super()._set_document(typeable(text) if isinstance(text, str) else text, language)
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()  # else Textual's own handler, of the class above, would run too
         event.stop()
-        self.paste(pasted(event.text))
+        self.paste(typeable(event.text))
 
     def paste(self, text: str) -> None:
         """Takes a paste in, at the cursor or in place of what is selected."""
@@ -310,12 +308,16 @@ class LineField(Input):
         """Puts back what was cut last, in one line."""
         self.paste(KILLED.text)
 
-    # ---- pastes ----------------------------------------------------------------------------------------------------
+    # ---- pastes, and texts of others -------------------------------------------------------------------------------
+
+    def validate_value(self, value: str) -> str:
+        """Nothing that the terminal would act on."""
+        return typeable(value)
 
     def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()  # else Textual's own handler, of the class above, would run too
         event.stop()
-        self.paste(pasted(event.text))
+        self.paste(typeable(event.text))
 
     def paste(self, text: str) -> None:
         """Takes a paste in, several lines as one."""

@@ -18,10 +18,16 @@ class Asking:
         self._drafting = drafting
         self._fold_monitor = fold_monitor
         self._sending = False
+        self._meanwhile: list[str] = []
+        """What stood in the composer when Enter was pressed again before the question was kept: it begins with that."""
 
     def send(self, text: str, *, from_composer: bool = True) -> None:
         """Asks `text`; the composer is emptied once the question is kept."""
-        if self._sending or not (text.strip() or self._parts.attachments.items):
+        if not (text.strip() or self._parts.attachments.items):
+            return
+        if self._sending:
+            if from_composer:
+                self._meanwhile.append(text)
             return
         if self._parts.flow.busy:
             flow, draft = self._parts.flow, self._drafting
@@ -29,6 +35,7 @@ class Asking:
             self._drafting.sent(text, from_composer=from_composer)
             return
         self._sending = True
+        self._meanwhile.clear()
         self._parts.start(self._send(text, from_composer, self._parts.host.hold_keys()))
 
     async def _send(self, text: str, from_composer: bool, taken: Callable[[], None]) -> None:
@@ -40,7 +47,16 @@ class Asking:
             self._sending = False
             taken()  # what was typed since goes into a composer that is empty
         if accepted:
+            if from_composer:
+                self._send_rest(text)
             await self._parts.flow.answer()
+
+    def _send_rest(self, sent: str) -> None:
+        """Enter was pressed behind what was typed since, too: it is queued."""
+        for text in self._meanwhile:
+            if text.startswith(sent):
+                self.send(text[len(sent) :])
+                sent = text
 
     def send_queued(self) -> None:
         """Asks the question that waits in the shown chat, if it may be asked now."""

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from textual.app import SuspendNotSupported
@@ -28,15 +29,21 @@ class Drafting:
         self._parts = parts
         self._kept = ""
         """What stood in the composer before an earlier question was put there."""
+        self._forget: Callable[[], None] | None = None
+        """Takes away what was said about an attachment."""
         self.editing: Turn | None = None
         """The earlier question that is being edited; sending makes a branch."""
 
     def sent(self, text: str, *, from_composer: bool) -> None:
         """The draft was sent and kept: the composer is free for the next."""
+        composer = self._parts.composer
         if from_composer:
-            self._parts.composer.accepted(text)
+            composer.accepted(text)
         self._show_attachments([])
+        since = composer.text if self.editing is not None else ""
         self.end_edit(restore=True)
+        if since:
+            composer.set_text(composer.text + since)
 
     # ---- an earlier question --------------------------------------------------------------------------------------
 
@@ -86,6 +93,8 @@ class Drafting:
         return tuple(KeptAttachment(item.name, item.text) for item in self._parts.attachments.items)
 
     def _show_attachments(self, items: list[Attachment]) -> None:
+        if self._forget is not None:
+            self._forget()
         bar = self._parts.attachments
         bar.items[:] = items
         bar.changed()
@@ -140,8 +149,8 @@ class Drafting:
         self._parts.attachments.changed()
         model = controller.model
         if item.tokens is not None and model is not None and item.tokens > model.n_ctx:
-            self._parts.say(
-                f"{visible_line(item.name, 40)} has {item.tokens:,} tokens, but the context holds {model.n_ctx:,}: "
+            self._forget = self._parts.activity.say(
+                f"“{visible_line(item.name, 40)}” has {item.tokens:,} tokens, but the context holds {model.n_ctx:,}: "
                 "it can't be sent whole.",
                 "warning",
             )

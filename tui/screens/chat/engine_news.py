@@ -11,6 +11,8 @@ from tui.screens.chat.welcoming import short_name, show_welcome
 
 IDLE_KEYS = ["chat.models", "chat.new", "chat.chats", "chat.experts", "app.palette", "app.help"]
 BUSY_KEYS = ["chat.stop", *IDLE_KEYS]
+READY_S = 10.0
+"""How long it is said that a model is ready: from then on the title says it."""
 _LOAD_LINE_S = 0.125
 
 
@@ -77,7 +79,7 @@ class EngineNews:
             said.append(f"{info.backend_reason}.")
         elif not info.n_experts:
             said.append("It is a dense model: it has no experts, so nothing streams.")
-        parts.say(" ".join(said), "warning" if info.lossy else "info")
+        parts.activity.say(" ".join(said), "warning" if info.lossy else "info", seconds=None if info.lossy else READY_S)
         self._welcome()
         parts.host.monitoring.model_loaded(info)
 

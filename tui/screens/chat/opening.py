@@ -34,6 +34,7 @@ class Opening:
         self._drafting.end_edit(restore=True)
         await parts.flow.keep_draft(parts.composer.text)
         await parts.flow.new_chat()
+        parts.activity.clear()  # what was said there was about the chat that is left
         if kept:  # what was typed in a chat that isn't kept yet stays in the composer
             parts.composer.clear_text()
         parts.composer.focus()
@@ -63,6 +64,7 @@ class Opening:
         if opened is None or (opened.chat_id == current and opened.message_id is None):
             return
         self._drafting.end_edit(restore=False)
+        parts.activity.clear()
         draft = await flow.open_chat(opened.chat_id, opened.message_id)
         parts.composer.set_text(draft)
         if opened.message_id is not None:
