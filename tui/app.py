@@ -116,6 +116,8 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         self._small = SmallTerminal(self)
         self._ending = False
         self._terminal_gone = False
+        # What is typed while the chat is read belongs to it.
+        self._chat_is_there = self.hold_keys() if options.chat is not None else None
         self.caught: list[BaseException] = []
         """What workers didn't foresee; each was told."""
 
@@ -184,6 +186,9 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
                 self.chat_screen.say(error.message, "error")
         except NoMatches:
             pass  # the screen went meanwhile
+        finally:
+            if self._chat_is_there is not None:
+                self._chat_is_there()
 
     async def _open_history(self) -> None:
         history = await self.chat_screen.history()
@@ -194,8 +199,7 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         prompts = await history.in_thread(history.recent_prompts)
         self.chat_screen.composer.prompts.remember_all(list(reversed(prompts)))
         if self.options.chat is not None:
-            draft = await self.chat_screen.flow.open_chat(self.options.chat)
-            self.chat_screen.composer.set_text(draft)
+            await self.chat_screen.opening.show_chat(self.options.chat)
         section = self.config.history
         gone = await history.in_thread(history.housekeep, keep_days=section.keep_days, trash_days=section.trash_days)
         await asyncio.to_thread(forget_prompts, gone)

@@ -132,9 +132,10 @@ def without_driver(found: Iterable[Card]) -> list[Card]:
     return [c for c in found if c.vendor in DRIVERS and c.driver not in DRIVERS[c.vendor]]
 
 
-def build_arguments(unusable: Sequence[Card], has: Any = shutil.which) -> tuple[str, str]:
+def build_arguments(unusable: Sequence[Card], has: Any = None) -> tuple[str, str]:
     """(``CMAKE_ARGS`` that make llama.cpp use these cards, a half sentence about what is missing for that, or "").
-    `has` finds a program, as `shutil.which` does."""
+    `has` finds a program, as `shutil.which` does (None: that)."""
+    has = has or shutil.which
     vendors = {card.vendor for card in unusable}
     if vendors == {"NVIDIA"}:
         nvcc = has("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()

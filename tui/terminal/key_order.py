@@ -79,7 +79,7 @@ class KeyOrder(App[int]):
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             self.n_keys += isinstance(event, events.MouseDown)
             await super().on_event(event)
-        elif self._on_its_way is not None or self._typed or not self._takes_keys():
+        elif self._on_its_way is not None or self._typed or self._holds or not self._takes_keys():
             self._typed.append(event)
             if self._on_its_way is None:
                 self._on_its_way = asyncio.create_task(self._go_on([]))

@@ -28,7 +28,8 @@ def nvidia_smi() -> list[tuple[int, int]]:
 @pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="no nvidia-smi here")
 def test_vram_is_what_nvidia_smi_says() -> None:
     cuda = ctypes.CDLL("libcuda.so.1")
-    assert cuda.cuInit(0) == 0
+    if cuda.cuInit(0) != 0:
+        pytest.skip("CUDA shows no card here")
     device, context, memory = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
     assert cuda.cuDeviceGet(ctypes.byref(device), 0) == 0
     assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0

@@ -65,10 +65,25 @@ class Opening:
             return
         self._drafting.end_edit(restore=False)
         parts.activity.clear()
-        draft = await flow.open_chat(opened.chat_id, opened.message_id)
-        parts.composer.set_text(draft)
+        await self.show_chat(opened.chat_id, opened.message_id)
         if opened.message_id is not None:
             await parts.transcript.reveal(opened.message_id)
+
+    async def show_chat(self, chat_id: int, message_id: int | None = None) -> None:
+        """Shows a chat of the history with its draft. What was typed before in a chat that isn't kept, and what is
+        typed while the chat is read, stands behind the draft."""
+        composer, conversation = self._parts.composer, self._parts.flow.conversation
+        left = composer.text
+        composer.clear_text()
+        release = self._parts.host.hold_keys()
+        draft, carried = left, ""
+        try:
+            kept = conversation.id is not None
+            draft, carried = await self._parts.flow.open_chat(chat_id, message_id), "" if kept else left
+        finally:
+            release()
+            before = "\n\n".join(text for text in (draft, carried) if text)
+            composer.set_text(before + composer.text)
 
     # ---- other screens --------------------------------------------------------------------------------------------
 
