@@ -69,7 +69,7 @@ def serving(
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
-    assert started.wait(60)
+    assert started.wait(300)
     if "error" in box:
         raise RuntimeError("the server did not start") from box["error"]  # type: ignore[misc]
     end = time.monotonic() + 300
@@ -83,5 +83,5 @@ def serving(
         yield Running(f"http://127.0.0.1:{port}", box["engine"], box["loop"])  # type: ignore[arg-type]
     finally:
         box["server"].should_exit = True  # type: ignore[attr-defined]
-        thread.join(30)
+        thread.join(300)
         listener.close()

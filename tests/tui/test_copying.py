@@ -73,7 +73,7 @@ def test_inside_a_tmux_without_utf8_lines_are_ascii(tmp_path: Path, utf8: bool) 
         environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "LC_ALL": "C"}
         os.execvpe("tmux", ["tmux", *flags, "-S", socket, "-f", "/dev/null", "new-session", "sleep 60"], environ)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 280
         while not os.path.exists(socket) and time.monotonic() < end:  # noqa: PTH110
             time.sleep(0.05)
         environ = {"PATH": os.environ["PATH"], "TERM": "screen", "TMUX": f"{socket},1,0"}

@@ -180,7 +180,7 @@ def test_ctrl_c_says_how_to_quit_and_twice_quits(tmp_path: Path) -> None:
         app.type(CTRL_C)
         app.wait(0.2)
         app.type(CTRL_C)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 280
         while not (ended := os.waitpid(app.pid, os.WNOHANG)[0]) and time.monotonic() < end:
             app.wait(0.1)
         assert ended
@@ -195,14 +195,14 @@ def test_esc_and_a_control_key_in_one_piece_are_two_keys(probe: Probe) -> None:
     assert probe.field()["text"] == ""
     probe.type("\x18", pause=0.1)
     probe.type("\x1b\x18i", pause=0.3)  # Esc ends the leader, and it begins anew
-    for _ in range(600):
+    for _ in range(3000):
         field = probe.field()
         if field["screen"] == "SettingsScreen":
             break
         probe.wait(0.1)
     assert field["screen"] == "SettingsScreen"
     probe.type("\x1b", pause=0.3)
-    for _ in range(600):
+    for _ in range(3000):
         if probe.field()["screen"] == "ChatScreen":
             break
         probe.wait(0.1)

@@ -68,7 +68,7 @@ async def test_replay_keys(recorded: Path) -> None:
         await pilot.press("home")
         assert app.player.position == 0.0
         await pilot.press("space")
-        for _ in range(100):
+        for _ in range(6000):
             if app.player.position > 0.4:
                 break
             await asyncio.sleep(0.05)
@@ -96,7 +96,7 @@ async def test_top_follows_and_says_the_end(tmp_path: Path) -> None:
     app = TopApp(path, pid)
     try:
         async with app.run_test(size=(120, 36)) as pilot:
-            for _ in range(200):
+            for _ in range(15_000):
                 await asyncio.sleep(0.02)
                 if app.feed.frame is not None and app.feed.map is not None:
                     break
@@ -104,7 +104,7 @@ async def test_top_follows_and_says_the_end(tmp_path: Path) -> None:
             assert "demo-30B-A3B" in text(app, WatchTitle)
             assert "RAM" in text(app, MonitorColumn)
             await live.stop()
-            for _ in range(200):
+            for _ in range(15_000):
                 await asyncio.sleep(0.02)
                 if app.ended:
                     break
@@ -124,7 +124,7 @@ async def test_top_on_a_narrow_screen_has_its_map_in_the_column(tmp_path: Path) 
     app = TopApp(path, pid)
     try:
         async with app.run_test(size=(80, 30)) as pilot:
-            for _ in range(200):
+            for _ in range(15_000):
                 await asyncio.sleep(0.02)
                 if app.feed.map is not None and app.feed.frame is not None:
                     break

@@ -219,7 +219,7 @@ def test_a_terminal_gets_no_control_characters(model: Path, tmp_path: Path) -> N
             break
         shown += piece
     os.close(leader)
-    assert process.wait(30) == 0
+    assert process.wait(300) == 0
     assert "␛]0;owned␇".encode() in shown
     assert b"\x1b]" not in shown
 
@@ -231,7 +231,7 @@ def test_a_reader_that_goes_away_stops_the_engine(model: Path) -> None:
     assert process.stdout is not None
     process.stdout.read(1)
     process.stdout.close()
-    assert process.wait(30) == 1
+    assert process.wait(300) == 1
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()

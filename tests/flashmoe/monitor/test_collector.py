@@ -162,7 +162,7 @@ def test_a_process_that_is_gone_is_none() -> None:
 
 def test_a_zombie_is_gone_too() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
-    for _ in range(200):
+    for _ in range(15_000):
         if Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
             break
         time.sleep(0.02)
@@ -210,7 +210,7 @@ def test_the_sampler_delivers_with_the_engines_counters(tmp_path: Path) -> None:
     collector.telemetry(Telemetry(t=1.0, decode_tokens=7))
     sampler = Sampler(collector, take, 0.05)
     sampler.start()
-    assert enough.wait(10)
+    assert enough.wait(300)
     sampler.stop()
     collector.close()
     assert [s.t for s in seen] == sorted(s.t for s in seen)

@@ -64,7 +64,7 @@ async def test_a_watched_and_recorded_engine(tmp_path: Path, backend: str) -> No
         watching = asyncio.create_task(follow())
         for number in range(3):
             tokens += (await answer(client, number)).usage.completion_tokens or 0
-        for _ in range(200):  # the last counters and the map are on their way
+        for _ in range(6000):  # the last counters and the map are on their way
             await asyncio.sleep(0.05)
             telemetry = client.monitor._sample.telemetry if client.monitor._sample is not None else None
             # A map of the first prompt has hits, but no token that followed another.
@@ -131,13 +131,13 @@ async def test_a_killed_engine_is_seen_and_comes_back(tmp_path: Path) -> None:
         first = client.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        for _ in range(200):
+        for _ in range(6000):
             await asyncio.sleep(0.05)
             if there.frame is not None and there.model is None and client.pid is None:
                 break
         assert there.model is None
         await client.load(request)
-        for _ in range(200):
+        for _ in range(6000):
             await asyncio.sleep(0.05)
             sample = client.monitor._sample
             if there.model is not None and sample is not None and sample.process and sample.process.pid == client.pid:
@@ -168,7 +168,7 @@ async def test_what_is_loaded_is_held_until_it_is_gone_and_can_be_loaded_again(t
         assert (holder(second) is None) == (client.model is None)
         assert client.pid is not None
         os.kill(client.pid, signal.SIGKILL)
-        for _ in range(600):
+        for _ in range(6000):
             if not client.alive:
                 break
             await asyncio.sleep(0.05)

@@ -230,7 +230,7 @@ def test_metrics_count_what_was_done(server: Running) -> None:
     def settled() -> dict[str, float]:
         """What is counted once nothing changes any more: telemetry comes once a second, later on a busy machine."""
         last: dict[str, float] = {}
-        for _ in range(20):
+        for _ in range(100):
             found = metrics(server)
             if found == last:
                 break

@@ -177,7 +177,9 @@ def test_several_answers_to_one_prompt(server: Running) -> None:
     assert len(set(texts)) == 3
     assert first["usage"]["prompt_tokens_details"]["cached_tokens"] >= first["usage"]["prompt_tokens"] // 3
     streamed = ["", "", ""]
-    with httpx2.stream("POST", f"{server.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60) as lines:
+    with httpx2.stream(
+        "POST", f"{server.url}/v1/chat/completions", json={**body, "stream": True}, timeout=300
+    ) as lines:
         for line in lines.iter_lines():
             if line.startswith("data: {"):
                 for choice in json.loads(line[6:])["choices"]:
