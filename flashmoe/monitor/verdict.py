@@ -15,6 +15,7 @@ from flashmoe import figures
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.prediction import predict_total_s
 from flashmoe.monitor.vram_advice import vram_advice
+from flashmoe.remote.address import shown
 
 Bound = Literal["none", "idle", "ssd", "cpu", "gpu", "memory", "faults", "hook", "prefill", "remote"]
 
@@ -92,7 +93,7 @@ def judge(frame: Frame, info: ModelInfo | None, ceiling: float | None) -> Verdic
 def _remote(frame: Frame, info: ModelInfo) -> Verdict:
     """A server computes. What bounds it can't be seen from here; its speed as it arrives can."""
     if frame.phase == "prefill":
-        return Verdict(kind="remote", headline="waiting for the server", detail=info.path)
+        return Verdict(kind="remote", headline="waiting for the server", detail=shown(info.path))
     speed = f"{figures.speed(frame.tok_s)} tok/s as they arrive" if frame.tok_s is not None else ""
     return Verdict(kind="remote", headline="computed by a server", detail=speed, tok_s=frame.tok_s)
 

@@ -19,6 +19,7 @@ from backends.interface import (
     ModelInfo,
     ProgressCallback,
 )
+from flashmoe.remote.address import host_of
 from flashmoe.remote.http import CONNECT_S, make_client, network_error, status_error
 from flashmoe.remote.model import RemoteModel
 
@@ -33,7 +34,7 @@ class RemoteBackend:
         """None for an http(s) URL."""
         url = urlsplit(request.path)
         if url.scheme not in ("http", "https") or not url.hostname:
-            return f"{request.path} is not a server's address, such as http://127.0.0.1:8080/v1"
+            return f"{request.path} is not a server's address, such as http://127.0.0.1:8080/v1."
         return None
 
     def load(self, request: LoadRequest, progress: ProgressCallback) -> Model:
@@ -43,8 +44,8 @@ class RemoteBackend:
         base, _, wanted = request.path.partition("#")
         client = make_client(base)
         try:
-            if not progress(LoadProgress(stage=f"asking {urlsplit(base).hostname}")):
-                raise EngineError("cancelled", "loading was cancelled")
+            if not progress(LoadProgress(stage=f"asking {host_of(base)}")):
+                raise EngineError("cancelled", "Loading was cancelled.")
             listed = _models(client, base)
             chosen = _choose(listed, wanted, base)
             return RemoteModel(client, _info(chosen, base, request))
@@ -59,26 +60,26 @@ def _models(client: httpx2.Client, base: str) -> list[dict[str, Any]]:
     except httpx2.HTTPError as e:
         raise network_error(e, base) from None
     if response.status_code != 200:
-        raise status_error(response.status_code, response.content, base)
+        raise status_error(response.status_code, response.content, base, response.headers)
     try:
         listed = response.json()["data"]
         return [m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
     except (ValueError, KeyError, TypeError):
-        host = urlsplit(base).netloc
-        raise EngineError("network", f"{host} doesn't speak OpenAI's API at this address (no list of models)") from None
+        said = f"{host_of(base)} doesn't speak OpenAI's API at this address (no list of models)."
+        raise EngineError("network", said) from None
 
 
 def _choose(listed: list[dict[str, Any]], wanted: str, base: str) -> dict[str, Any]:
-    host = urlsplit(base).netloc
+    host = host_of(base)
     if not listed:
-        raise EngineError("not_found", f"{host} serves no model at the moment")
+        raise EngineError("not_found", f"{host} serves no model at the moment.")
     if not wanted:
         return listed[0]
     for model in listed:
         if model["id"] == wanted:
             return model
     names = ", ".join(m["id"][:80] for m in listed[:8])
-    raise EngineError("not_found", f"{host} doesn't serve {wanted}", f"it serves {names}")
+    raise EngineError("not_found", f"{host} doesn't serve {wanted}", f"it serves {names}.")
 
 
 def _info(model: dict[str, Any], base: str, request: LoadRequest) -> ModelInfo:
@@ -93,7 +94,7 @@ def _info(model: dict[str, Any], base: str, request: LoadRequest) -> ModelInfo:
         return 0
 
     lossy = meta.get("lossy")
-    host = urlsplit(base).netloc
+    host = host_of(base)
     return ModelInfo(
         name=model["id"][:200],
         path=request.path,

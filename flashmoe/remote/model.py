@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -28,22 +29,26 @@ from backends.interface import (
     Telemetry,
     Usage,
 )
+from flashmoe.remote.address import host_of
 from flashmoe.remote.http import network_error, status_error
+from flashmoe.remote.stream import objects_of
 from flashmoe.remote.think_tag import Piece, ThinkTag
 
-MAX_EVENT = 4 * 1024 * 1024
-"""A server-sent event longer than this is not an answer but an attack or a fault."""
 STEP_S = 0.1
 _Reason = Literal["stop", "length", "context", "cancelled"]
 _REASONS: dict[str, _Reason] = {"stop": "stop", "length": "length", "content_filter": "stop", "eos": "stop"}
 
 
-class _Running(msgspec.Struct):
+@dataclass
+class _Running:
     """A request on its way."""
 
     request: GenerateRequest
-    cancelled: threading.Event
-    response: httpx2.Response | None = None
+    answer: _Answer
+    start: float
+    cancelled: bool = False
+    socket: socket.socket | None = None
+    """The connection, from the moment that it is there."""
 
 
 class RemoteModel:
@@ -54,32 +59,35 @@ class RemoteModel:
         self._client = client
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._prefill_tokens = self._decode_tokens = 0
         self._prefill_s = self._decode_s = 0.0
 
     # ---- the interface ------------------------------------------------------------------------------------------
 
     def count_tokens(self, request: GenerateRequest) -> int:
-        raise EngineError("unsupported", "a remote server's tokens can't be counted before they are sent")
+        raise EngineError("unsupported", "A remote server's tokens can't be counted before they are sent.")
 
     def submit(self, request: GenerateRequest) -> None:
         if request.messages is None and request.prompt is None and request.tokens is None:
-            raise EngineError("bad_request", "the request has neither messages nor a prompt")
-        running = _Running(request, threading.Event())
+            raise EngineError("bad_request", "The request has neither messages nor a prompt.")
+        running = _Running(request, _Answer(request.id, self._events.put), time.monotonic())
         with self._lock:
             self._running[request.id] = running
+            self._events.put(PrefillProgress(id=request.id, done=0, total=0))
         threading.Thread(target=self._run, args=(running,), name=f"remote-{request.id}", daemon=True).start()
 
     def cancel(self, request_id: str) -> None:
+        """It ends here and now, whatever its thread waits for: a connection, the first byte, the next one."""
         with self._lock:
             running = self._running.get(request_id)
-        if running is None:
-            return
-        running.cancelled.set()
-        if running.response is not None:
-            with contextlib.suppress(Exception):  # closing under a reader raises there, which is the point
-                running.response.close()
+            if running is None:
+                return
+            running.cancelled = True
+            self._finish(running)
+            if running.socket is not None:
+                with contextlib.suppress(OSError):  # gone already; a reader on it wakes up
+                    running.socket.shutdown(socket.SHUT_RDWR)
 
     def step(self) -> list[Event]:
         """Waits up to 0.1 s for something to happen."""
@@ -104,7 +112,7 @@ class RemoteModel:
 
     def bench(self, request: BenchRequest, progress: Callable[[int, int], bool]) -> BenchResult:
         raise EngineError(
-            "unsupported", "bench measures this machine", "a remote server takes no teacher-forced tokens"
+            "unsupported", "bench measures this machine", "a remote server takes no teacher-forced tokens."
         )
 
     def close(self) -> None:
@@ -115,33 +123,43 @@ class RemoteModel:
     # ---- one request --------------------------------------------------------------------------------------------
 
     def _run(self, running: _Running) -> None:
-        request = running.request
-        start = time.monotonic()
-        answer = _Answer(request.id, self._events.put)
+        request, host = running.request, host_of(self.info.path)
+
+        def connected(event: str, info: dict[str, Any]) -> None:
+            if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+                with self._lock:
+                    running.socket = info["return_value"].get_extra_info("socket")
+                    if running.cancelled:
+                        raise EngineError("cancelled", "cancelled")
+
         try:
             route, body = _body(request, self.info.name)
-            self._events.put(PrefillProgress(id=request.id, done=0, total=0))
-            with self._client.stream("POST", route, json=body) as response:
-                running.response = response
-                if running.cancelled.is_set():
-                    raise EngineError("cancelled", "cancelled")
+            with self._client.stream("POST", route, json=body, extensions={"trace": connected}) as response:
                 if response.status_code != 200:
-                    raise status_error(response.status_code, response.read(), self.info.path)
-                for chunk in _events_of(response):
-                    answer.take(chunk)
-            if answer.reason is None and not running.cancelled.is_set():
-                host = urlsplit(self.info.path).netloc
-                raise EngineError("network", f"{host} ended the answer in the middle", "what came so far is kept")
-            self._finish(running, answer, start)
+                    raise status_error(response.status_code, response.read(), self.info.path, response.headers)
+                for chunk in objects_of(response.iter_bytes(), host):
+                    with self._lock:
+                        if running.cancelled:
+                            return
+                        running.answer.take(chunk)
+            if running.answer.reason is None:
+                if running.answer.first is None:
+                    raise EngineError("network", f"{host} ended the answer before its first word", "try again.")
+                raise EngineError("network", f"{host} ended the answer in the middle", "what came so far is kept.")
+            with self._lock:
+                self._finish(running)
         except EngineError as e:
-            self._fail(running, answer, start, e)
+            self._fail(running, e)
         except httpx2.HTTPError as e:
-            self._fail(running, answer, start, network_error(e, self.info.path))
-        except Exception as e:  # a closed response raises what it likes; a thread must never end silently
-            self._fail(running, answer, start, EngineError("network", f"the answer could not be read ({e})"))
+            self._fail(running, network_error(e, self.info.path, begun=running.answer.first is not None))
+        except Exception as e:  # a thread must never end silently
+            self._fail(running, EngineError("network", f"The answer can't be read ({e})."))
 
-    def _finish(self, running: _Running, answer: _Answer, start: float) -> None:
-        end = time.monotonic()
+    def _finish(self, running: _Running) -> None:
+        """Under the lock; nothing where it ended already."""
+        if not self._left(running):
+            return
+        end, answer = time.monotonic(), running.answer
         answer.end()
         first = answer.first or end
         usage = Usage(
@@ -149,26 +167,28 @@ class RemoteModel:
             reused_tokens=answer.reused_tokens,
             completion_tokens=answer.completion_tokens,
             thinking_tokens=answer.thinking_tokens,
-            prefill_s=first - start,
+            prefill_s=first - running.start,
             decode_s=end - first,
             seed=running.request.sampling.seed,
         )
-        with self._lock:
-            self._prefill_tokens += answer.prompt_tokens or 0
-            self._decode_tokens += answer.completion_tokens or 0
-            self._prefill_s += first - start
-            self._decode_s += end - first
-            self._running.pop(running.request.id, None)
-        reason: _Reason = "cancelled" if running.cancelled.is_set() else _REASONS.get(answer.reason or "", "stop")
+        self._prefill_tokens += answer.prompt_tokens or 0
+        self._decode_tokens += answer.completion_tokens or 0
+        self._prefill_s += first - running.start
+        self._decode_s += end - first
+        reason: _Reason = "cancelled" if running.cancelled else _REASONS.get(answer.reason or "", "stop")
         self._events.put(Finished(id=running.request.id, reason=reason, usage=usage))
 
-    def _fail(self, running: _Running, answer: _Answer, start: float, e: EngineError) -> None:
-        if running.cancelled.is_set():
-            self._finish(running, answer, start)
-            return
+    def _fail(self, running: _Running, e: EngineError) -> None:
         with self._lock:
-            self._running.pop(running.request.id, None)
-        self._events.put(Failed.of(running.request.id, e))
+            if self._left(running):
+                self._events.put(Failed.of(running.request.id, e))
+
+    def _left(self, running: _Running) -> bool:
+        """Whether it runs until now: its id may be another request's since."""
+        if self._running.get(running.request.id) is not running:
+            return False
+        del self._running[running.request.id]
+        return True
 
 
 class _Answer:
@@ -183,17 +203,22 @@ class _Answer:
         self.reused_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.thinking_tokens = 0
+        self._whole = False
         self._tag = ThinkTag()
 
     def take(self, chunk: dict[str, Any]) -> None:
         """One decoded event of the stream. Raises `EngineError` where the server reports a failure."""
-        if isinstance(error := chunk.get("error"), dict):
-            raise EngineError("network", f"the server failed: {str(error.get('message'))[:300]}")
+        error = chunk.get("error") or (chunk if chunk.get("object") == "error" else None)
+        if error:
+            said = str(error.get("message") if isinstance(error, dict) else error)[:300].strip().rstrip(".")
+            raise EngineError("network", f"The server failed: {said}.")
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else []:
             if not isinstance(choice, dict):
                 continue
             delta = choice.get("delta")
+            if isinstance(whole := choice.get("message"), dict):  # of a server that doesn't stream
+                delta, self._whole = whole, True
             if isinstance(delta, dict):
                 self._text(delta.get("reasoning_content") or delta.get("reasoning"), thinking=True)
                 self._text(delta.get("content"), thinking=False)
@@ -208,7 +233,7 @@ class _Answer:
 
     def _text(self, text: Any, *, thinking: bool) -> None:
         if isinstance(text, str) and text:
-            if self.first is None:
+            if self.first is None and not self._whole:  # what comes whole tells nothing about the speed
                 self.first = time.monotonic()
             if thinking:
                 self._emit(Delta(id=self._id, text=text, kind="thinking"))
@@ -255,29 +280,6 @@ def _body(request: GenerateRequest, model: str) -> tuple[str, dict[str, Any]]:
         body["prompt"] = request.prompt if request.prompt is not None else list(request.tokens or ())
         return "completions", body
     if request.continue_final:
-        raise EngineError("unsupported", "a remote server can't continue an answer: regenerate it instead")
+        raise EngineError("unsupported", "A remote server can't continue an answer", "regenerate it instead.")
     body["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
     return "chat/completions", body
-
-
-def _events_of(response: httpx2.Response) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events, until ``[DONE]``."""
-    buffer = bytearray()
-    for piece in response.iter_bytes():
-        buffer += piece
-        while (end := buffer.find(b"\n")) >= 0:
-            line = bytes(buffer[:end]).rstrip(b"\r")
-            del buffer[: end + 1]
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                return
-            try:
-                decoded = msgspec.json.decode(data)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise EngineError("network", "the server sent something that is not an answer") from None
-            if isinstance(decoded, dict):
-                yield decoded
-        if len(buffer) > MAX_EVENT:
-            raise EngineError("network", "the server sent something too large to be an answer")

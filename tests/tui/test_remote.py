@@ -94,6 +94,6 @@ async def test_stop_regenerate_and_a_server_that_goes_away(tmp_path: Path) -> No
             assert flow.conversation.turns[-1].ending == "length"
             await asyncio.to_thread(stack.close)
             await ask(pilot, "Are you there?", wait=False)
-            await until(pilot, lambda: not flow.busy and "no server answers" in shown(app))
+            await until(pilot, lambda: not flow.busy and "No server answers" in shown(app))
             assert "Traceback" not in shown(app)
             assert app.controller.pid is not None  # the engine child lives; only the server is gone

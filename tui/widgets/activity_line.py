@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from textual.content import Content
+from textual.timer import Timer
 from textual.widget import Widget
 
 from backends.interface import LoadProgress, PrefillProgress
@@ -29,12 +30,15 @@ class ActivityLine(Widget):
         self._content = Content()
         self._prefill_start: tuple[float, int] | None = None
         self._read_until = 0.0
+        self._waiting: Timer | None = None
+        """Counts the seconds that a server takes; what else is shown ends it."""
 
     def render(self) -> Content:
         """The line as it was set last."""
         return self._content
 
-    def _set(self, content: Content) -> None:
+    def _set(self, content: Content, waiting: Timer | None = None) -> None:
+        self._waiting = waiting
         if content.plain != self._content.plain or content.spans != self._content.spans:
             taller = len(content.plain) > self.size.width - 4 or len(self._content.plain) > self.size.width - 4
             self._content = content
@@ -95,7 +99,11 @@ class ActivityLine(Widget):
         self._set(Content.assemble(*parts))
 
     def show_prefill(self, progress: PrefillProgress, now: float, stop_key: str) -> None:
-        """The prompt is being read: tokens done, total, and the time left once it can be known."""
+        """The prompt is being read: tokens done, total, and the time left once it can be known. Without a total (a
+        server doesn't tell): how long it has been waited for."""
+        if not progress.total:
+            self._wait(now, stop_key)
+            return
         if progress.done <= progress.reused or self._prefill_start is None:
             self._prefill_start = (now, progress.done)
         started, first = self._prefill_start
@@ -116,6 +124,20 @@ class ActivityLine(Widget):
                 (f"  {stop_key} stops" if stop_key and self.size.width > 70 else "", MUTED),
             )
         )
+
+    def _wait(self, since: float, stop_key: str) -> None:
+        def tick() -> None:
+            if self._waiting is not timer:
+                timer.stop()
+                return
+            self._set(Content.styled(said(), MUTED), timer)
+
+        def said() -> str:
+            waited = f"  {figures.duration(time.monotonic() - since)}" if time.monotonic() - since >= 1 else ""
+            return f"Waiting for the first word{waited}" + (f"  {stop_key} stops" if stop_key else "")
+
+        timer = self.set_interval(1.0, tick)
+        self._set(Content.styled(said(), MUTED), timer)
 
     def show_summarising(self, n_turns: int, prefill: PrefillProgress | None, tokens: int, stop_key: str) -> None:
         """A summary of so many messages is being made: what of them has been read, then what has been written."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from textual.content import Content
 from textual.widget import Widget
 
 from backends.interface import ModelInfo
 from flashmoe import figures
+from flashmoe.remote.address import host_of
 from flashmoe.text_safety import visible_line
 
 
@@ -79,7 +78,7 @@ class TitleBar(Widget):
         parts: list[Content | str | tuple[str, str]] = [Content.styled(name, "bold")]
         if model.lossy:
             parts += [" ", ("≈ lossy" if detail >= 1 else "≈", "bold $warning")]
-        if model.quant and detail >= 1:
+        if model.quant not in ("", "unknown") and detail >= 1:
             parts += [dot, visible_line(model.quant, 16)]
         if detail >= 3:
             parts += [dot, self._how(detail)]
@@ -102,7 +101,7 @@ class TitleBar(Widget):
         if model.budget_bytes:
             words.append(figures.size(model.budget_bytes))
         if model.backend == "remote":
-            words.append(visible_line(urlsplit(model.path).netloc, 32))
+            words.append(visible_line(host_of(model.path), 32))
         elif not model.n_experts:
             words.append("dense")
         return " ".join(words)

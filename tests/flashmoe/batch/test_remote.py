@@ -160,4 +160,4 @@ def test_the_exit_code_says_that_it_is_worth_trying_again(tmp_path: Path) -> Non
          str(tmp_path / "out.jsonl")], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 3
-    assert "no server answers" in done.stderr
+    assert "No server answers" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,16 @@ from typing import ClassVar
 import pytest
 
 from backends.engine.client import EngineClient
-from backends.interface import ChatMessage, Delta, EngineError, Finished, GenerateRequest, LoadRequest, Sampling
+from backends.interface import (
+    ChatMessage,
+    Delta,
+    EngineError,
+    Finished,
+    GenerateRequest,
+    LoadRequest,
+    PrefillProgress,
+    Sampling,
+)
 from tests.gguf_factory import make_gguf
 from tests.serving import Running, serving
 
@@ -86,6 +96,13 @@ class Misbehaving(BaseHTTPRequestHandler):
         "huge": b"data: " + b"x" * 5_000_000,
         "error": b'data: {"error": {"message": "out of memory"}}\n\n',
         "nousage": b'data: {"choices": [{"delta": {"content": "ok"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
+        "text": b'data: {"error": "out of memory"}\n\n',
+        "vllm": b'data: {"object": "error", "message": "out of memory"}\n\n',
+        "page": b"\n<!doctype html><html><body>Log in</body></html>",
+        "lines": b'data: {"choices": [{"delta":\ndata: {"content": "ok"}}]}\n\n'
+        b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n',
+        "whole": b'{"choices": [{"message": {"content": "ok"},\n\n"finish_reason": "stop"}],\n"usage": {}}',
+        "refusal": b'{"error": {"message": "the model is busy."}}',
         "weird": b'data: 7\n\ndata: {"choices": [null, {"delta": 3, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
     }
 
@@ -138,21 +155,39 @@ async def test_remote_load_errors(wrong: str, tmp_path: Path, path: str, code: s
 async def test_remote_nobody_there(tmp_path: Path) -> None:
     client = EngineClient(log_path=tmp_path / "a")
     try:
-        with pytest.raises(EngineError, match="no server answers") as caught:
+        with pytest.raises(EngineError, match="No server answers") as caught:
             await client.load(LoadRequest(path="http://127.0.0.1:9/v1", backend="remote"))
         assert caught.value.code == "network"
     finally:
         await client.stop()
 
 
+GOES_WRONG = {
+    "cut": "HOST ended the answer in the middle; what came so far is kept.",
+    "garbage": "HOST sent something that isn't an answer.",
+    "huge": "HOST sent something too large to be an answer.",
+    "error": "The server failed: out of memory.",
+    "text": "The server failed: out of memory.",
+    "vllm": "The server failed: out of memory.",
+    "page": "HOST sent a web page instead of an answer; check the address; it usually ends in /v1.",
+    "refusal": "The server failed: the model is busy.",
+}
+
+
 async def test_remote_answers_that_go_wrong(wrong: str, tmp_path: Path) -> None:
     client = EngineClient(log_path=tmp_path / "a")
     try:
-        for path in ("cut", "garbage", "huge", "error"):
+        for path, said in GOES_WRONG.items():
             await client.load(LoadRequest(path=f"{wrong}/{path}/v1", backend="remote"))
             with pytest.raises(EngineError) as caught:
                 await answer(client, ask("x"))
             assert caught.value.code == "network", path
+            assert caught.value.message.replace(wrong.partition("//")[2], "HOST") == said
+        for path in ("lines", "whole"):
+            await client.load(LoadRequest(path=f"{wrong}/{path}/v1", backend="remote"))
+            text, end = await answer(client, ask("x"))
+            assert text == "ok"
+            assert path != "whole" or not end.usage.decode_s  # nothing is known of its speed
         await client.load(LoadRequest(path=f"{wrong}/nousage/v1", backend="remote"))
         text, end = await answer(client, ask("x"))
         assert text == "ok"
@@ -161,3 +196,110 @@ async def test_remote_answers_that_go_wrong(wrong: str, tmp_path: Path) -> None:
         assert (await answer(client, ask("x")))[0] == ""
     finally:
         await client.stop()
+
+
+class Silent(BaseHTTPRequestHandler):
+    """Lists a model, then says nothing any more: not even a status (``/v1``), or nothing behind the first word."""
+
+    left: ClassVar[threading.Event]
+
+    def do_GET(self) -> None:
+        body = b'{"data": [{"id": "m"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith("/word"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'data: {"choices": [{"delta": {"content": "word"}}]}\n\n')
+        if not self.connection.recv(1):  # the other side hung up
+            self.left.set()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["v1", "word/v1"])
+async def test_a_silent_server_is_left_at_once(tmp_path: Path, path: str) -> None:
+    Silent.left = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    client = EngineClient(log_path=tmp_path / "a")
+    try:
+        await client.load(LoadRequest(path=f"http://127.0.0.1:{server.server_port}/{path}"))
+        end = None
+        async for event in client.generate(ask("hello")):
+            if isinstance(event, Delta if "word" in path else PrefillProgress):
+                await client.cancel("r1")
+            elif isinstance(event, Finished):
+                end = event
+        assert end is not None
+        assert end.reason == "cancelled"
+        assert await asyncio.to_thread(Silent.left.wait, 60)  # it isn't left computing for nobody
+    finally:
+        await client.stop()
+        server.shutdown()
+        server.server_close()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers each status with a web page; ``/307`` sends on to another server, which notes what it is sent."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer()
+
+    def _answer(self) -> None:
+        self.asked.append(f"{self.path} {self.headers.get('Authorization')}")
+        body = b"<html><body><h1>nginx</h1></body></html>"
+        self.send_response(int(self.path.split("/")[1]))
+        self.send_header("Retry-After", "7")
+        self.send_header(
+            "Location", f"http://user:secret@localhost:{self.server.server_address[1]}/200/v1/models?key=x"
+        )
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+REFUSED = {
+    307: "HOST sends on to http://localhost:PORT/200/v1; use that address instead.",
+    401: "HOST doesn't accept the key in FLASHMOE_REMOTE_KEY.",
+    404: "HOST has no such route or model; the address usually ends in /v1.",
+    429: "HOST has too many requests (status 429); try again in 7 s.",
+    500: "HOST can't answer now (status 500); try again in 7 s.",
+    418: "HOST refused the request (status 418).",
+}
+
+
+async def test_a_refusal_is_one_sentence_and_no_key_follows_a_redirect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASHMOE_REMOTE_KEY", "sk-secret")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    client = EngineClient(log_path=tmp_path / "a")
+    try:
+        for status, said in REFUSED.items():
+            with pytest.raises(EngineError) as caught:
+                await client.load(LoadRequest(path=f"http://me:pw@127.0.0.1:{server.server_port}/{status}/v1"))
+            message = caught.value.message.replace(f"127.0.0.1:{server.server_port}", "HOST")
+            assert message.replace(str(server.server_port), "PORT") == said
+        assert [line.split()[0] for line in Refusing.asked] == [f"/{status}/v1/models" for status in REFUSED]
+    finally:
+        await client.stop()
+        server.shutdown()
+        server.server_close()

@@ -89,14 +89,19 @@ class Answering:
         view = parts.transcript.view(turn)
         if isinstance(view, AnswerView):
             view.refresh_turn()
+        model = parts.host.controller.model
+        continues = model is None or model.backend != "remote"  # a server begins anew
         if turn.ending == "cancelled":
-            parts.say(f"Stopped. {key('chat.continue')} continues, {key('chat.regenerate')} regenerates.")
+            goes_on = f"{key('chat.continue')} continues, " if turn.content and continues else ""
+            parts.say(f"Stopped. {goes_on}{key('chat.regenerate')} regenerates.")
         elif turn.ending == "died":
             again = key("chat.continue") if turn.content else key("chat.regenerate")
             parts.say(f"{turn.error} The next question starts it again; {again} continues this answer.", "error")
-        elif turn.ending == "error":
-            parts.say(turn.error, "error")
+        elif turn.ending == "error":  # why stands below the answer
+            goes_on = f"{key('chat.continue')} continues it, " if turn.content and continues else ""
+            parts.say(f"The answer failed. {goes_on}{key('chat.regenerate')} tries again.", "error")
         elif turn.ending == "length":
-            parts.say(f"Cut at the length limit; {key('chat.continue')} continues.")
+            goes_on = f"; {key('chat.continue')} continues" if continues else ""
+            parts.say(f"Cut at the length limit{goes_on}.")
         elif turn.ending != "context":
             parts.activity.done()

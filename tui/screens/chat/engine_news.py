@@ -72,7 +72,8 @@ class EngineNews:
         parts.title_bar.show_model(info)
         parts.title_bar.show_context(parts.flow.ctx_used)
         self.busy_changed()
-        said = [f"{visible_line(info.name, 40)} is ready after {info.load_s:.1f} s."]
+        after = f" after {info.load_s:.1f} s" if info.backend != "remote" else ""
+        said = [f"{visible_line(info.name, 40)} is ready{after}."]
         if info.lossy:
             said.append(info.lossy)
         elif info.backend == "remote":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flashmoe import paths
+from flashmoe.remote.address import host_of
 from flashmoe.text_safety import visible_line
 from tui.engine.controller import EngineController
 from tui.keymap import Keymap
@@ -11,7 +12,11 @@ from tui.widgets.welcome import Welcome
 
 def short_name(path: str) -> str:
     """A model's name from its path, for sentences."""
-    return "the guide" if path == str(paths.guide_model()) else visible_line(path.rsplit("/", 1)[-1], 50)
+    if path == str(paths.guide_model()):
+        return "the guide"
+    if path.startswith(("http://", "https://")):
+        return visible_line(host_of(path) or path, 50)
+    return visible_line(path.rsplit("/", 1)[-1], 50)
 
 
 def show_welcome(welcome: Welcome, controller: EngineController, keymap: Keymap) -> None:

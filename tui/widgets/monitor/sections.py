@@ -8,6 +8,7 @@ from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame, Work
 from flashmoe.monitor.sample import Gpu
+from flashmoe.remote.address import shown
 from flashmoe.text_safety import visible_line
 from tui.texts import joined
 from tui.widgets.monitor.lines import ALARM, COMPUTE, HOOK, MUTED, READ, line, meter, shares, spark, spread, wrap
@@ -194,7 +195,7 @@ def server(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     model, frame = feed.model, feed.frame
     if model is None:
         return []
-    lines = [line((visible_line(model.path, max(8, width)), ""))]
+    lines = [line((visible_line(shown(model.path), max(8, width)), ""))]
     if model.n_ctx:
         used = f"{frame.ctx_used:,} of " if frame is not None and frame.ctx_used else ""
         lines.append(line((f"context {used}{model.n_ctx:,} tokens", MUTED)))

@@ -190,6 +190,8 @@ class AnswerView(MessageView):
         self._shown += self._stream.end()
         if not self.is_attached:
             return
+        if not self._shown.strip():  # what it thought is all that there is to read
+            self._open = True
         self.end_thinking()
         if self._markdown:
             markdown = self._rendered()
@@ -240,8 +242,12 @@ class AnswerView(MessageView):
     def _figures(self) -> Content:
         turn, parts = self.turn, list[str]()
         taken = turn.figures
-        if turn.ending in _ENDINGS:
+        if turn.ending == "error" and turn.content:
+            parts.append("broke off")
+        elif turn.ending in _ENDINGS:
             parts.append(_ENDINGS[turn.ending])
+        elif turn.ending and turn.thinking and not turn.content:
+            parts.append("thought, and wrote no answer")
         if turn.model:
             parts.append(visible_line(turn.model, 32))
         if taken is not None and taken.completion_tokens is not None:
