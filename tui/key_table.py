@@ -98,6 +98,9 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("composer.complete", "tab", "complete", "Complete a / command; otherwise move to the chat"),
     KeySpec("composer.delete_or_quit", "ctrl+d", "delete_or_quit", "Delete a character; in an empty composer: quit"),
     KeySpec("composer.editor", "ctrl+x ctrl+e,f6", "editor", "Write in $VISUAL or $EDITOR", "", True),
+    KeySpec(
+        "composer.clear", "ctrl+x ctrl+k", "cut_all", "Cut the whole question; put it back like any other cut", "", True
+    ),
     KeySpec("field.start", "ctrl+a", "line_start", "Start of the line"),
     KeySpec("field.end", "ctrl+e", "line_end", "End of the line"),
     KeySpec("field.kill_end", "ctrl+k", "kill_to_end", "Cut the rest of the line"),
@@ -114,7 +117,7 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("transcript.last", "G,end", "mark_edge(1)", "Mark the last message"),
     KeySpec("transcript.edit", "e", "screen.edit_question", "Edit the marked question"),
     KeySpec("transcript.copy", "y,c", "screen.copy_answer", "Copy the marked message"),
-    KeySpec("transcript.fold", "enter,space", "toggle_thinking", "Show or fold its thinking"),
+    KeySpec("transcript.fold", "enter,space", "toggle_thinking", "Show or fold its thinking, or a long question"),
     KeySpec("transcript.summary", "s", "toggle_summary", "Show or fold the summary of what was left out"),
     KeySpec("transcript.left", "h,left", "screen.branch(-1)", "The previous branch, at the marked message"),
     KeySpec("transcript.right", "l,right", "screen.branch(1)", "The next branch, at the marked message"),

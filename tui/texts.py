@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+
+from rich.cells import cell_len, set_cell_size
 
 from flashmoe import paths
-from flashmoe.text_safety import encodable
+from flashmoe.text_safety import encodable, visible_line
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -36,6 +38,17 @@ def whole_words(text: str, width: int) -> str:
         return text
     kept, _, _ = text[:width].rpartition(" ")
     return f"{kept.rstrip(' ,;:')}…"
+
+
+def fitting(text: str, cells: int) -> str:
+    """`text` of a person, a model or a file in one line of at most `cells` columns: cut between words where that
+    leaves enough of it."""
+    line = visible_line(text)
+    if cell_len(line) <= cells:
+        return line
+    cut = set_cell_size(line, cells - 1).rstrip()
+    kept, blank, _ = cut.rpartition(" ") if line[len(cut) : len(cut) + 1].strip() else (cut, " ", "")
+    return f"{(kept if blank and len(kept) > len(cut) // 2 else cut).rstrip(' ,;:')}…"
 
 
 def joined(parts: Sequence[str], width: int) -> str:
@@ -98,6 +111,18 @@ def path_in(text: str) -> Path | None:
     text = text.strip()
     begins = text[1:] if text[:1] in ("'", '"') else text
     return typed_path(text) if begins.startswith(("/", "~", "./", "../", "file://")) else None
+
+
+def server_in(text: str) -> str | None:
+    """The server's address that `text` is, such as ``http://127.0.0.1:8080/v1``; None where it is none, or a page's."""
+    text = text.strip()
+    if not text.startswith(("http://", "https://")) or " " in text:
+        return None
+    with contextlib.suppress(ValueError):  # http://[
+        parts = urlsplit(text)
+        if parts.netloc and (parts.path.rstrip("/") == "" or parts.path.rstrip("/").endswith("/v1")):
+            return text
+    return None
 
 
 def write_new(path: Path, text: str) -> None:

@@ -102,10 +102,17 @@ class RemoteModel:
         return bool(self._running) or not self._events.empty()
 
     def telemetry(self) -> Telemetry:
-        return Telemetry(
-            t=time.monotonic(), prefill_tokens=self._prefill_tokens, decode_tokens=self._decode_tokens,
-            prefill_s=self._prefill_s, decode_s=self._decode_s, n_active=len(self._running),
-        )  # fmt: skip
+        with self._lock:
+            now = time.monotonic()
+            taken = [running.answer.seconds(running.start, now) for running in self._running.values()]
+            return Telemetry(
+                t=now,
+                prefill_tokens=self._prefill_tokens,
+                decode_tokens=self._decode_tokens + sum(r.answer.pieces for r in self._running.values()),
+                prefill_s=self._prefill_s + sum(waited for waited, _ in taken),
+                decode_s=self._decode_s + sum(wrote for _, wrote in taken),
+                n_active=len(self._running),
+            )
 
     def expert_map(self) -> ExpertMap | None:
         return None
@@ -161,20 +168,16 @@ class RemoteModel:
             return
         end, answer = time.monotonic(), running.answer
         answer.end()
-        first = answer.first or end
+        waited, wrote = answer.seconds(running.start, end)
         usage = Usage(
             prompt_tokens=answer.prompt_tokens,
             reused_tokens=answer.reused_tokens,
             completion_tokens=answer.completion_tokens,
             thinking_tokens=answer.thinking_tokens,
-            prefill_s=first - running.start,
-            decode_s=end - first,
+            prefill_s=waited,
+            decode_s=wrote,
             seed=running.request.sampling.seed,
         )
-        self._prefill_tokens += answer.prompt_tokens or 0
-        self._decode_tokens += answer.completion_tokens or 0
-        self._prefill_s += first - running.start
-        self._decode_s += end - first
         reason: _Reason = "cancelled" if running.cancelled else _REASONS.get(answer.reason or "", "stop")
         self._events.put(Finished(id=running.request.id, reason=reason, usage=usage))
 
@@ -188,6 +191,12 @@ class RemoteModel:
         if self._running.get(running.request.id) is not running:
             return False
         del self._running[running.request.id]
+        answer = running.answer
+        waited, wrote = answer.seconds(running.start, time.monotonic())
+        self._prefill_tokens += answer.prompt_tokens or 0
+        self._decode_tokens += max(answer.completion_tokens or 0, answer.pieces)  # a counter never goes back
+        self._prefill_s += waited
+        self._decode_s += wrote
         return True
 
 
@@ -203,6 +212,8 @@ class _Answer:
         self.reused_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.thinking_tokens = 0
+        self.pieces = 0
+        """Of text: as good as tokens while the server hasn't counted them."""
         self._whole = False
         self._tag = ThinkTag()
 
@@ -235,10 +246,16 @@ class _Answer:
         if isinstance(text, str) and text:
             if self.first is None and not self._whole:  # what comes whole tells nothing about the speed
                 self.first = time.monotonic()
+            self.pieces += not self._whole
             if thinking:
                 self._emit(Delta(id=self._id, text=text, kind="thinking"))
             else:
                 self._pieces(self._tag.feed(text))
+
+    def seconds(self, start: float, now: float) -> tuple[float, float]:
+        """How long the first word was waited for, and how long it has been written since."""
+        first = self.first or now
+        return first - start, now - first
 
     def end(self) -> None:
         """The stream ended: what was held back as the possible beginning of a tag is text."""

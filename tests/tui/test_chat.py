@@ -12,7 +12,9 @@ from textual import events
 
 from flashmoe.history import History
 from tests.tui_support import ask, home, keys, limit, new_app, ready, running, screen_is, send, shown, slow, tiny, until
+from tui.screens.dialogs import TextDialog
 from tui.widgets.composer import AttachmentBar
+from tui.widgets.fields import LineField
 from tui.widgets.transcript.message_view import AnswerView
 from tui.widgets.transcript.safe_markdown import SafeMarkdown
 
@@ -364,3 +366,39 @@ async def test_a_long_chat_fills_a_large_screen_and_scrolls() -> None:
         assert transcript.following
         await pilot.press("pageup")
         await until(pilot, lambda: not transcript.following)
+
+
+async def test_a_text_that_is_not_seen_whole_says_where_the_cursor_is() -> None:
+    app = new_app()
+    async with running(app, (80, 23)) as pilot:
+        composer = app.chat_screen.composer
+        composer.set_text("one\ntwo")
+        await pilot.pause()
+        assert not composer.border_subtitle
+        composer.set_text("\n".join(f"line {number}" for number in range(200)))
+        await until(pilot, lambda: composer.border_subtitle == "line 200 of 200")
+        assert composer.size.height == 6  # of 23 lines; five were seen of a paste of 200
+        await pilot.press("up")
+        await until(pilot, lambda: composer.border_subtitle == "line 199 of 200")
+
+
+async def test_a_field_never_holds_what_the_terminal_would_act_on() -> None:
+    """A question of an imported chat, to be edited; a title, to be renamed."""
+    app = new_app()
+    async with running(app) as pilot:
+        app.chat_screen.composer.set_text("a\x1b[31mred\x07\x9b1m \u202eb\r\nc")
+        await pilot.pause()
+        assert app.chat_screen.composer.text == "ared b\nc"
+        app.push_screen(TextDialog("Rename", "", "t\x1b]0;title\x07\x1b[2J"))
+        await screen_is(pilot, "TextDialog")
+        assert app.screen.query_one(LineField).value == "t"
+
+
+async def test_a_warning_about_an_attachment_goes_with_it(tiny: Path) -> None:
+    app = new_app(tiny, n_ctx=512)
+    async with running(app) as pilot:
+        await ready(pilot)
+        app.chat_screen.composer.paste("word " * 4_000)
+        await until(pilot, lambda: "it can't be sent whole" in app.chat_screen.activity.text)
+        await pilot.press("backspace")
+        await until(pilot, lambda: app.chat_screen.activity.text == "")

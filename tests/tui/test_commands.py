@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from flashmoe import paths
 from flashmoe.config.chosen import choose, read_chosen
@@ -15,6 +16,7 @@ from tui.app import AppOptions, FlashmoeApp
 from tui.chat.prompts import OwnPrompt, prompts_dir
 from tui.key_table import KEYS, SETS
 from tui.screens.chat.commands import COMMANDS
+from tui.texts import fitting, server_in
 
 __all__ = ["home"]
 
@@ -165,3 +167,44 @@ async def test_what_was_told_of_a_key_goes_again() -> None:
         await pilot.press("ctrl+x", "ctrl+q")
         await until(pilot, lambda: "^X ^Q" in shown(app))
         await until(pilot, lambda: "^X ^Q" not in shown(app))
+
+
+def test_a_server_s_address_is_told_from_a_page_of_the_hub() -> None:
+    assert server_in(" http://127.0.0.1:8080/v1 ") == "http://127.0.0.1:8080/v1"
+    assert server_in("http://host:8080") == "http://host:8080"
+    for other in ("http://[", "https://huggingface.co/owner/name", "host:8080", "http://a b/v1", "demo"):
+        assert server_in(other) is None
+
+
+def test_a_long_line_is_cut_between_words_and_by_columns() -> None:
+    assert fitting("Why is a model slow when it is larger", 34) == "Why is a model slow when it is…"
+    assert fitting("漢字漢字漢字", 7) == "漢字漢…"
+    assert fitting("Supercalifragilistic word", 10) == "Supercali…"
+    assert fitting("short", 10) == "short"
+    assert fitting("one two\x1b[2J", 40) == "one two␛[2J"
+
+
+async def test_a_model_is_switched_to_a_server_by_its_address() -> None:
+    """In a command and in the models screen, as on the command line."""
+    for by_command in (True, False):
+        app = new_app()
+        async with running(app) as pilot:
+            if by_command:
+                await send(pilot, "/model http://127.0.0.1:9/v1")
+            else:
+                await pilot.press("ctrl+o")
+                await screen_is(pilot, "ModelsScreen")
+                app.screen.query_one(Input).value = "http://127.0.0.1:9/v1"
+                await pilot.press("enter")
+            await until(pilot, lambda: "No server answers at 127.0.0.1:9" in app.chat_screen.activity.text)
+
+
+async def test_what_is_typed_behind_an_own_prompt_fills_its_first_place() -> None:
+    own_prompt("explain.txt", "Explain {{thing}} to a {{person}}.")
+    app = new_app()
+    async with running(app) as pilot:
+        await send(pilot, "/explain KV cache")
+        await screen_is(pilot, "TextDialog")
+        assert "person:" in shown(app)
+        await pilot.press(*"child", "enter")
+        await until(pilot, lambda: app.chat_screen.composer.text == "Explain KV cache to a child.")

@@ -46,3 +46,26 @@ async def test_matches_are_counted_walked_and_lit() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: app.focused is app.chat_screen.composer)
         assert not Lit.text
+
+
+async def test_what_is_folded_is_found_and_unfolded() -> None:
+    """In thinking, and in the lines of a long question that aren't shown; no message stays marked behind it."""
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        chat = history.create_chat(title="Folded")
+        code = "\n".join(f"line {number}" for number in range(60))
+        history.add_message(chat.id, "user", f"{code}\na needle below\n{code}")
+        thought = "\n".join(f"thought {number}" for number in range(60))
+        history.add_message(chat.id, "assistant", "Nothing.", thinking=f"{thought}\na needle thought\n{thought}")
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
+    async with running(app, (100, 30)) as pilot:
+        await until(pilot, lambda: app.chat_screen.flow.conversation.id == chat.id)
+        await pilot.press("ctrl+f")
+        await until(pilot, lambda: isinstance(app.focused, FindField))
+        await pilot.press(*keys("needle"))
+        await until(pilot, lambda: "2 of 2" in shown(app) and "a needle thought" in shown(app))
+        await pilot.press("up")
+        await until(pilot, lambda: "1 of 2" in shown(app) and "a needle below" in shown(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.focused is app.chat_screen.composer)
+        assert app.chat_screen.transcript.marked is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from textual import events
 
-from tests.tui.plain_editor import BACKSPACE, DELETE, DOWN, END, ENTER, HOME, LEFT, RIGHT, K, U, W, Y
+from tests.tui.plain_editor import BACKSPACE, DELETE, DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, K, U, W, Y
 from tests.tui.typing_probe import Probe
 from tui.terminal.escapes import KeyParser
 
@@ -246,3 +246,11 @@ def test_a_paste_is_whole_wherever_it_is_cut() -> None:
 
 def test_a_sequence_that_nobody_knows_is_not_the_key_esc() -> None:
     assert "escape" not in [event.key for event in KeyParser().feed("\x1b[99;5z") if isinstance(event, events.Key)]
+
+
+def test_the_whole_question_is_cut_and_put_back(probe: Probe) -> None:
+    probe.type("one\ntwo\nthree", pause=0.5)
+    probe.type(UP + "\x18\x0b", pause=0.2)
+    assert probe.field()["text"] == ""
+    probe.type(Y)
+    assert probe.field()["text"] == "one\ntwo\nthree"

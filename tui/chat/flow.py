@@ -300,7 +300,7 @@ class ChatFlow:
         answer = taken.answer
         if answer.prefill is not None:
             self._writing.tokens = answer.prefill.total + answer.n_tokens
-            if self.writes_here:
+            if self.writes_here and answer.prefill.total:  # a server doesn't tell
                 self.given.ctx_used = self._writing.tokens
         return taken
 
@@ -313,7 +313,7 @@ class ChatFlow:
         if answer.finished is not None:
             usage = answer.finished.usage
             tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-            if shown:
+            if shown and usage.prompt_tokens is not None:
                 self.given.ctx_used = tokens
         await writing.finish(answer, self._controller.model, self._view)
         if writing.turn.ending == "context" and shown:

@@ -1,5 +1,5 @@
-"""Prompts of one's own: text files in a folder, each a / command. ``{{input}}`` stands for what is typed behind it, any
-other ``{{word}}`` is asked for."""
+"""Prompts of one's own: text files in a folder, each a / command. ``{{input}}`` stands for what is typed behind it, and
+so does the first ``{{word}}`` where there is none; any other ``{{word}}`` is asked for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OwnPrompt(NamedTuple):
         return list(dict.fromkeys(match[1] for match in _PLACE.finditer(self.text)))
 
     def filled(self, values: dict[str, str]) -> str:
-        """The text with its placeholders filled; what is typed behind a prompt without ``{{input}}`` follows it."""
+        """The text with its placeholders filled; what is typed behind a prompt without any follows it."""
         text = _PLACE.sub(lambda match: values.get(match[1], match[0]), self.text)
         rest = values.get(INPUT, "") if INPUT not in self.places else ""
         return f"{text.rstrip()}\n\n{rest}" if rest else text.rstrip("\n")

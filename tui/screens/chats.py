@@ -21,7 +21,7 @@ from flashmoe.history import Chat, History, HistoryError, Hit
 from flashmoe.text_safety import visible_line
 from tui.keymap import Keymap, bindings
 from tui.screens.dialogs import TextDialog
-from tui.texts import typed_path
+from tui.texts import fitting, typed_path
 from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
 
@@ -50,7 +50,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
     CSS = """
     ChatsScreen { align: center middle; background: $background 60%; }
     ChatsScreen > Vertical {
-        width: 122; max-width: 98%; height: 90%;
+        width: 122; max-width: 100%; height: 1fr; margin: 1 0 0 0;
         border: round $primary; background: $surface; padding: 0 1;
     }
     ChatsScreen Input { border: none; height: 1; padding: 0 1; background: $panel; margin: 0 0 1 0; }
@@ -144,19 +144,22 @@ class ChatsScreen(ModalScreen[Opened | None]):
             options.highlighted = ids.index(wanted) if wanted in ids and wanted is not None else 0
 
     def _row(self, chat: Chat, now: float) -> Content:
-        width = max(20, self.size.width - 46 if self.size.width < 96 else 54)
-        title = visible_line(chat.title or "Untitled", width)
+        room = min(122, self.size.width) - 10  # border, padding, scrollbar, marks
+        wide = self.size.width >= 100
+        count = f"{chat.messages} message{'s' if chat.messages != 1 else ''}" if wide else ""
+        model = visible_line(chat.model, 24 if wide else 16) if self.size.width >= 72 else ""
+        rest = f"{figures.ago(chat.updated, now):<14}{count:<13}" if wide else f"{figures.ago(chat.updated, now):<14}"
+        width = max(20, room - len(rest) - (26 if wide else 18 if model else 0))
+        title = fitting(chat.title or "Untitled", width)
         mark = "• " if chat.id == self._current else "  "
         pin = ("▲ ", "$text-warning") if chat.pinned else ("  ", "")
         if chat.id == self._writing:
             mark = "✎ "
-        count = f"{chat.messages} message{'s' if chat.messages != 1 else ''}"
         return Content.assemble(
             (mark, "$text-primary"),
             pin,
             (title + " " * max(1, width + 2 - Content(title).cell_length), "bold"),
-            (f"{figures.ago(chat.updated, now):<14}{count:<13}", "$foreground-muted"),
-            (visible_line(chat.model, 24) if self.size.width >= 126 else "", "$foreground-muted"),
+            (f"{rest}{model}", "$foreground-muted"),
         )
 
     def _hit(self, hit: Hit, now: float) -> Content:
@@ -164,7 +167,7 @@ class ChatsScreen(ModalScreen[Opened | None]):
         if not hit.snippet:
             return head
         snippet = Content(hit.snippet)
-        room = min(self.size.width, 96) - 14
+        room = min(122, self.size.width) - 13
         for start, end in hit.spans:
             snippet = snippet.stylize("bold $text-accent", start, end)
         if visible_line(hit.snippet) != hit.snippet:  # something unprintable: shown, without the marks

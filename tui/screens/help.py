@@ -45,7 +45,7 @@ class HelpScreen(ModalScreen[None]):
     CSS = """
     HelpScreen { align: center middle; background: $background 60%; }
     HelpScreen > VerticalScroll {
-        width: 112; max-width: 96%; height: 90%;
+        width: 112; max-width: 100%; height: 1fr; margin: 1 0 0 0;
         border: round $primary; background: $surface; padding: 1 2; scrollbar-size-vertical: 1;
     }
     HelpScreen Static { height: auto; }
@@ -63,6 +63,7 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One text."""
+        self._measure()
         with VerticalScroll() as box:
             box.border_title = "Help"
             box.border_subtitle = "Esc closes"
@@ -70,10 +71,14 @@ class HelpScreen(ModalScreen[None]):
 
     def on_resize(self) -> None:
         """Lines are as long as the box; ids have a column of their own, or no place."""
-        room = min(112, self.size.width * 96 // 100) - 7  # border, padding, scrollbar
-        if room != self._room:
-            self._room, self._wide = room, self.size.width >= WIDE
+        before = self._room
+        self._measure()
+        if self._room != before:
             self.query_one(Static).update(self.text())
+
+    def _measure(self) -> None:
+        width = self.app.size.width
+        self._room, self._wide = min(112, width) - 7, width >= WIDE  # border, padding, scrollbar
 
     def text(self) -> Content:
         """The whole help."""

@@ -39,7 +39,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
     CSS = """
     SettingsScreen { align: center middle; background: $background 60%; }
     SettingsScreen > VerticalScroll {
-        width: 84; max-width: 96%; height: auto; max-height: 94%;
+        width: 84; max-width: 100%; height: auto; max-height: 94%;
         border: round $primary; background: $surface; padding: 1 2; scrollbar-size-vertical: 1;
     }
     SettingsScreen .head { text-style: bold; color: $text-primary; height: 1; }
@@ -112,7 +112,7 @@ class SettingsScreen(ModalScreen[ChatSettings | None]):
     def _label(self, name: str) -> Content:
         preset = self._presets.pick(name, self._model)
         detail = f"recommended for this model: {preset.name}" if name == AUTO else preset.description
-        room = min(84, self.app.size.width * 96 // 100) - 8  # border, padding, two scrollbars
+        room = min(84, self.app.size.width) - 8  # border, padding, two scrollbars
         return Content.assemble((name.ljust(18), "bold"), (hanging(detail, room, 18), "$foreground-muted"))
 
     def _fill(self, sampling: Sampling) -> None:

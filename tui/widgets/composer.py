@@ -40,7 +40,6 @@ class Composer(TextField):
         height: auto; min-height: 3; max-height: 12; margin: 0 1;
         border: round $border-blurred; padding: 0 1; background: $background;
         &:focus { border: round $primary; }
-        &.-short { max-height: 5; }
         & .text-area--placeholder { color: $text-muted; }
         & .text-area--cursor-line { background: transparent; }
     }
@@ -129,6 +128,23 @@ class Composer(TextField):
 
     # ---- earlier prompts ------------------------------------------------------------------------------------------
 
+    def action_cut_all(self) -> None:
+        """Cuts all of it."""
+        self._kill((0, 0), self.document.end, backwards=True)
+
+    def on_text_area_selection_changed(self) -> None:
+        """Where the cursor is, in a text that isn't seen whole."""
+        hidden = self.wrapped_document.height > self.max_lines
+        place = f"line {self.cursor_location[0] + 1:,} of {self.document.line_count:,}" if hidden else ""
+        if place != (self.border_subtitle or ""):
+            self.border_subtitle = place
+
+    @property
+    def max_lines(self) -> int:
+        """As many lines are seen at most."""
+        most = self.styles.max_height
+        return int(most.value) - 2 if most is not None else 10
+
     def action_history(self, step: int) -> None:
         """On the first or last line walks the prompts; elsewhere moves the cursor."""
         if step < 0 and self.has_queued and not self.text:
@@ -207,6 +223,7 @@ class Composer(TextField):
     def on_text_area_changed(self) -> None:
         """The text is another one."""
         self.show_offers()
+        self.on_text_area_selection_changed()
 
     def grab_key(self, event: events.Key) -> bool:
         """Takes the keys that mean something else while prompts are searched or a command is completed."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widget import Widget
 
-from flashmoe.text_safety import visible_line
+from tui.texts import fitting
 
 
 class QueueBar(Widget):
@@ -36,5 +36,5 @@ class QueueBar(Widget):
         lines = [Content(f"{hidden} more queued")] if hidden else []
         for text in self._texts[hidden:]:
             edits = f"  ({self._key} edits it)" if text is self._texts[-1] and self._key else ""
-            lines.append(Content.assemble(("queued  ", "bold $primary"), visible_line(text, room), edits))
+            lines.append(Content.assemble(("queued  ", "bold $primary"), fitting(text, room), edits))
         return Content("\n").join(lines)

@@ -9,6 +9,7 @@ from backends.interface import ModelInfo
 from flashmoe import figures
 from flashmoe.remote.address import host_of
 from flashmoe.text_safety import visible_line
+from tui.texts import fitting
 
 
 class TitleBar(Widget):
@@ -56,7 +57,7 @@ class TitleBar(Widget):
         width = self.size.width
         right = Content.styled(f"{figures.speed(self._tok_s)} tok/s", "bold") if self._tok_s is not None else Content()
         if self._writing is not None:
-            where = visible_line(self._writing, 24 if width >= 100 else 12)
+            where = fitting(self._writing, 24 if width >= 100 else 14)
             right = Content.assemble(("✎ ", "bold $primary"), f"{where}  ", right)
         brand = Content.styled("flashmoe", "bold $primary")
         model = self._model
@@ -85,7 +86,8 @@ class TitleBar(Widget):
         if model.n_ctx:
             share = self._ctx_used / model.n_ctx
             style = "$error" if share > 0.95 else "$warning" if share > 0.8 else "$foreground-muted"
-            text = f"{figures.count(self._ctx_used)}/{figures.count(model.n_ctx)} ctx"
+            used = "-" if model.backend == "remote" and not self._ctx_used else figures.count(self._ctx_used)
+            text = f"{used}/{figures.count(model.n_ctx)} ctx"
             if detail >= 2:
                 parts += [dot, (text, style)]
             if detail >= 4:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +24,9 @@ from backends.interface import (
     LoadRequest,
     PrefillProgress,
     Sampling,
+    Telemetry,
 )
+from flashmoe.remote.backend import RemoteBackend
 from tests.gguf_factory import make_gguf
 from tests.serving import Running, serving
 
@@ -301,5 +305,35 @@ async def test_a_refusal_is_one_sentence_and_no_key_follows_a_redirect(
         assert [line.split()[0] for line in Refusing.asked] == [f"/{status}/v1/models" for status in REFUSED]
     finally:
         await client.stop()
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_arrives_is_counted_while_it_arrives() -> None:
+    """Else the monitor waits for the server until the answer's end; and no counter ever goes back."""
+    Silent.left = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    request = LoadRequest(path=f"http://127.0.0.1:{server.server_port}/word/v1")
+    model = RemoteBackend().load(request, lambda _: True)
+    try:
+        model.submit(ask("hello"))
+        seen: list[Telemetry] = []
+        while not any(isinstance(event, Delta) for event in model.step()):
+            seen.append(model.telemetry())
+        seen.append(model.telemetry())
+        assert seen[-1].decode_tokens == 1
+        time.sleep(0.05)
+        seen.append(model.telemetry())
+        assert seen[-1].decode_s >= seen[-2].decode_s + 0.05
+        model.cancel("r1")
+        seen.append(model.telemetry())
+        for before, after in itertools.pairwise(seen):
+            assert after.decode_tokens >= before.decode_tokens
+            assert after.decode_s >= before.decode_s
+            assert after.prefill_s >= before.prefill_s
+    finally:
+        model.close()
         server.shutdown()
         server.server_close()

@@ -15,7 +15,7 @@ from tui.chat.prompts import INPUT, OwnPrompt, read_prompts
 from tui.key_table import SETS
 from tui.screens.chat.drafting import Drafting
 from tui.screens.chat.parts import ChatParts
-from tui.texts import path_in, typed_path, write_new
+from tui.texts import path_in, server_in, typed_path, write_new
 from tui.widgets.offers import Offer
 
 
@@ -169,6 +169,10 @@ class SlashCommands:
         from flashmoe.hub.errors import HubError
         from flashmoe.hub.library import resolve_model
 
+        server = server_in(name)
+        if server is not None:
+            await self._parts.host.load_model(server)
+            return
         try:
             path = await asyncio.to_thread(resolve_model, str(path_in(name) or name))
         except HubError as error:
@@ -200,7 +204,8 @@ class SlashCommands:
     async def _fill(self, prompt: OwnPrompt, rest: str) -> None:
         from tui.screens.dialogs import TextDialog
 
-        values = {INPUT: rest} if rest else {}
+        first = INPUT if INPUT in prompt.places or not prompt.places else prompt.places[0]
+        values = {first: rest} if rest else {}
         for place in prompt.places:
             if place in values:
                 continue

@@ -58,7 +58,9 @@ class Copying:
     async def _copy_by_tmux(self, text: str, what: str) -> None:
         """tmux takes it with its defaults, and hands it on to the terminal around it."""
         if await asyncio.to_thread(facts.tmux_copy, text):
-            self._parts.say(f"The {what} ({len(text):,} characters) is in tmux's buffer and was sent to the terminal.")
+            self._parts.say(
+                f"{_the(what)} ({len(text):,} characters) is in tmux's buffer and was sent to the terminal."
+            )
         else:
             self._copy_by_terminal(text, what)
 
@@ -73,13 +75,13 @@ class Copying:
         if sequence is None:
             large = figures.size(len(text.encode("utf-8", "replace")))
             parts.say(
-                f"The {what} is too large for the terminal's clipboard ({large}); "
+                f"{_the(what)} is too large for the terminal's clipboard ({large}); "
                 f"{parts.key('chat.save')} saves it to a file.",
                 "warning",
             )
             return
         parts.host.write_terminal(sequence)
-        parts.say(f"The {what} ({len(text):,} characters) was sent to the terminal's clipboard.")
+        parts.say(f"{_the(what)} ({len(text):,} characters) was sent to the terminal's clipboard.")
 
     def save_answer(self) -> None:
         """Saves the marked message, else the last answer, to a file."""
@@ -106,3 +108,8 @@ class Copying:
             parts.say(f"{paths.display(path)} was not written: {error.strerror or error}.", "error")
             return
         parts.say(f"Saved to {paths.display(path.absolute())}.")
+
+
+def _the(what: str) -> str:
+    """It at the beginning of a sentence: ``The answer``, ``Code block 2 of 3``."""
+    return f"{what[:1].upper()}{what[1:]}" if what[-1:].isdigit() else f"The {what}"

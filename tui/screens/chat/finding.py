@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from flashmoe.text_safety import visible
-from tui.chat.conversation import Turn
 from tui.screens.chat.parts import ChatParts
 from tui.widgets.find_bar import FindBar
 from tui.widgets.transcript.lit import light
-from tui.widgets.transcript.matches import scroll_to_match
+from tui.widgets.transcript.matches import Hit, scroll_to_match
 from tui.widgets.transcript.transcript import Transcript
 
 MOST_HITS = 10_000
@@ -19,8 +18,7 @@ class Finding:
     def __init__(self, parts: ChatParts) -> None:
         self._parts = parts
         self._text = ""
-        self._hits: list[tuple[Turn, int]] = []
-        """The message and which of its matches."""
+        self._hits: list[Hit] = []
         self._index = 0
 
     def open(self) -> None:
@@ -41,8 +39,10 @@ class Finding:
     def _look(self) -> None:
         wanted, self._hits = self._text.casefold(), []
         for turn in self._parts.flow.conversation.turns if wanted else []:
-            n = visible(turn.content).casefold().count(wanted)
-            self._hits += [(turn, k) for k in range(n)]
+            for thinking in (True, False):
+                text = turn.thinking if thinking else turn.content
+                n = visible(text).casefold().count(wanted)
+                self._hits += [Hit(turn, thinking, which) for which in range(n)]
             if len(self._hits) > MOST_HITS:
                 break
 
@@ -61,14 +61,18 @@ class Finding:
         bar: FindBar = self._parts.find_bar
         bar.count(self._index if self._text else None, len(self._hits))
         if self._hits:
-            turn, which = self._hits[self._index]
+            hit = self._hits[self._index]
             transcript: Transcript = self._parts.transcript
-            await transcript.reveal(turn.id)
-            transcript.call_after_refresh(scroll_to_match, transcript, turn, self._text, which)
+            await transcript.reveal(hit.turn.id)
+            view = transcript.view(hit.turn)
+            if view is not None:
+                view.unfold(thinking=hit.thinking)
+            transcript.call_after_refresh(scroll_to_match, transcript, hit, self._text)
 
     def close(self) -> None:
         """Ends it; the reader stays where they are."""
         self._text, self._hits = "", []
         self._parts.find_bar.close()
         light(self._parts.transcript, "")
+        self._parts.transcript.unmark()
         self._parts.composer.focus()

@@ -67,7 +67,7 @@ class ChatScreen(Screen[None]):
         (160, "-huge"),
         (180, "-vast"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-medium"), (30, "-tall")]  # 80x24 less the line of tmux
 
     host: Host
     drafting: Drafting

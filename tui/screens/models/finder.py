@@ -24,7 +24,7 @@ from flashmoe.plans.model_list import (
     suitable_quant,
 )
 from tui.screens.models.view import ModelsView
-from tui.texts import path_in
+from tui.texts import path_in, server_in
 
 if TYPE_CHECKING:
     from flashmoe.hub.address import Reference
@@ -108,6 +108,9 @@ class ModelFinder:
         view = self._view
         if path_in(text) is not None:
             view.set_rows("hub", [], "")
+            return
+        if server_in(text) is not None:
+            view.set_rows("hub", [], f"a server: {view.host.keymap.display('models.load')} uses it")
             return
         client = await self.client()
         offline = client.offline_reason()

@@ -24,7 +24,7 @@ from tui.screens.models import details as details
 from tui.screens.models.finder import ModelFinder
 from tui.screens.models.flow import ModelFlow
 from tui.screens.models.rows import row_line, section_line
-from tui.texts import path_in
+from tui.texts import path_in, server_in
 from tui.widgets.download_pane import DownloadPane
 from tui.widgets.fields import LineField
 from tui.widgets.key_bar import KeyBar
@@ -281,6 +281,10 @@ class ModelsScreen(Screen[str | None]):
                     self.finish(str(path))
                     return
             self.say(f"{typed} is not a file.", error=True)
+            return
+        server = server_in(typed)
+        if server is not None:
+            self.finish(server)
             return
         row = self.here
         if row is not None:

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from textual.content import Content
 from textual.geometry import Region
+from textual.widgets import Static
 
 from tui.chat.conversation import Turn
+from tui.widgets.transcript.message_view import MessageView
 from tui.widgets.transcript.transcript import Transcript
 
 
-def scroll_to_match(transcript: Transcript, turn: Turn, text: str, which: int) -> None:
-    """To the line of match number `which` of an answer, where it is drawn; a question is short enough to be seen."""
+class Hit(NamedTuple):
+    """A match: the message, whether in its thinking, and which of those there."""
+
+    turn: Turn
+    thinking: bool
+    which: int
+
+
+def scroll_to_match(transcript: Transcript, hit: Hit, text: str) -> None:
+    """To the line in which it is drawn."""
+    view, wanted = transcript.view(hit.turn), text.casefold()
+    if view is None or not wanted:
+        return
+    rows = list(_rows(view, wanted, thinking=hit.thinking))
+    if rows:
+        top = view.virtual_region.y + rows[min(hit.which, len(rows) - 1)]
+        transcript.scroll_to_region(Region(0, top, 1, 1), center=True, animate=False)
+
+
+def _rows(view: MessageView, wanted: str, *, thinking: bool) -> Iterator[int]:
+    """The line of the view of each match."""
     from tui.widgets.transcript.safe_markdown import SafeMarkdown  # 50 ms that the first paint doesn't wait for
 
-    view, wanted = transcript.view(turn), text.casefold()
-    markdown = next(iter(view.query(SafeMarkdown)), None) if view is not None and wanted else None
-    if view is None or markdown is None:
-        return
-    rows = [y for y, line in enumerate(markdown.lines) for _ in range(line.plain.casefold().count(wanted))]
-    if rows:
-        top = view.virtual_region.y + markdown.virtual_region.y + rows[min(which, len(rows) - 1)]
-        transcript.scroll_to_region(Region(0, top, 1, 1), center=True, animate=False)
+    markdown = None if thinking else next(iter(view.query(SafeMarkdown)), None)
+    if markdown is not None:
+        top, lines = markdown.virtual_region.y, [line.plain for line in markdown.lines]
+    else:
+        static = next(iter(view.query(Static)), None)  # a question, or the thinking: the first there is
+        content = static.content if static is not None else ""
+        if static is None or not isinstance(content, Content):
+            return
+        top, lines = static.virtual_region.y, [line.plain for line in content.wrap(max(1, static.size.width))]
+        if not thinking:  # of the heading nothing was counted
+            top, lines = top + 1, lines[1:]
+    for y, line in enumerate(lines):
+        for _ in range(line.casefold().count(wanted)):
+            yield top + y

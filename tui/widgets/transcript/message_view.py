@@ -45,7 +45,10 @@ class MessageView(Vertical, Settled, Even):
         self.set_class(turn.dropped, "-dropped")
 
     async def toggle_thinking(self) -> None:
-        """Unfolds or folds what the model thought; nothing where there is none."""
+        """Unfolds or folds what isn't shown: what the model thought, the rest of a long question."""
+
+    def unfold(self, *, thinking: bool) -> None:
+        """Shows what is folded, as something was found there."""
 
 
 class QuestionView(MessageView):
@@ -55,6 +58,19 @@ class QuestionView(MessageView):
     QuestionView { border-left: outer $primary; background: $surface; }
     QuestionView > Static { height: auto; }
     """
+
+    _open = False
+
+    async def toggle_thinking(self) -> None:
+        """Shows or folds a long question."""
+        self._open = not self._open
+        self.refresh_turn()
+
+    def unfold(self, *, thinking: bool) -> None:
+        """Shows all of it."""
+        if not self._open and not thinking:
+            self._open = True
+            self.refresh_turn()
 
     def compose(self) -> ComposeResult:
         """A heading and the text, never interpreted."""
@@ -75,9 +91,10 @@ class QuestionView(MessageView):
         if turn.dropped:
             head.append(("  left out of the context", "$foreground-muted"))
         lines = visible(turn.content).split("\n")
-        text = Content("\n".join(lines[:FOLD_LINES]))
-        if len(lines) > FOLD_LINES:
-            text = Content.assemble(text, (f"\n… {len(lines) - FOLD_LINES:,} more lines", "$foreground-muted"))
+        shown = len(lines) if self._open else FOLD_LINES
+        text = Content("\n".join(lines[:shown]))
+        if len(lines) > shown:
+            text = Content.assemble(text, (f"\n▸ {len(lines) - shown:,} more lines", "$foreground-muted"))
         parts = [Content.assemble(*head)]
         parts += [
             Content.assemble(
@@ -217,6 +234,17 @@ class AnswerView(MessageView):
             self._open = not self._open
             self._update_thinking()
 
+    def unfold(self, *, thinking: bool) -> None:
+        """Shows what it thought."""
+        if thinking and not self._open:
+            self._open = True
+            self._update_thinking()
+
+    def light_changed(self) -> None:
+        """Another text is lit."""
+        if self._open and self.query(".thinking"):
+            self._update_thinking()
+
     def _update_thinking(self) -> None:
         widget = self.query_one(".thinking", Static)
         widget.display = bool(self._thinking_shown.strip())
@@ -234,7 +262,7 @@ class AnswerView(MessageView):
             seconds = self.turn.figures.thinking_s
         head = f"thought for {figures.duration(seconds)}" if seconds is not None else "thought"
         if self._open:
-            return Content.assemble((f"▾ {head}\n", "italic"), text)
+            return Content.assemble((f"▾ {head}\n", "italic"), lit(Content(text)))
         return Content.styled(f"▸ {head}", "italic")
 
     # ---- figures --------------------------------------------------------------------------------------------------

@@ -317,6 +317,11 @@ class Transcript(TailScroll, Even):
         """The cursor goes with the focus."""
         self._mark(None)
 
+    def unmark(self) -> None:
+        """No message is marked, unless the keys are for the chat."""
+        if not self.has_focus:
+            self._mark(None)
+
     async def action_mark(self, step: int) -> None:
         """Marks the message before or after."""
         if not self.turns:
