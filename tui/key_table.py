@@ -57,7 +57,12 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("chat.stop", "escape", "stop", "Stop the answer and keep what was written; cancel a load", "stop", True),
     KeySpec("chat.continue", "ctrl+x g,ctrl+g", "continue_answer", "Continue an answer that was cut short", "", True),
     KeySpec(
-        "chat.regenerate", "ctrl+x r", "regenerate", "Regenerate the answer; the old one stays as a branch", "", True
+        "chat.regenerate",
+        "ctrl+x r",
+        "regenerate",
+        "Regenerate the answer; the old one stays as a branch",
+        "again",
+        True,
     ),
     KeySpec(
         "chat.edit",
@@ -111,17 +116,19 @@ KEYS: tuple[KeySpec, ...] = (
     KeySpec("field.yank", "ctrl+y", "yank", "Put back what was cut last"),
     KeySpec("field.word_left", "alt+b,ctrl+left", "cursor_word_left", "A word left"),
     KeySpec("field.word_right", "alt+f,ctrl+right", "cursor_word_right", "A word right"),
-    KeySpec("transcript.up", "k,up", "mark(-1)", "Mark the previous message (Tab moves here from the composer)"),
+    KeySpec("transcript.up", "k,up", "mark(-1)", "Mark the previous message (Tab moves here from the composer)", "up"),
     KeySpec("transcript.down", "j,down", "mark(1)", "Mark the next message"),
     KeySpec("transcript.first", "g,home", "mark_edge(-1)", "Mark the first message"),
     KeySpec("transcript.last", "G,end", "mark_edge(1)", "Mark the last message"),
-    KeySpec("transcript.edit", "e", "screen.edit_question", "Edit the marked question"),
-    KeySpec("transcript.copy", "y,c", "screen.copy_answer", "Copy the marked message"),
-    KeySpec("transcript.fold", "enter,space", "toggle_thinking", "Show or fold its thinking, or a long question"),
+    KeySpec("transcript.edit", "e", "screen.edit_question", "Edit the marked question", "edit"),
+    KeySpec("transcript.copy", "y,c", "screen.copy_answer", "Copy the marked message", "copy"),
+    KeySpec(
+        "transcript.fold", "enter,space", "toggle_thinking", "Show or fold its thinking, or a long question", "unfold"
+    ),
     KeySpec("transcript.summary", "s", "toggle_summary", "Show or fold the summary of what was left out"),
     KeySpec("transcript.left", "h,left", "screen.branch(-1)", "The previous branch, at the marked message"),
     KeySpec("transcript.right", "l,right", "screen.branch(1)", "The next branch, at the marked message"),
-    KeySpec("transcript.back", "i", "screen.focus_composer", "Back to the composer"),
+    KeySpec("transcript.back", "i", "screen.focus_composer", "Back to the composer", "back"),
     KeySpec("chats.open", "enter", "open", "Open the chat", "open", True),
     KeySpec("chats.rename", "ctrl+x r,f2", "rename", "Rename", "rename", True),
     KeySpec("chats.pin", "ctrl+x p,f4", "pin", "Pin or unpin", "pin", True),

@@ -184,19 +184,19 @@ def test_a_long_line_is_cut_between_words_and_by_columns() -> None:
     assert fitting("one two\x1b[2J", 40) == "one two␛[2J"
 
 
-async def test_a_model_is_switched_to_a_server_by_its_address() -> None:
+@pytest.mark.parametrize("by_command", [True, False])
+async def test_a_model_is_switched_to_a_server_by_its_address(by_command: bool) -> None:
     """In a command and in the models screen, as on the command line."""
-    for by_command in (True, False):
-        app = new_app()
-        async with running(app) as pilot:
-            if by_command:
-                await send(pilot, "/model http://127.0.0.1:9/v1")
-            else:
-                await pilot.press("ctrl+o")
-                await screen_is(pilot, "ModelsScreen")
-                app.screen.query_one(Input).value = "http://127.0.0.1:9/v1"
-                await pilot.press("enter")
-            await until(pilot, lambda: "No server answers at 127.0.0.1:9" in app.chat_screen.activity.text)
+    app = new_app()
+    async with running(app) as pilot:
+        if by_command:
+            await send(pilot, "/model http://127.0.0.1:9/v1")
+        else:
+            await pilot.press("ctrl+o")
+            await screen_is(pilot, "ModelsScreen")
+            app.screen.query_one(Input).value = "http://127.0.0.1:9/v1"
+            await pilot.press("enter")
+        await until(pilot, lambda: "No server answers at 127.0.0.1:9" in app.chat_screen.activity.text)
 
 
 async def test_what_is_typed_behind_an_own_prompt_fills_its_first_place() -> None:

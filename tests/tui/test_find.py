@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textual import events
+
 from flashmoe import paths
 from flashmoe.history import History
 from tests.tui_support import home, keys, running, shown, until
@@ -69,3 +71,36 @@ async def test_what_is_folded_is_found_and_unfolded() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: app.focused is app.chat_screen.composer)
         assert app.chat_screen.transcript.marked is None
+
+
+async def test_a_match_is_seen_however_fast_it_is_typed() -> None:
+    """All letters in one piece, while the chat stands at its end."""
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        chat = history.create_chat(title="Long")
+        history.add_message(chat.id, "user", "Go on")
+        history.add_message(chat.id, "assistant", "\n\n".join(["A needle here.", *(f"line {n}" for n in range(40))]))
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
+    async with running(app, (80, 24)) as pilot:
+        await until(pilot, lambda: app.chat_screen.flow.conversation.id == chat.id and "line 39" in shown(app))
+        await pilot.press("ctrl+f")
+        await until(pilot, lambda: isinstance(app.focused, FindField))
+        for letter in "needle":
+            app.post_message(events.Key(letter, letter))
+        await until(pilot, lambda: "1 of 1" in shown(app) and "A needle here." in shown(app), 60)
+
+
+async def test_the_key_bar_says_what_the_keys_do_to_a_marked_message() -> None:
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        chat = history.create_chat(title="Marked")
+        history.add_message(chat.id, "user", "\n".join(f"line {number}" for number in range(60)))
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
+    async with running(app, (100, 30)) as pilot:
+        await until(pilot, lambda: app.chat_screen.flow.conversation.id == chat.id and "20 more lines" in shown(app))
+        await pilot.press("tab")
+        await until(pilot, lambda: "e edit" in shown(app) and "Enter unfold" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "line 59" in shown(app))
+        await pilot.press("i")
+        await until(pilot, lambda: "e edit" not in shown(app) and "models" in shown(app))

@@ -60,7 +60,8 @@ class KeyBar(Widget):
         start = 0
         for binding_id, item in self._shown():
             if at is not None and start <= at.x < start + item.cell_length:
-                await self.app.run_action(_ACTIONS[binding_id], self.screen)
+                of_chat = binding_id.startswith("transcript.") and self.app.focused is not None
+                await self.app.run_action(_ACTIONS[binding_id], self.app.focused if of_chat else self.screen)
                 return
             start += item.cell_length + 2
 

@@ -11,6 +11,16 @@ from tui.screens.chat.welcoming import short_name, show_welcome
 
 IDLE_KEYS = ["chat.models", "chat.new", "chat.chats", "chat.experts", "app.palette", "app.help"]
 BUSY_KEYS = ["chat.stop", *IDLE_KEYS]
+MARKED_KEYS = [
+    "transcript.back",
+    "transcript.up",
+    "transcript.copy",
+    "transcript.edit",
+    "transcript.fold",
+    "chat.regenerate",
+    "app.palette",
+    "app.help",
+]
 READY_S = 10.0
 """How long it is said that a model is ready: from then on the title says it."""
 _LOAD_LINE_S = 0.125
@@ -44,9 +54,16 @@ class EngineNews:
         parts, bar = self._parts, self._parts.key_bar
         if bar is None:
             return
-        bar.show(BUSY_KEYS if parts.flow.busy else IDLE_KEYS)
+        self.show_keys()
         if parts.flow.busy and parts.flow.answer_id is not None:
             parts.activity.show_waiting("Sent; waiting for the engine…")
+
+    def show_keys(self) -> None:
+        """The keys that help now."""
+        parts, bar = self._parts, self._parts.key_bar
+        if bar is not None:
+            marked = parts.transcript.has_focus
+            bar.show(MARKED_KEYS if marked else BUSY_KEYS if parts.flow.busy else IDLE_KEYS)
 
     def _welcome(self) -> None:
         show_welcome(self._parts.welcome, self._parts.host.controller, self._parts.host.keymap)

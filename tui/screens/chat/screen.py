@@ -285,6 +285,10 @@ class ChatScreen(Screen[None]):
         """The mouse marked text."""
         self.copying.copy_selection(self.get_selected_text() or "")
 
+    def on_transcript_marked(self) -> None:
+        """A message is marked: other keys help."""
+        self.engine_news.show_keys()
+
     def on_composer_take_back(self) -> None:
         """The question that was queued last is to be edited."""
         self.asking.edit_queued()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from textual.content import Content
-from textual.geometry import Region
 from textual.widgets import Static
 
 from tui.chat.conversation import Turn
@@ -30,7 +29,9 @@ def scroll_to_match(transcript: Transcript, hit: Hit, text: str) -> None:
     rows = list(_rows(view, wanted, thinking=hit.thinking))
     if rows:
         top = view.virtual_region.y + rows[min(hit.which, len(rows) - 1)]
-        transcript.scroll_to_region(Region(0, top, 1, 1), center=True, animate=False)
+        transcript.release_anchor()
+        # To a place, and now: a step from where the chat is would be added to those that typed letters left behind.
+        transcript.scroll_to(y=max(0, top - transcript.size.height // 2), animate=False, immediate=True)
 
 
 def _rows(view: MessageView, wanted: str, *, thinking: bool) -> Iterator[int]:
