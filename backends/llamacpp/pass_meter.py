@@ -20,11 +20,17 @@ class PassMeter:
         """(layers done, when the current one began, when the pass did); None outside a pass of many tokens."""
         self._pace = 0.0
         """Seconds of a layer, lately."""
+        self._tokens = 0
+        """Of the pass that the pace is from."""
         self.layer_s = [0.0] * self._layers
         """Seconds of each layer over all passes of many tokens."""
 
     def begin(self, tokens: int) -> None:
-        """A pass starts."""
+        """A pass starts. How long layers took tells nothing of a pass that is much smaller or larger."""
+        if tokens >= LEAST_TOKENS:
+            if not self._tokens / 2 <= tokens <= 2 * self._tokens:
+                self._pace = 0.0
+            self._tokens = tokens
         now = time.perf_counter()
         self._now = (0, now, now) if tokens >= LEAST_TOKENS else None
 
@@ -46,6 +52,11 @@ class PassMeter:
             self.layer_s[at] += time.perf_counter() - since
             self._now = None
 
+    @property
+    def running(self) -> bool:
+        """Whether a pass of many tokens is being computed."""
+        return self._now is not None
+
     def share(self) -> float:
         """How much of the pass is done, 0 to 1, the current layer by the pace of those before it."""
         state = self._now
@@ -61,5 +72,5 @@ class PassMeter:
         return time.perf_counter() - state[2] if state is not None else 0.0
 
     def pass_s(self) -> float | None:
-        """Seconds that a whole pass takes, by the layers' pace; None before any."""
+        """Seconds that a whole pass takes, by the layers' pace; None before the first one of passes like this."""
         return self._pace * self._layers if self._pace else None

@@ -52,6 +52,7 @@ class Scheduler:
         self.active: list[Answer] = []
         self.cut = PromptCut(max_stall_s)
         self._decoders_waited = False
+        """The last batch had no token of the answers that are being decoded, or was stopped."""
         self.prefill_tokens = self.decode_tokens = self.reused_tokens = self.restored_tokens = 0
         self.prefill_s = self.decode_s = 0.0
         self._counters = counters
@@ -88,9 +89,9 @@ class Scheduler:
         """Tells of each prompt in the batch that is being computed how far it is; thread-safe. Nothing is told once the
         batch has ended: its answers come first then."""
         with self._lock:
-            share, whole = passes.share(), passes.pass_s()
-            if not share:
+            if not passes.running:
                 return
+            share, whole = passes.share(), passes.pass_s()
             for answer, n in self._prefilling:
                 done, total = answer.done, len(answer.prompt)
                 left = None
@@ -130,7 +131,8 @@ class Scheduler:
             self._prefilling = [(a, n) for a, n, _ in parts if a.prefilling and not a.generated]
         held_up, prompts = self._held_up(parts)
         # where sequences can't be cut back a pass that is stopped would have to be computed again from their start
-        limit = self.cut.max_s if held_up and prompts > 1 and not self.context.recurrent else None
+        cut = held_up and prompts > 1 and self.cut.max_s is not None and not self.context.recurrent
+        limit = self.cut.deadline_s if cut else None
         deadline = Deadline(limit, self.context.abort)
         try:
             with deadline:
@@ -144,8 +146,11 @@ class Scheduler:
                 self._prefilling = []
         if deadline.passed and result.status == "cancelled":
             self.cut.overran(prompts)
+            self._decoders_waited = True
         elif held_up:
             self.cut.took(prompts, result.seconds)
+        elif not prompts and result.status == "ok":
+            self.cut.stepped(result.seconds)
         self._count(parts, result)
         if result.status == "ok":
             self._advance(batch, parts, events)
@@ -165,7 +170,9 @@ class Scheduler:
         decoding = sum(not answer.prefilling for answer in active)
         most = context.n_batch
         if decoding and decoding < len(active) and self.cut.max_s is not None:
-            most = min(most, decoding + self.cut.tokens)
+            if self._decoders_waited and not context.own_caches:
+                return [(answer, 1) for answer in active if not answer.prefilling][:most]
+            most = min(most, decoding + self.cut.tokens(decoding))
         if not context.own_caches:
             return mixed_plan(active, most, recurrent=context.recurrent)
         if most < context.n_batch and self._decoders_waited:

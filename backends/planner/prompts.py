@@ -15,14 +15,11 @@ from msgspec import Struct
 from backends.gguf.file import EXPERT_WEIGHT, GgufFile
 from backends.planner.compute import compute_bytes
 from backends.planner.machine import Machine
-from backends.planner.speed import OVERHEAD_S, MeasuredRun, compute_seconds
+from backends.planner.speed import MeasuredRun, prompt_token_seconds
 
 USUAL_UBATCH = 512
 """llama.cpp's own, and what is taken where nothing has to be read."""
 LARGEST_UBATCH = 8192
-PROMPT_GAIN = 5.5
-"""How many times faster a prompt's token is computed than one that is decoded: weights are read once for many tokens
-(5.5 to 6 measured on 2 and 8 cores with AVX-512, Q4_K)."""
 COPY_BYTES_S = 20e9
 """What goes from pinned memory to a GPU: for a prompt all experts do, once a pass."""
 GPU_TOKEN_S = 0.0003
@@ -99,7 +96,7 @@ def prompt_pace(
     """The pace of prompts with `absent_bytes` of experts on the SSD and `vram_experts` bytes in VRAM; `token_s`: a
     token's seconds as they were measured with this model here."""
     read_s = absent_bytes / (machine.disk_bytes_s or USUAL_DISK_BYTES_S)
-    formula = max(0.0, compute_seconds(gguf, machine, n_used=n_used) - OVERHEAD_S) / PROMPT_GAIN
+    formula = prompt_token_seconds(gguf, machine, n_used=n_used)
     if on_gpu:
         return PromptPace(
             read_s, (gguf.bytes.experts - vram_experts) / COPY_BYTES_S, token_s or min(formula, GPU_TOKEN_S)

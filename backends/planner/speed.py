@@ -28,10 +28,25 @@ CORE_BYTES_S: dict[str, float] = {
     "F32": 12e9, "F16": 5e9, "BF16": 5e9, "Q8_0": 9e9, "Q4_0": 8e9, "Q4_1": 8e9, "Q5_0": 6e9, "Q5_1": 6e9,
     "Q2_K": 5.5e9, "Q3_K": 5e9, "Q4_K": 8e9, "Q5_K": 6.5e9, "Q6_K": 6.5e9, "IQ4_NL": 6.5e9, "IQ4_XS": 6.5e9,
     "IQ3_S": 2.6e9, "IQ3_XXS": 2.6e9, "IQ2_S": 2.4e9, "IQ2_XS": 2.4e9, "IQ2_XXS": 2.4e9, "IQ1_S": 2.2e9,
-    "IQ1_M": 2e9, "TQ1_0": 3.5e9, "TQ2_0": 5e9, "MXFP4": 6.5e9, "NVFP4": 4e9,
+    "IQ1_M": 2e9, "TQ1_0": 3.5e9, "TQ2_0": 5e9, "MXFP4": 6.5e9, "NVFP4": 4e9, "Q1_0": 3e9, "Q2_0": 4e8,
 }  # fmt: skip
 """Bytes of weights that one core multiplies per second, by tensor type: between an older core and one with AVX-512 (the
 rarer types are estimates by their instruction counts); a machine's own runs correct it."""
+
+PROMPT_WEIGHTS_S = 40e9
+"""Weights in Q4_K that one core multiplies per second where each is used by many tokens: measured 41e9 with AVX2, 58e9
+with AVX-512."""
+PROMPT_COST: dict[str, float] = {
+    "F32": 3.0, "F16": 2.3, "BF16": 3.2, "Q8_0": 1.9, "Q4_0": 2.2, "Q4_1": 1.9, "Q5_0": 2.4, "Q5_1": 2.5,
+    "Q2_K": 1.0, "Q3_K": 1.2, "Q4_K": 1.0, "Q5_K": 1.1, "Q6_K": 1.2, "IQ4_NL": 2.1, "IQ4_XS": 1.3,
+    "IQ3_S": 1.5, "IQ3_XXS": 1.5, "IQ2_S": 1.5, "IQ2_XS": 1.4, "IQ2_XXS": 1.4, "IQ1_S": 1.2, "IQ1_M": 1.2,
+    "TQ1_0": 1.6, "TQ2_0": 0.7, "MXFP4": 3.0, "NVFP4": 2.7, "Q1_0": 1.5, "Q2_0": 23.0,
+}  # fmt: skip
+"""How many times as long as in Q4_K that takes by type of experts, measured (`benchmarks/type_speed.py`)."""
+DENSE_PROMPT_COST = {"F32": 1.6, "F16": 1.0, "BF16": 1.4, "Q8_0": 1.2, "Q4_0": 1.3, "Q5_0": 1.5, "IQ4_NL": 1.6}
+"""The same of matrices that aren't experts, where llama.cpp has faster products for them."""
+USUAL_PROMPT_COST = 2.0
+"""Of types that aren't listed."""
 
 GPU_BYTES_S = 300e9
 """What dense weights in VRAM are computed at, at least: they are no bound beside experts in RAM."""
@@ -143,6 +158,24 @@ def compute_seconds(
     for kind, n in dense.items():
         seconds += n * (1 - nextn) * ((1 - vram_share) / rates[kind] + vram_share / GPU_BYTES_S)
     return float(seconds / (machine.compute_scale or 1.0) + OVERHEAD_S)
+
+
+def prompt_token_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None = None) -> float:
+    """Seconds that the matrix products of one token of a long prompt take on the CPU, beside its attention. Weights go
+    through the caches once for many tokens, so that arithmetic alone counts: by the number of weights and their type,
+    not by their bytes. The output matrix is needed for the last token only."""
+    cost = 0.0
+    for tensor in gguf.tensors:
+        share, price = 1.0, PROMPT_COST.get(tensor.type_name, USUAL_PROMPT_COST)
+        if "_exps." in tensor.name and len(tensor.dims) == 3 and gguf.n_experts:
+            share = (n_used or gguf.n_expert_used) / gguf.n_experts
+        elif len(tensor.dims) < 2 or tensor.name in ("token_embd.weight", "output.weight"):
+            continue
+        else:
+            price = DENSE_PROMPT_COST.get(tensor.type_name, price)
+        cost += math.prod(tensor.dims) * share * price
+    nextn = gguf.bytes.nextn / gguf.bytes.total if gguf.bytes.total else 0.0
+    return cost * (1 - nextn) / (PROMPT_WEIGHTS_S * machine.cores) / (machine.compute_scale or 1.0)
 
 
 MAPPED_SHARE = 0.025

@@ -181,14 +181,15 @@ class StreamBackend:
             weights.on_close.append(store.close)
             pager = Pager(layout, store)
             weights.on_close.append(pager.close)
+            abort = AbortFlag()
             if isinstance(store, PoolStore) and choice.staging_buffers:
                 # a GPU that takes products of many tokens reads experts by the tensors' own layout: staging gives it
                 staging = Staging(
-                    layout, store, store.home, buffers=choice.staging_buffers, pin=pin if gpu_devices() else no_pin
-                )
+                    layout, store, store.home,
+                    buffers=choice.staging_buffers, pin=pin if gpu_devices() else no_pin, stopped=abort.is_set,
+                )  # fmt: skip
                 pager.read_whole_layers(staging, base.n_expert_used, offload_from())
             pager.adopt(lambda done, total: progress(_mapping(done, total)))
-            abort = AbortFlag()
             threads = request.n_threads or procfs.usable_cpus()
             predictor = Predictor(len(layout.rows), base.n_expert_used, n_threads=threads)
             weights.on_close.append(predictor.close)

@@ -31,6 +31,8 @@ from backends.system.libc import PAGE
 PIECE = 4 << 20
 """Bytes of one read."""
 WORKERS = 4
+STOP_S = 0.1
+"""Seconds after which somebody who waits looks whether the pass was stopped."""
 
 
 class Source(Protocol):
@@ -75,10 +77,13 @@ class Staging:
         *,
         buffers: int,
         pin: Callable[[int, int], Callable[[], None] | None] = lambda _address, _size: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """`home(row, index)`: where a tensor points while it isn't staged. `buffers`: how many tensors are in memory at
-        once. `pin(address, bytes)` makes memory that a GPU copies from without waiting, and returns what undoes it."""
+        once. `pin(address, bytes)` makes memory that a GPU copies from without waiting, and returns what undoes it.
+        `stopped`: whether the pass is to end, also while a layer is waited for, which may take seconds."""
         self._layout, self._source, self._home, self._pin = layout, source, home, pin
+        self._stopped = stopped
         most = max(t.entry.bytes for r in layout.rows for t in r.tensors)
         self.buffer_bytes = -(-(most + 2 * PAGE) // (2 << 20)) * (2 << 20)
         self.buffers = buffers
@@ -126,8 +131,9 @@ class Staging:
         self._open()
         self._fill()
 
-    def wait(self, row: int, indices: Sequence[int]) -> None:
-        """Returns when these tensors of a row are there, and points the model's at them. Raises `OSError`."""
+    def wait(self, row: int, indices: Sequence[int]) -> bool:
+        """Returns when these tensors of a row are there, and points the model's at them; False where the pass was
+        stopped before. Raises `OSError`."""
         missing = [i for i in indices if (row, i) not in self._stages]
         if missing:
             self._seek(row)
@@ -138,12 +144,16 @@ class Staging:
                 raise OSError(errno.EFAULT, "a layer is larger than its buffers")
             with self._lock:
                 while stage.left:
-                    self._lock.wait()
+                    if self._stopped():
+                        self.wait_s += time.perf_counter() - started
+                        return False
+                    self._lock.wait(STOP_S)
             if stage.error:
                 code = stage.error if stage.error > 0 else errno.ENODATA
                 raise OSError(code, os.strerror(code) if stage.error > 0 else "the file is shorter than it was")
             point_tensor(self._layout.rows[row].tensors[i].pointer, stage.address)
         self.wait_s += time.perf_counter() - started
+        return True
 
     def release(self, row: int, indices: Sequence[int]) -> None:
         """These tensors have been computed on: their buffers go to what comes next."""

@@ -77,7 +77,6 @@ class WholeLayers:
                 self.staging.settle()  # the pool may change from here on, and what is copied from it must not
             return False
         self._idle = 0
-        self.passes += 1
         self._before = self.staging.read_bytes, self.staging.busy_s
         rows = list(range(len(self._layout.rows)))
         if not self._last_row_wide and not self._wide(outputs) and len(rows) > 1:
@@ -86,7 +85,10 @@ class WholeLayers:
             self.staging.begin(rows, around=batch.more)
         except OSError as e:
             self.active = False
+            if self.offload_from is None:
+                return False  # the pool serves it, more slowly
             raise EngineError("no_memory", f"There is no memory for reading whole layers ({e.strerror or e}).") from e
+        self.passes += 1
         return True
 
     def _wide(self, tokens: int) -> bool:
@@ -120,7 +122,8 @@ class WholeLayers:
         """The router of `row` chose: returns when gate and up are there. Raises `EngineError` ``io_error``."""
         times = np.ones(len(ids), np.int64) if counts is None else counts
         absent = self._ledger.staged(row, ids, times, AGE_TOKENS / max(1, self._tokens))
-        self._wait(row, self._up[row])
+        if not self._wait(row, self._up[row]):
+            return  # the pass was stopped
         absent = absent[self._ledger.state[row, ids[absent]] == ABSENT]  # others are on their way already
         free = self._pool.free(row)
         if free and len(absent):
@@ -159,10 +162,10 @@ class WholeLayers:
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _wait(self, row: int, indices: Sequence[int]) -> None:
+    def _wait(self, row: int, indices: Sequence[int]) -> bool:
         started = time.perf_counter()
         try:
-            self.staging.wait(row, indices)
+            return self.staging.wait(row, indices)
         except OSError as e:
             raise self._moves.failure(row, e) from e
         finally:

@@ -40,7 +40,10 @@ cold run use a RAM cap or drop it yourself.
 
 what the figures mean (the name in --json):
   load         seconds until the model could compute, and bytes that the disk gave for it (load_s, load_read_bytes)
-  prefill      tokens of the prompt a second (prefill_tok_s)
+  prefill      tokens of the prompt a second, and of a pass (prefill_tok_s, prefill_s, n_ubatch); bytes that the disk
+               gave for it, seconds waiting for reads, the share of reading whole layers that was beside computing,
+               seconds of each layer over all passes (prefill_read_bytes, prefill_stall_s, prefill_overlap,
+               prefill_layer_s)
   decode       tokens a second over all steps and sequences (decode_tok_s)
   per token    seconds computing, seconds that computing waited for reads or submitted them, bytes that the disk gave
                (compute_s_per_token, stall_s_per_token, read_bytes_per_token)
@@ -157,6 +160,20 @@ async def _run(load: LoadRequest, request: BenchRequest) -> tuple[ModelInfo, Ben
     return info, result
 
 
+def _prompt_reads(r: BenchResult) -> str:
+    """What the prompt read, and how long its layers took; only what is known."""
+    parts = [f"{size(r.prefill_read_bytes)} read"] if r.prefill_read_bytes is not None else []
+    if r.prefill_stall_s is not None:
+        parts.append(f"{duration(r.prefill_stall_s)} waiting for reads")
+    if r.prefill_overlap is not None:
+        parts.append(f"{r.prefill_overlap:.0%} of the reading beside computing")
+    layers = sorted(s for s in r.prefill_layer_s if s > 0)
+    if layers:
+        middle = layers[len(layers) // 2]
+        parts.append(f"a layer {duration(middle)} ({duration(layers[0])} to {duration(layers[-1])})")
+    return ", ".join(parts)
+
+
 def _print(info: ModelInfo, r: BenchResult) -> None:
     store = f", {r.store}" if r.store else ""
     out(f"{r.model} ({info.quant}) · {r.backend}{store} · {r.n_threads or '?'} threads")
@@ -164,7 +181,9 @@ def _print(info: ModelInfo, r: BenchResult) -> None:
         labelled("", r.lossy)
     labelled("", info.backend_reason)
     labelled("load      ", f"{r.load_s:.2f} s, {size(r.load_read_bytes)} read")
-    labelled("prefill   ", f"{r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} in parallel)")
+    passes = f", {r.n_ubatch} a pass" if r.n_ubatch and r.n_ubatch < r.prompt_tokens * r.parallel else ""
+    labelled("prefill   ", f"{r.prefill_tok_s:.1f} tok/s ({r.prompt_tokens} tokens, {r.parallel} in parallel{passes})")
+    labelled("          ", _prompt_reads(r))
     labelled("decode    ", f"{r.decode_tok_s:.2f} tok/s ({r.tokens} steps)")
     labelled(
         "per token ",

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from backends.gguf.file import read_gguf
-from backends.interface import Delta, GenerateRequest, LoadRequest, PrefillProgress, Sampling
+from backends.interface import Delta, Finished, GenerateRequest, LoadRequest, PrefillProgress, Sampling
 from backends.llamacpp.backend import MmapBackend
-from backends.llamacpp.context import Batch
+from backends.llamacpp.context import AbortFlag, Batch, DecodeResult
 from backends.llamacpp.pass_meter import PassMeter
-from backends.llamacpp.prompt_cut import START, PromptCut
+from backends.llamacpp.prompt_cut import START, Deadline, PromptCut
 from backends.streaming.backend import StreamBackend
 from tests.gguf_factory import make_gguf
 
@@ -60,17 +60,33 @@ def together(model: Any) -> tuple[dict[str, str], list[int]]:
 
 def test_the_cut_follows_what_passes_take() -> None:
     cut = PromptCut(2.0)
-    assert cut.tokens == START
     cut.took(64, 0.1)
-    assert cut.tokens == 128  # no faster than twice as many
+    assert cut.tokens(1) == 128  # no faster than twice as many
     cut.took(128, 8.0)
-    assert cut.tokens == 25
+    assert cut.tokens(1) == 25
+    cut.took(3, 0.5)
+    assert cut.tokens(1) == 25  # the rest of a prompt tells nothing of larger passes
     cut.overran(25)
-    assert cut.tokens == 6
+    assert cut.tokens(1) == 6
     for _ in range(5):
         cut.overran(1)
-    assert cut.tokens == 1
+    assert cut.tokens(1) == 1
     assert PromptCut(None).max_s is PromptCut(0).max_s is None
+
+
+def test_the_first_cut_is_what_steps_of_the_answers_tell() -> None:
+    cut = PromptCut(2.0)
+    assert 0 < cut.tokens(1) < START
+    cut.stepped(0.01)
+    assert cut.tokens(1) == START
+    slow = PromptCut(2.0)
+    slow.stepped(0.5)
+    assert slow.tokens(1) == 1  # of at most 1.35 s: twice the tokens take twice as long where nothing is shared
+    assert slow.tokens(8) > slow.tokens(1)
+    assert slow.deadline_s == 1.5  # and the answers' own step fits into the limit
+    slow.stepped(60.0)
+    assert slow.tokens(1) == 1
+    assert 0 < slow.deadline_s <= 2.0
 
 
 def test_passes_are_cut_only_while_another_answer_waits(path: Path) -> None:
@@ -90,9 +106,50 @@ def test_a_pass_that_overruns_is_stopped_and_a_smaller_one_tried(path: Path) -> 
     texts, _ = together(hurried)
     assert {name: len(text) > 0 for name, text in texts.items()} == {"first": True, "second": True}
     assert texts["first"] == together(calm)[0]["first"]
-    assert hurried._scheduler.cut.tokens < START
+    assert hurried._scheduler.cut.tokens(1) < START
     calm.close()
     hurried.close()
+
+
+@pytest.mark.parametrize("own_caches", [False, True])
+def test_after_a_pass_that_was_stopped_the_answers_get_a_token_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, own_caches: bool
+) -> None:
+    model = load(path, 3600.0, own_caches=own_caches)
+    clocks: list[Deadline] = []
+
+    class Clock(Deadline):
+        def __init__(self, seconds: float | None, abort: AbortFlag) -> None:
+            super().__init__(seconds, abort)
+            clocks.append(self)
+
+    monkeypatch.setattr("backends.llamacpp.scheduler.Deadline", Clock)
+    sizes: list[int] = []
+    decode = model.context.decode
+
+    def stopping(batch: Batch) -> Any:
+        """As if the first two passes with a prompt beside the answer had overrun."""
+        sizes.append(len(batch))
+        stopped = len(sizes) > 4 and len(batch) > 2 and sum(n > 2 for n in sizes[4:]) <= 2
+        if stopped:
+            clocks[-1].passed = True
+            return DecodeResult("cancelled", frozenset(), 3600.0)
+        return decode(batch)
+
+    model.context.decode = stopping
+    model.submit(request("first", 8, 40))
+    told = 0
+    while model.busy():
+        told += sum(isinstance(event, Delta | Finished) and event.id == "second" for event in model.step())
+        if len(sizes) == 4:
+            model.submit(request("second", 300, 3))
+    first = next(i for i, n in enumerate(sizes) if i >= 4 and n > 2)
+    assert sizes[first + 1] == (2 if own_caches else 1)  # caches of their own can't leave a sequence out
+    second = next(i for i, n in enumerate(sizes) if i > first and n > 2)
+    assert 2 < sizes[second] <= sizes[first] // 2
+    assert sizes[second + 1] == (2 if own_caches else 1)
+    assert told > 0
+    model.close()
 
 
 def test_a_pass_tells_by_its_layers_how_far_it_is() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from backends.gguf.file import read_gguf
+import msgspec
+
+from backends.gguf.file import GgufFile, read_gguf
+from backends.gguf.types import TENSOR_TYPES
 from backends.planner.machine import Machine
 from backends.planner.plan import PROMPTS, PlanRequest, plan
 from backends.planner.prompts import PromptPace, best_ubatch, first_tokens, staging_bytes
-from backends.planner.speed import MeasuredRun
+from backends.planner.speed import PROMPT_COST, MeasuredRun, prompt_token_seconds
 from tests.gguf_factory import make_gguf
 
 
@@ -21,6 +25,54 @@ def test_the_ubatch_makes_reading_and_computing_take_equally_long() -> None:
     size, why = best_ubatch(PromptPace(500.0, 0.0, 0.01), everything, lambda n: n <= 1024)
     assert size == 1024
     assert "memory" in why
+
+
+def _shaped(gguf: GgufFile, kind: str, layers: int, *dims: int) -> GgufFile:
+    """The header with nothing but expert tensors of one type."""
+    number, per_block, block_bytes = next((t, n, b) for t, (name, n, b) in TENSOR_TYPES.items() if name == kind)
+    like = next(t for t in gguf.tensors if "_exps." in t.name)
+    tensors = tuple(
+        msgspec.structs.replace(
+            like, name=f"blk.{layer}.ffn_{part}_exps.weight", dims=dims, type=number,
+            nbytes=math.prod(dims) // per_block * block_bytes,
+        )
+        for layer in range(layers) for part in ("gate", "up", "down")
+    )  # fmt: skip
+    return msgspec.structs.replace(gguf, tensors=tensors, n_experts=dims[2], n_expert_used=10)
+
+
+def test_a_prompts_token_is_counted_in_weights_by_their_type(tmp_path: Path) -> None:
+    gguf = read_gguf(make_gguf(tmp_path / "m.gguf"))
+    machine = Machine(ram_total=64 << 30, ram_available=64 << 30, cores=16)
+    cost = {kind: prompt_token_seconds(_shaped(gguf, kind, 60, 4096, 1024, 512), machine) for kind in PROMPT_COST}
+    for kind, seconds in cost.items():
+        assert abs(seconds / cost["Q4_K"] - PROMPT_COST[kind]) < 1e-6
+    # 391 B parameters on 16 threads took 29 ms a token, some of it for attention: half of that at least was planned
+    assert 0.0145 < cost["IQ2_XXS"] < 0.04
+    half = prompt_token_seconds(_shaped(gguf, "IQ2_XXS", 60, 4096, 1024, 512), machine, n_used=5)
+    assert abs(half * 2 - cost["IQ2_XXS"]) < 1e-9
+    slow = msgspec.structs.replace(machine, compute_scale=0.5)
+    assert abs(prompt_token_seconds(_shaped(gguf, "Q4_K", 60, 4096, 1024, 512), slow) / cost["Q4_K"] - 2) < 1e-9
+
+
+def test_every_type_that_models_have_has_a_cost() -> None:
+    activations = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"}
+    assert {name for name, _, _ in TENSOR_TYPES.values()} - activations == set(PROMPT_COST)
+
+
+def test_the_plan_waits_by_the_type_until_it_was_measured(tmp_path: Path) -> None:
+    """The first token's time and the ubatch come from the type's cost, then from what a run told."""
+    gguf = read_gguf(make_gguf(tmp_path / "m.gguf", n_layer=4, n_expert=64, n_embd=256, n_ff_exp=512))
+    experts = gguf.bytes.experts
+    cores = Machine(ram_total=8 << 30, ram_available=4 << 30, cores=1, disk_bytes_s=1e12)
+    asked = PlanRequest(ram_bytes=experts // 4)
+    unmeasured = plan(gguf, cores, asked)
+    token_s = prompt_token_seconds(gguf, cores)
+    assert unmeasured.first_token_source == "formula"
+    assert abs(unmeasured.first_token_s[0][1] - 1000 * token_s) < 1e-9
+    told = MeasuredRun(backend="stream", decode_tok_s=1, n_tokens=8, prompt_token_s=3 * token_s)
+    measured = plan(gguf, cores, asked, (told,))
+    assert abs(measured.first_token_s[0][1] - 3000 * token_s) < 1e-9
 
 
 def test_a_prompt_takes_its_passes() -> None:
