@@ -27,6 +27,7 @@ from backends.streaming.layout import ExpertLayout
 from backends.streaming.pager import Pager
 from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
+from backends.streaming.scratch import Scratch
 from backends.streaming.stores import I64
 from backends.streaming.tables import Tables
 from backends.streaming.trampoline import TOPK_PREFIX, Trampoline
@@ -90,6 +91,7 @@ class RouterHook:
         self._stopped = False
         self._tokens = 1
         self.passes = PassMeter(len(layout.rows))
+        self.scratch = Scratch()
         self.hook_s = 0.0
         kind = native.lib().ggml_backend_sched_eval_callback
         self._python = kind(self._on_node)
@@ -116,6 +118,7 @@ class RouterHook:
         if self._predictor is not None:
             self._predictor.begin()
         self.passes.begin(len(batch))
+        self.scratch.begin(len(batch))
         try:
             for tables in self._tables.values():
                 tables.mend()
@@ -253,6 +256,7 @@ class RouterHook:
         raw = (C.c_int32 * count)()
         if holder and self._ggml.buffer_is_host(holder):
             C.memmove(raw, t.data, 4 * count)
+            self.scratch.seen(holder, self._tokens)
         else:  # the ids may lie in VRAM
             self._ggml.tensor_get(node, C.addressof(raw), 0, count * 4)
         experts = self._layout.rows[row].n_experts

@@ -24,6 +24,8 @@ from backends.interface import (
 )
 from backends.llamacpp.backend import MmapBackend
 from backends.streaming.backend import StreamBackend
+from backends.system import libc
+from backends.system.libc import PAGE
 from tests.gguf_factory import make_gguf
 
 SHAPE: dict[str, Any] = {"n_layer": 4, "n_expert": 16, "n_expert_used": 2}
@@ -43,8 +45,8 @@ def load(path: Path, backend: str, **options: Any) -> Any:
     return maker.load(LoadRequest(path=str(path), backend=backend, **wanted), lambda _: True)
 
 
-def bench(model: Any, prompt: int, parallel: int = 1) -> str:
-    asked = BenchRequest(prompt_tokens=prompt, tokens=3, seed=3, parallel=parallel)
+def bench(model: Any, prompt: int, parallel: int = 1, tokens: int = 3) -> str:
+    asked = BenchRequest(prompt_tokens=prompt, tokens=tokens, seed=3, parallel=parallel)
     return str(model.bench(asked, lambda done, total: True).logits_sha256)
 
 
@@ -159,6 +161,38 @@ def test_buffers_that_cant_be_had_cost_no_answer(path: Path, monkeypatch: pytest
     assert model.pager.whole.passes > 0  # there is memory again
     mmap.close()
     model.close()
+
+
+@pytest.mark.parametrize("store", ["pool", "pagecache"])
+def test_the_compute_buffers_of_a_long_prompt_are_given_back(path: Path, store: str) -> None:
+    options = {"n_ctx": 2048, "n_ubatch": 2048}
+    mmap, model = load(path, "mmap", **options), load(path, "stream", store=store, **options)
+    scratch = model.context.hook.scratch
+    seen: dict[int, tuple[int, int]] = {}
+    begin = scratch.begin
+
+    def noting(tokens: int) -> None:
+        seen.update(scratch._buffers)
+        begin(tokens)
+
+    scratch.begin = noting
+    assert bench(model, 1500, tokens=2) == bench(mmap, 1500, tokens=2)
+    touched = sum(resident(*place) for place in seen.values())
+    assert touched > 4 << 20
+    assert scratch.given_back == 0
+    reference = bench(mmap, 4, tokens=6)
+    assert bench(model, 4, tokens=6) == reference
+    assert scratch.given_back == 1
+    assert sum(resident(*place) for place in seen.values()) < touched / 4
+    assert bench(model, 1500, tokens=2) == bench(mmap, 1500, tokens=2)
+    mmap.close()
+    model.close()
+
+
+def resident(address: int, size: int) -> int:
+    """Bytes of a range that are in memory."""
+    start, end = -(-address // PAGE) * PAGE, (address + size) // PAGE * PAGE
+    return PAGE * sum(b & 1 for b in libc.mincore(start, end - start))
 
 
 def test_a_stop_doesnt_wait_for_a_layer_that_is_being_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
