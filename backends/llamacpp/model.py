@@ -36,6 +36,7 @@ from backends.llamacpp.context import LlamaContext, can_slice
 from backends.llamacpp.guide import Guide
 from backends.llamacpp.loading import Weights, gpu_free_bytes
 from backends.llamacpp.parts import Parts
+from backends.llamacpp.pass_meter import PassMeter
 from backends.llamacpp.prompt_store import kept_memory, model_identity, open_store, wants_store
 from backends.llamacpp.prompts import PromptMaker
 from backends.llamacpp.replay import answers_file
@@ -61,6 +62,7 @@ class LlamaModel:
         """
         self._weights = weights
         self._parts = parts
+        self._passes = parts.passes or PassMeter(0)
         self._request = request
         self._renderer = Renderer()
         try:
@@ -117,6 +119,7 @@ class LlamaModel:
             kept_bytes=kept_bytes,
             min_kept=request.kv_min_tokens,
             max_stall_s=request.max_stall_s,
+            passes=self._passes if parts.passes is None else None,
         )
         self._prompts = PromptMaker(
             self._template,
@@ -223,8 +226,7 @@ class LlamaModel:
 
     def prefill_progress(self, emit: Callable[[PrefillProgress], None]) -> None:
         """Tells how far the prompts of the running batch are; thread-safe."""
-        if self._parts.passes is not None:
-            self._scheduler.prefill_progress(self._parts.passes, emit)
+        self._scheduler.prefill_progress(self._passes, emit)
 
     def busy(self) -> bool:
         """Whether `step` has something to do."""
@@ -246,7 +248,7 @@ class LlamaModel:
     def telemetry(self) -> Telemetry:
         """Counters now; thread-safe."""
         c, s = self._parts.counters(), self._scheduler
-        tokens, seconds = s.running_prompt(self._parts.passes)
+        tokens, seconds = s.running_prompt(self._passes)
         return Telemetry(
             t=time.monotonic(),
             prefill_tokens=s.prefill_tokens + int(tokens),

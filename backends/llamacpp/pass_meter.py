@@ -14,7 +14,9 @@ class PassMeter:
     """Times the layers of passes. One thread calls `begin`, `layer` and `end`; any may call `share` and `left_s`."""
 
     def __init__(self, layers: int) -> None:
-        """`layers`: those that tell when they begin, in order."""
+        """`layers`: those that tell when they begin, in order; 0 where none does: how far a pass is goes by how long
+        one like it took then."""
+        self._silent = not layers
         self._layers = max(1, layers)
         self._now: tuple[int, float, float] | None = None
         """(layers done, when the current one began, when the pass did); None outside a pass of many tokens."""
@@ -49,7 +51,10 @@ class PassMeter:
         """The pass ended."""
         if self._now is not None:
             at, since, _ = self._now
-            self.layer_s[at] += time.perf_counter() - since
+            took = time.perf_counter() - since
+            self.layer_s[at] += took
+            if self._silent:
+                self._pace = took
             self._now = None
 
     @property

@@ -39,10 +39,12 @@ class Scheduler:
         kept_bytes: int = 0,
         min_kept: int = 0,
         max_stall_s: float | None = None,
+        passes: PassMeter | None = None,
     ) -> None:
         """`counters`: the backend's (hits, misses, read_bytes, stall_s), as far as it has them. `store`, `kept_bytes`,
         `min_kept`: see `Keeper`; with 0 bytes nothing is kept of a prompt whose answer has ended. `max_stall_s`: the
-        longest that answers wait for another one's prompt; None for no limit."""
+        longest that answers wait for another one's prompt; None for no limit. `passes`: times passes, where no hook
+        does."""
         self.context = context
         self.book = KvBook(context, keeps_idle=kept_bytes > 0)
         self.keeper = Keeper(context, self.book, store, kept_bytes, min_kept)
@@ -51,6 +53,7 @@ class Scheduler:
         self.waiting: deque[Answer] = deque()
         self.active: list[Answer] = []
         self.cut = PromptCut(max_stall_s)
+        self._passes = passes
         self._decoders_waited = False
         """The last batch had no token of the answers that are being decoded, or was stopped."""
         self.prefill_tokens = self.decode_tokens = self.reused_tokens = self.restored_tokens = 0
@@ -101,11 +104,11 @@ class Scheduler:
                 told = min(total, done + int(n * share))
                 emit(PrefillProgress(id=answer.id, done=told, total=total, reused=answer.reused, eta_s=left))
 
-    def running_prompt(self, passes: PassMeter | None) -> tuple[float, float]:
+    def running_prompt(self, passes: PassMeter) -> tuple[float, float]:
         """(tokens, seconds) of prompts that the running batch has computed so far, by its layers; thread-safe."""
         with self._lock:
             tokens = sum(n for _, n in self._prefilling)
-            if passes is None or not tokens:
+            if not tokens:
                 return 0.0, 0.0
             return tokens * passes.share(), passes.elapsed_s()
 
@@ -134,6 +137,8 @@ class Scheduler:
         cut = held_up and prompts > 1 and self.cut.max_s is not None and not self.context.recurrent
         limit = self.cut.deadline_s if cut else None
         deadline = Deadline(limit, self.context.abort)
+        if self._passes is not None:
+            self._passes.begin(len(batch))
         try:
             with deadline:
                 result = self.context.decode(batch)
@@ -142,6 +147,8 @@ class Scheduler:
             return events
         finally:
             with self._lock:
+                if self._passes is not None:
+                    self._passes.end()
                 self._in_batch = {}
                 self._prefilling = []
         if deadline.passed and result.status == "cancelled":

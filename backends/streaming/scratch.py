@@ -33,7 +33,7 @@ class Scratch:
         if tokens < LARGE_TOKENS or buffer in self._buffers:
             return
         b = Buffer.from_address(buffer)
-        if b.buft == abi.ggml().cpu_buffer_type():  # not one that is pinned for a GPU
+        if abi.ggml().buft_name(b.buft) == b"CPU":  # not one that is pinned for a GPU
             self._buffers[buffer] = (int(b.context or 0), int(b.size))
 
     def begin(self, tokens: int) -> None:

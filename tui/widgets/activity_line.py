@@ -17,6 +17,9 @@ MUTED = "$foreground-muted"
 READ_S = 3.0
 """Seconds for which the figures of an answer don't replace a warning: long enough to read why a key did nothing."""
 
+SILENT_S = 3.0
+"""Without a time left to tell, the time so far is shown from then on."""
+
 
 class ActivityLine(Widget):
     """Loading, reading the prompt, answering, or the last sentence that the user should read."""
@@ -104,9 +107,10 @@ class ActivityLine(Widget):
         if not progress.total:
             self._wait(now, stop_key)
             return
-        if progress.done <= progress.reused or self._prefill_start is None:
+        begun = self._prefill_start
+        if begun is None or progress.done < begun[1] or begun[1] < progress.done <= progress.reused:
             self._prefill_start = (now, progress.done)
-        started, first = self._prefill_start
+        started, first = self._prefill_start or (now, progress.done)
         total = max(progress.total, 1)
         eta = ""
         if progress.done > first and now - started > 0.5 and progress.done < total:
@@ -114,14 +118,19 @@ class ActivityLine(Widget):
             if left is None:
                 left = (total - progress.done) * (now - started) / (progress.done - first)
             eta = f"  about {figures.duration(left)} left"
+        elif now - started >= SILENT_S:  # a first layer takes seconds where the disk is slow: it isn't stuck
+            eta = f"  {figures.duration(now - started)} so far"
         reused = f" ({progress.reused:,} cached)" if progress.reused else ""
+        what, tokens, stop = "Reading the prompt  ", f"  {progress.done:,} of {total:,} tokens", f"  {stop_key} stops"
+        room = self.size.width - 4 - len(what + tokens + reused + eta)  # one line, or what is below it jumps
+        width = max(6, min(self._bar_width(), room - len(stop)))
         self._set(
             Content.assemble(
-                ("Reading the prompt  ", MUTED),
-                (figures.bar(progress.done / total, self._bar_width()), "$primary"),
-                f"  {progress.done:,} of {total:,} tokens",
+                (what, MUTED),
+                (figures.bar(progress.done / total, width), "$primary"),
+                tokens,
                 (reused + eta, MUTED),
-                (f"  {stop_key} stops" if stop_key and self.size.width > 70 else "", MUTED),
+                (stop if stop_key and room >= width + len(stop) else "", MUTED),
             )
         )
 
@@ -157,6 +166,7 @@ class ActivityLine(Widget):
 
     def show_answering(self, n_tokens: int, seconds: float, stop_key: str, thinking: bool) -> None:
         """Text is coming."""
+        self._prefill_start = None
         if time.monotonic() < self._read_until:
             return
         what = "Thinking" if thinking else "Answering"

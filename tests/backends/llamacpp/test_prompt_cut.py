@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -193,4 +194,46 @@ def test_progress_moves_within_a_pass(path: Path) -> None:
     assert 0 < done[-1] < 400
     assert all(event.total == 400 for event in told)
     assert told[-1].eta_s is not None
+    model.close()
+
+
+def test_a_pass_without_layers_to_tell_goes_by_the_one_before(path: Path) -> None:
+    meter = PassMeter(0)
+    meter.begin(512)
+    assert meter.running
+    assert meter.share() == 0.0
+    assert meter.pass_s() is None
+    time.sleep(0.05)
+    meter.end()
+    assert not meter.running
+    meter.begin(400)
+    assert meter.pass_s() is not None
+    time.sleep(0.01)
+    assert 0 < meter.share() < 1
+    meter.end()
+    meter.begin(64)  # another size tells nothing
+    assert meter.pass_s() is None
+
+
+def test_mmap_tells_that_a_pass_goes_on(path: Path) -> None:
+    model = load(path, None)
+    told: list[PrefillProgress] = []
+    decode = model.context.decode
+
+    def asking(batch: Batch) -> Any:
+        model.prefill_progress(told.append)
+        result = decode(batch)
+        model.prefill_progress(told.append)
+        return result
+
+    model.context.decode = asking
+    model.submit(request("q", 1400, 1))
+    while model.busy():
+        model.step()
+    assert len(told) == 6  # three passes
+    assert [event.done for event in told] == sorted(event.done for event in told)
+    assert told[0].eta_s is None
+    assert told[-1].eta_s is not None
+    model.prefill_progress(told.append)
+    assert len(told) == 6
     model.close()
