@@ -20,6 +20,8 @@ READ_S = 3.0
 SILENT_S = 3.0
 """Without a time left to tell, the time so far is shown from then on."""
 
+LEAST_BAR = 8
+
 
 class ActivityLine(Widget):
     """Loading, reading the prompt, answering, or the last sentence that the user should read."""
@@ -122,15 +124,17 @@ class ActivityLine(Widget):
             eta = f"  {figures.duration(now - started)} so far"
         reused = f" ({progress.reused:,} cached)" if progress.reused else ""
         what, tokens, stop = "Reading the prompt  ", f"  {progress.done:,} of {total:,} tokens", f"  {stop_key} stops"
-        room = self.size.width - 4 - len(what + tokens + reused + eta)  # one line, or what is below it jumps
-        width = max(6, min(self._bar_width(), room - len(stop)))
+        room = self.size.width - len(what + tokens + reused + eta)  # one line, or what is below it jumps
+        if not stop_key or room < LEAST_BAR + len(stop):
+            stop = ""
+        width = max(LEAST_BAR, min(self._bar_width(), room - len(stop)))
         self._set(
             Content.assemble(
                 (what, MUTED),
                 (figures.bar(progress.done / total, width), "$primary"),
                 tokens,
                 (reused + eta, MUTED),
-                (stop if stop_key and room >= width + len(stop) else "", MUTED),
+                (stop, MUTED),
             )
         )
 
