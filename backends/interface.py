@@ -94,6 +94,9 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     """The most bytes there, of all models together; None: 16 GiB. It is never more than a tenth of what is free."""
     kv_min_tokens: int = 0
     """Prompts of fewer tokens aren't kept there: to compute them again is as fast."""
+    expects_schemas: bool = False
+    """Answers that follow schemas and calls will be asked for: what tries schemas is started with the load, so that the
+    first of them is no slower than the next."""
     heat_folder: str = ""
     """Where it is kept how much each expert was used, so that the next start is warm; empty: nowhere."""
 

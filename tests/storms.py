@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import groupby
 
 import numpy as np
 
@@ -45,6 +46,42 @@ def check(model: LlamaModel, request: GenerateRequest, answer: list[int]) -> Non
             logits = np.ctypeslib.as_array(model.context.logits(i - start), (model.context.n_vocab,))
             assert logits[text[i + 1]] >= logits.max() - TIE, (request.id, i)
     model.forget()
+
+
+def check_all(model: LlamaModel, asked: list[tuple[str, tuple[int, ...], list[int]]]) -> None:
+    """`check` for many answers, each with a name and its prompt: a beginning that some of them share is computed once,
+    and forked (llama.cpp's own copy of a sequence) where they part. The model keeps nothing and needs 8 sequences."""
+    model.forget()
+    texts = sorted(([*prompt, *answer], len(prompt), name) for name, prompt, answer in asked)
+    _walk(model, texts, 0, 0)
+    model.forget()
+
+
+def _walk(model: LlamaModel, texts: list[tuple[list[int], int, str]], seq: int, done: int) -> None:
+    """Checks texts, sorted, whose first `done` tokens are the same and computed in sequence `seq`."""
+    while texts:
+        first, last = texts[0][0], texts[-1][0]
+        end = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+        for start in range(done, end, model.context.n_batch):
+            part = range(start, min(start + model.context.n_batch, end))
+            said = {i: [t for t in texts if t[1] - 1 <= i < len(t[0]) - 1] for i in part}
+            batch = Batch()
+            for i in part:
+                batch.add(first[i], i, seq, bool(said[i]))
+            assert model.context.decode(batch).status == "ok"
+            for i in part:
+                if said[i]:
+                    logits = np.ctypeslib.as_array(model.context.logits(i - start), (model.context.n_vocab,))
+                    for text, _, name in said[i]:
+                        assert logits[text[i + 1]] >= logits.max() - TIE, (name, i)
+        done = end
+        parts = [list(part) for _, part in groupby((t for t in texts if len(t[0]) > end), key=lambda t: t[0][end])]
+        parts.sort(key=len)
+        for part_of in parts[:-1]:  # the largest goes on where it is, so few sequences are enough
+            assert model.context.copy(seq, seq + 1, end)
+            _walk(model, part_of, seq + 1, end)
+            assert model.context.remove(seq + 1, 0)
+        texts = parts[-1] if parts else []
 
 
 def storm(

@@ -26,6 +26,10 @@ class Guide:
         self._tokenizer: Any = None
         self._trial = Trial()
 
+    def warm_up(self) -> None:
+        """Starts the process that schemas are tried in, without waiting for it."""
+        self._trial.warm_up()
+
     @property
     def tokenizer(self) -> Any:
         """An ``llguidance.LLTokenizer``; about 1.5 s for 150,000 tokens, the first time."""

@@ -94,6 +94,9 @@ class LlamaModel:
         except BaseException:
             weights.close()
             raise
+        self._guide = Guide(self._vocab)
+        if request.expects_schemas:  # it gets ready while the template is learned
+            self._guide.warm_up()
         load_s = weights.load_s + time.perf_counter() - started
         vram_after, vram = gpu_free_bytes(), weights.vram_bytes
         if vram is not None and vram_before is not None and vram_after is not None:
@@ -108,7 +111,6 @@ class LlamaModel:
             renderer=self._renderer,
         )
         fmt = self._template.format
-        self._guide = Guide(self._vocab)
         identity = model_identity(base, parts.fingerprint)
         self._store = open_store(self.context, request, identity, kept_bytes) if slices else None
         self._scheduler = Scheduler(

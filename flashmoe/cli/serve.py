@@ -8,7 +8,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +25,14 @@ from flashmoe.cli.common import (
     positive_int,
     settings_of,
 )
+from flashmoe.cli.launch import Launched, find
 from flashmoe.cli.models import resolve_model
 from flashmoe.config.loading import kept_prompts
 from flashmoe.config.schema import KvCacheConfig
 from flashmoe.figures import GIB
-from flashmoe.serve.clients import CLIENTS, Client, Place, lines_for
+from flashmoe.serve.clients import CLIENTS, Place, lines_for
 
 if TYPE_CHECKING:
-    import uvicorn
 
     from backends.interface import LoadRequest
 
@@ -68,9 +67,10 @@ examples:
   curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
        -d '{{"messages": [{{"role": "user", "content": "Hello"}}]}}'
   {KEY_VARIABLE}=sesame flashmoe-tui serve qwen3.gguf --host 0.0.0.0 --parallel 16
+  flashmoe-tui serve qwen3.gguf --for codex --launch -- exec "What does this folder hold?"
 
 exit codes: 0 ended by Ctrl-C or SIGTERM, 1 the model can't be loaded or the port is taken, 2 wrong usage, 130
-interrupted while loading
+interrupted while loading; with --launch the agent's own
 """
 
 
@@ -126,7 +126,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for", dest="client", choices=sorted(CLIENTS), help="print how to point this agent at the server"
     )
-    parser.add_argument("--launch", action="store_true", help="with --for: start the agent, and end with it")
+    parser.add_argument(
+        "--launch", action="store_true",
+        help="with --for: start the agent in this terminal, and end with it; what stands after -- is given to it",
+    )  # fmt: skip
+    parser.add_argument("agent_arguments", metavar="ARGUMENT", nargs="*", help="after --: for the agent of --launch")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -140,10 +144,14 @@ def main(args: argparse.Namespace) -> int:
             raise UsageError(f"--cors {origin}: an origin is http://HOST or https://HOST, with a port where it has one")
     if args.launch and args.client is None:
         raise UsageError("--launch needs --for: name the agent to start.")
-    if args.launch and shutil.which(CLIENTS[args.client].command) is None:
-        raise CliError(f"{CLIENTS[args.client].command} is not installed here", "leave out --launch")
+    if args.agent_arguments and not args.launch:
+        raise UsageError("What stands after -- is for the agent: add --for and --launch.")
+    if args.launch:
+        find(args.client)
     path = resolve_model(args.model, args)
-    request = load_request(args, path, n_seq_max=args.parallel, kv_budget_bytes=args.kv_budget, **_kept(args))
+    request = load_request(
+        args, path, n_seq_max=args.parallel, kv_budget_bytes=args.kv_budget, expects_schemas=True, **_kept(args)
+    )
     return asyncio.run(_serve(args, request, key))
 
 
@@ -231,15 +239,16 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    note(f"{engine.model_id} ({info.backend}) at http://{shown}:{port}/v1 — press Ctrl+C to stop")
+    stop = f"ends with {args.client}" if args.launch else "press Ctrl+C to stop"
+    note(f"{engine.model_id} ({info.backend}) at http://{shown}:{port}/v1 — {stop}")
     if info.lossy:
         note(info.lossy)
-    place = Place(f"http://{shown}:{port}", engine.model_id, engine.request_ctx, key)
-    launched = None
-    if args.client is not None and not args.launch:
+    reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown, shown)
+    place = Place(f"http://{reached}:{port}", engine.model_id, engine.request_ctx, key)
+    agent = Launched(args.client, place, args.agent_arguments) if args.launch else None
+    launched = asyncio.create_task(agent.run(server)) if agent is not None else None
+    if args.client is not None and agent is None:
         out("\n".join(lines_for(args.client, place)))
-    elif args.client is not None:
-        launched = asyncio.create_task(_launch(args.client, place, server))
     try:
         with contextlib.suppress(KeyboardInterrupt):
             await server.serve(sockets=[listener])
@@ -249,30 +258,4 @@ async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None
             await asyncio.gather(launched, return_exceptions=True)
         await engine.stop()
         listener.close()
-    return EXIT_OK
-
-
-def _write_file(client: Client, place: Place) -> None:
-    if client.file is None:
-        return
-    name, text = client.file(place)
-    if not Path(name).exists():
-        Path(name).write_text(text + "\n")
-        note(f"{name} was written here, for the agent to find the server")
-
-
-async def _launch(name: str, place: Place, server: uvicorn.Server) -> None:
-    """Runs an agent in this terminal until it ends, then the server does."""
-    while not server.started:  # noqa: ASYNC110 - uvicorn tells it by nothing else
-        await asyncio.sleep(0.05)
-    client = CLIENTS[name]
-    _write_file(client, place)
-    env = {**os.environ, **client.env(place)}
-    process = await asyncio.create_subprocess_exec(client.command, *client.arguments(place), env=env)
-    try:
-        await process.wait()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        raise
-    server.should_exit = True
+    return EXIT_OK if agent is None else agent.result()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 NO_KEY = "local"
 """Most clients want a key though none is needed."""
@@ -26,10 +27,16 @@ class Client(NamedTuple):
     """One agent: its command, the environment and arguments that point it here, and what else is to be said."""
 
     command: str
+    install: str
+    """How to get it."""
     env: Callable[[Place], dict[str, str]]
     arguments: Callable[[Place], list[str]]
     file: Callable[[Place], tuple[str, str]] | None = None
     """A file to write, where it needs one, and what goes into it."""
+    inline: Callable[[Place], dict[str, str]] | None = None
+    """What stands for that file in the environment of an agent that is started from here."""
+    foreign: tuple[str, ...] = ()
+    """Variables that would point it, or a key of the user's, elsewhere."""
 
 
 def _claude_env(place: Place) -> dict[str, str]:
@@ -79,12 +86,34 @@ def _key_env(place: Place) -> dict[str, str]:
     return {"FLASHMOE_API_KEY": place.key} if place.key else {}
 
 
+def _opencode_env(place: Place) -> dict[str, str]:
+    return {"OPENCODE_CONFIG_CONTENT": _opencode_file(place)[1]}
+
+
 CLIENTS: dict[str, Client] = {
-    "claude-code": Client("claude", _claude_env, lambda place: []),
-    "codex": Client("codex", _key_env, _codex_arguments),
-    "aider": Client("aider", _openai_env, lambda place: ["--model", f"openai/{place.model}"]),
-    "opencode": Client("opencode", _key_env, lambda place: [], _opencode_file),
-}
+    "claude-code": Client(
+        "claude", "npm install -g @anthropic-ai/claude-code", _claude_env, lambda place: [],
+        foreign=("ANTHROPIC_API_KEY", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_OAUTH_TOKEN"),
+    ),
+    "codex": Client("codex", "npm install -g @openai/codex", _key_env, _codex_arguments),
+    "aider": Client(
+        "aider", "pip install aider-chat", _openai_env, lambda place: ["--model", f"openai/{place.model}"],
+        foreign=("OPENAI_BASE_URL",),
+    ),
+    "opencode": Client(
+        "opencode", "npm install -g opencode-ai", _key_env, lambda place: [], _opencode_file, _opencode_env
+    ),
+}  # fmt: skip
+
+
+def environment_for(client: Client, place: Place, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an agent that is started from here; the key is in it and in no argument."""
+    env = {name: value for name, value in base.items() if name not in client.foreign}
+    env |= client.env(place) | (client.inline(place) if client.inline is not None else {})
+    host = urlsplit(place.root).hostname or ""
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy for the rest of the world can't reach this machine's own addresses
+        env[name] = ",".join(part for part in (base.get(name), host) if part)
+    return env
 
 
 def lines_for(name: str, place: Place) -> list[str]:

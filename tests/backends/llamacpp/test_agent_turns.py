@@ -1,5 +1,8 @@
 """Agents with long instructions and many tools: from the second turn on only what is new is computed, and every answer
-is the one that its prompt gets from a model that keeps nothing."""
+is the one that its prompt gets from a model that keeps nothing.
+
+The answers are compared at the end, when it is known which prompts begin alike: the judge computes each beginning once,
+or it would take ten times as long as what it judges. The last answer of each agent is judged alone as well."""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from backends.llamacpp.sequences import common_prefix
 from tests.backends.chat_format.formats import TEMPLATES
 from tests.backends.llamacpp.test_prompt_reuse import load
 from tests.gguf_factory import make_gguf
-from tests.storms import check
+from tests.storms import check, check_all
 
 SLACK = 64
 HARMONY = """{% if tools %}<|start|>developer<|message|># Tools
@@ -81,11 +84,12 @@ def template_of(kind: str) -> str:
 
 
 class Place:
-    """A model that keeps prompts in a folder, what was read there so far, and the judge of its answers."""
+    """A model that keeps prompts in a folder, what was read there so far, and the answers that are to be judged."""
 
-    def __init__(self, path: Path, folder: Path, judge: LlamaModel, **more: Any) -> None:
-        self.path, self.folder, self.judge, self.more = path, folder, judge, more
+    def __init__(self, path: Path, folder: Path, **more: Any) -> None:
+        self.path, self.folder, self.more = path, folder, more
         self.read: list[Any] = []
+        self.said: list[tuple[str, tuple[int, ...], list[int]]] = []
         self.model = self._load()
 
     def _load(self) -> LlamaModel:
@@ -115,7 +119,7 @@ class Place:
             time.sleep(0.01)
 
     def ask(self, *requests: GenerateRequest) -> list[tuple[Said, Finished]]:
-        """The answers, each checked for what it computed and for what it says."""
+        """The answers, each checked for what it computed."""
         answers: list[Answer] = []
         for request in requests:
             answers.append(self.model.prepare(request))
@@ -136,10 +140,15 @@ class Place:
             if self.read:
                 assert computed <= len(answer.prompt) - known + SLACK, (answer.id, len(answer.prompt), known, computed)
             if answer.sampler.matcher is None:
-                request = GenerateRequest(id="judge", tokens=tuple(int(t) for t in answer.prompt))
-                check(self.judge, request, answer.generated)
+                self.said.append((answer.id, tuple(int(t) for t in answer.prompt), answer.generated))
         self.read += [np.concatenate([a.prompt, np.asarray(a.generated, np.int32)]) for a in answers]
         return [(said[a.id], ends[a.id]) for a in answers]
+
+    def judge(self, judge: LlamaModel) -> None:
+        """Whether each answer is the one that its prompt gets from a model that keeps nothing."""
+        check_all(judge, self.said)
+        for name, (prompt, answer) in {name: (prompt, answer) for name, prompt, answer in self.said}.items():
+            check(judge, GenerateRequest(id=name, tokens=prompt), answer)
 
 
 class Agent:
@@ -193,7 +202,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def judge(path: Path) -> Iterator[LlamaModel]:
-    model = load(path, n_ctx=24576, n_seq_max=1, kv_budget_bytes=0)
+    model = load(path, n_ctx=24576, n_seq_max=8, kv_budget_bytes=0)
     yield model
     model.close()
 
@@ -202,7 +211,7 @@ def judge(path: Path) -> Iterator[LlamaModel]:
     ("preamble", "turns"), [(600, 5), pytest.param(8000, 12, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_turns_of_agents(path: Path, judge: LlamaModel, tmp_path: Path, preamble: int, turns: int) -> None:
-    place = Place(path, tmp_path / "kv", judge, n_ctx=24576)
+    place = Place(path, tmp_path / "kv", n_ctx=24576)
     one, two = Agent(place, "one", preamble), Agent(place, "two", preamble)
     for turn in range(turns):  # in turn
         for agent in (one, two):
@@ -226,3 +235,4 @@ def test_turns_of_agents(path: Path, judge: LlamaModel, tmp_path: Path, preamble
         agent.turn("something else")
         agent.turn("and on")
     place.model.close()
+    place.judge(judge)

@@ -1,0 +1,166 @@
+"""``serve --for NAME --launch``: the agent (a stand-in on PATH) finds the server, and both end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashmoe.cli.main import main
+from flashmoe.serve.clients import CLIENTS, Place, environment_for
+from tests.gguf_factory import make_gguf
+
+KEY = "sesame-öffne-dich"
+AGENT = """#!{python}
+import json, os, re, signal, sys, time, urllib.request
+folder = {folder!r}
+found = dict(arguments=sys.argv[1:], environment=dict(os.environ), signals=[])
+def heard(number, frame):
+    found["signals"].append(number)
+    if number == signal.SIGTERM:
+        end()
+def ask():
+    root = re.search(r'base_url="([^"]+)"', " ".join(sys.argv))[1]
+    key = os.environ["FLASHMOE_API_KEY"].encode()
+    request = urllib.request.Request(root + "/models", headers={{"Authorization": b"Bearer " + key}})
+    found["models"] = json.load(urllib.request.build_opener(urllib.request.ProxyHandler({{}})).open(request))
+def end():
+    with open(folder + "/found.json", "w") as file:
+        json.dump(found, file)
+    sys.exit(7)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, heard)
+ask()
+open(folder + "/running", "w").close()
+if "wait" in sys.argv:
+    while not found["signals"]:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    ask()
+end()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the stand-in for codex is, and what it found."""
+    agent = tmp_path / "codex"
+    agent.write_text(AGENT.format(python=sys.executable, folder=str(tmp_path)), encoding="utf-8")
+    agent.chmod(0o700)
+    return tmp_path
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    model = make_gguf(folder / "tiny.gguf")
+    env = {
+        **os.environ, "FLASHMOE_HOME": str(folder / "home"), "FLASHMOE_API_KEY": KEY, "PYTHONUTF8": "1",
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "there",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "flashmoe.cli.main", "serve", str(model), "--port", "0", "--for", "codex"]
+    return subprocess.Popen(
+        [*command, "--launch", "--", *arguments], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+def ended(server: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
+    """What the stand-in found, once the server has ended."""
+    try:
+        server.said = "".join(server.communicate(timeout=300))  # type: ignore[attr-defined]
+    finally:
+        server.kill()
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return found
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def test_the_agent_finds_the_server_and_ends_it(folder: Path) -> None:
+    server = start(folder, "exec", "--json", "a b")
+    found = ended(server, folder)
+    assert server.returncode == 7
+    assert found["models"]["data"][0]["id"] == "tiny qwen3moe"
+    assert found["arguments"][-3:] == ["exec", "--json", "a b"]
+    assert found["environment"]["NO_PROXY"] == "there,127.0.0.1"
+    assert found["environment"]["FLASHMOE_API_KEY"] == KEY
+    assert KEY not in " ".join(found["arguments"])
+    assert KEY not in server.said  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_is_the_agents_own(folder: Path) -> None:
+    server = start(folder, "wait")
+    wait_for(folder / "running")
+    server.send_signal(signal.SIGINT)  # as a terminal sends it to both
+    for pid in _children(server.pid):
+        if b"codex" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGINT)
+    found = ended(server, folder)
+    assert found["signals"] == [signal.SIGINT]
+    assert found["models"]["data"]  # asked for once more after it
+    assert server.returncode == 7
+
+
+def test_a_server_that_is_ended_ends_the_agent(folder: Path) -> None:
+    server = start(folder, "wait")
+    wait_for(folder / "running")
+    server.terminate()
+    found = ended(server, folder)
+    assert found["signals"] == [signal.SIGTERM]
+    assert server.returncode == 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_an_agent_that_cant_run_is_said(folder: Path) -> None:
+    (folder / "codex").write_bytes(b"\x7fELF, but no program")
+    server = start(folder)
+    _, said = server.communicate(timeout=300)
+    assert server.returncode == 1
+    assert "codex can't be started" in said
+    assert "Traceback" not in said
+
+
+def test_what_isnt_there_is_said_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, client in CLIENTS.items():
+        assert main(["serve", "demo", "--for", name, "--launch"]) == 1
+        said = capsys.readouterr().err
+        assert client.command in said
+        assert client.install in said
+    assert main(["serve", "demo", "--launch"]) == 2
+    assert main(["serve", "demo", "--for", "codex", "--", "exec"]) == 2
+    assert "--launch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+def test_the_users_own_keys_and_addresses_stay_away(name: str) -> None:
+    place = Place("http://127.0.0.1:8080", "some model", 4096, KEY)
+    base = {"ANTHROPIC_API_KEY": "theirs", "OPENAI_BASE_URL": "https://elsewhere.example", "HOME": "/home"}
+    client = CLIENTS[name]
+    env = environment_for(client, place, base)
+    assert env["HOME"] == "/home"
+    assert not [v for v in client.foreign if v in env]
+    assert KEY in env.values()
+    assert KEY not in " ".join(client.arguments(place))
+    told = " ".join([*client.arguments(place), *env.values()])
+    assert "http://127.0.0.1:8080" in told
+    assert "some model" in told
+    if name == "opencode":  # a folder's own opencode.json stays as it is, and doesn't win
+        config = json.loads(env["OPENCODE_CONFIG_CONTENT"])
+        assert config["provider"]["flashmoe"]["options"]["baseURL"] == "http://127.0.0.1:8080/v1"
+        assert KEY not in env["OPENCODE_CONFIG_CONTENT"]
