@@ -52,14 +52,15 @@ class Answer:
         parser: Parser | None,
         n_ctx: int,
         marks: Iterable[int] = (),
+        turn: int = 0,
         matcher: Matcher | None = None,
         held_calls: HeldCalls | None = None,
         notices: tuple[str, ...] = (),
         remember: Callable[[Sequence[int], Sequence[int], Said], None] | None = None,
     ) -> None:
         """`parser`: None where everything is text. `n_ctx`: tokens that prompt and answer may have together. `marks`:
-        how much of the prompt later ones will begin with. Raises `EngineError` ``bad_request`` for bad sampler
-        settings."""
+        how much of the prompt later ones will begin with; `turn`: see `Prompt`. Raises `EngineError` ``bad_request``
+        for bad sampler settings."""
         self.request = request
         self.id = request.id
         self.prompt = np.asarray(prompt, np.int32)
@@ -68,6 +69,7 @@ class Answer:
         self.marks = set(marks)
         """Lengths of the prompt at which what was read is kept; a batch must end there where the model's state is
         recurrent."""
+        self.turn = turn
         self.sampler = Sampler(vocab, request.sampling, prompt, matcher)
         self.counters: dict[str, float] = {}
         """The backend's, as they were when it was queued."""

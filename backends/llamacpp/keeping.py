@@ -40,6 +40,18 @@ class Keeper:
         self._most = checkpoint_bytes
         self._every = CHECKPOINT_EVERY if context.partial else STORE_EVERY
 
+    def before_prompt(self, answer: Answer) -> None:
+        """An answer has its sequence: where its last message begins far behind the last state that there is, one is
+        kept there, too, for the question that comes in this one's place."""
+        sequence, context = answer.sequence, self._context
+        if sequence is None or not context.partial or self._most <= 0 or answer.turn <= len(sequence.tokens):
+            return
+        known = sequence.checkpoints.before(answer.turn)
+        # a batch ends there, which is a pass more: dear where the experts are read for each
+        worth = MIN_ANSWER if context.hook is None else context.n_batch
+        if answer.turn - (known.length if known is not None else 0) >= worth:
+            answer.marks.add(answer.turn)
+
     def after_batch(self, answer: Answer, before: int) -> None:
         """Part of a prompt was computed: the sequence had `before` tokens and has more now."""
         sequence, done = answer.sequence, min(answer.done, len(answer.prompt))

@@ -196,6 +196,7 @@ class LlamaModel:
             parser=prompt.parser,
             n_ctx=self._prompts.limit,
             marks=prompt.marks,
+            turn=prompt.turn,
             matcher=self._guide.matcher(request, self._template.format),
             held_calls=self._guide.held_calls(request, self._template.format) if prompt.parser is not None else None,
             notices=prompt.notices,

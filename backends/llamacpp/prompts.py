@@ -30,6 +30,8 @@ class Prompt:
     """Of what the model will say; None: all of it is text."""
     marks: tuple[int, ...] = ()
     """Lengths at which later prompts may part from this one: what was read is worth keeping there."""
+    turn: int = 0
+    """Length at which the last message of a user begins, where a conversation stands before it: what an edit keeps."""
     notices: tuple[str, ...] = ()
     """What a person should know of it: sentences."""
 
@@ -99,16 +101,18 @@ class PromptMaker:
         notices = _notices(request.messages or (), rendered)
         replayed = self._replayed(request, rendered)
         if replayed is not None:
-            tokens, marks = replayed
+            tokens, marks, turn = replayed
         else:
             tokens = alone or self._vocab.prompt_tokens(rendered.text)
             marks = self._marks(request, rendered, tokens)
+            turn = self._turn(request, rendered.text, rendered.after, tokens) if answers else 0
         tools = [tool_of(t) for t in request.tools] if request.tool_choice != "none" else []
         parser = Parser(self._template.format, tools=tools, after=rendered.after, special_texts=self._special_texts)
-        return Prompt(tokens, parser, marks, notices)
+        return Prompt(tokens, parser, marks, turn, notices)
 
-    def _replayed(self, request: GenerateRequest, rendered: Rendered) -> tuple[list[int], tuple[int, ...]] | None:
-        """The prompt with the answers of its history as they were sampled, and its marks; None where none is known."""
+    def _replayed(self, request: GenerateRequest, rendered: Rendered) -> tuple[list[int], tuple[int, ...], int] | None:
+        """The prompt with the answers of its history as they were sampled, its marks and where its last turn begins;
+        None where none is known."""
         answers = [i for i, m in enumerate(request.messages or ()) if m.role == "assistant"]
         told = any(m.tokens for m in request.messages or ())
         if not answers or not (self.answers or told) or request.continue_final:
@@ -120,8 +124,8 @@ class PromptMaker:
 
     def _with_answers(
         self, request: GenerateRequest, rendered: Rendered, kept: list[int]
-    ) -> tuple[list[int], tuple[int, ...]] | int:
-        """The prompt with those answers replayed, and its marks; else how many of them are known."""
+    ) -> tuple[list[int], tuple[int, ...], int] | int:
+        """As `_replayed`, with those answers; else how many of them are known."""
         pieces = self._template.around(request, kept, rendered.after)
         if pieces is None:
             return 0
@@ -135,7 +139,12 @@ class PromptMaker:
             tokens = [*tokens, *found, *self._vocab.tokenize(pieces[n + 1])]
         head = pieces[-1].removesuffix(rendered.after)
         marks = {last + self._tokens_of(pieces[-1], tokens[last:], head)}
-        return tokens, tuple(sorted(m for m in marks if self._marks_wanted and 0 < m < len(tokens)))
+        turn = self._turn(request, pieces[-1], rendered.after, tokens[last:])
+        return (
+            tokens,
+            tuple(sorted(m for m in marks if self._marks_wanted and 0 < m < len(tokens))),
+            last + turn if turn else 0,
+        )
 
     def _as_told(self, message: ChatMessage, after: str) -> tuple[int, ...] | None:
         """The tokens that a message brings, where they still say what it says."""
@@ -198,6 +207,13 @@ class PromptMaker:
             if MIN_PREAMBLE <= first < last:
                 marks.add(first)
         return tuple(sorted(m for m in marks if 0 < m < len(tokens)))
+
+    def _turn(self, request: GenerateRequest, text: str, after: str, tokens: list[int]) -> int:
+        """How many of a text's tokens stand before what its user says last; 0 where somebody else spoke last."""
+        last = (request.messages or ())[-1]
+        said = last.content.strip()
+        at = text.removesuffix(after).rfind(said) if self._marks_wanted and last.role == "user" and said else -1
+        return self._tokens_of(text, tokens, text[:at]) if at > 0 else 0
 
     def _preamble(self, request: GenerateRequest, text: str) -> str:
         """What the prompt begins with whatever the user says."""

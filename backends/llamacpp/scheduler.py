@@ -208,6 +208,7 @@ class Scheduler:
                 return
             self.waiting.remove(answer)
             answer.sequence = sequence
+            self.keeper.before_prompt(answer)
             if not answer.generated:
                 answer.reused = len(sequence.tokens)
                 self.reused_tokens += answer.reused - answer.restored

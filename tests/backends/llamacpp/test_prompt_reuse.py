@@ -134,6 +134,18 @@ def test_a_regenerate_an_edit_and_a_second_answer_to_it(path: Path, fresh: Llama
     kept.close()
 
 
+def test_an_edit_of_a_question_after_a_long_result_reads_the_question_alone(path: Path, fresh: LlamaModel) -> None:
+    kept = load(path, n_seq_max=1, kv_budget_bytes=1 << 28)
+    talk = Conversation(kept, fresh, "talk")
+    talk.turn("question")
+    talk.messages.append(ChatMessage("tool", "12:00, " * 40))  # of a call that was cut short: nobody answered to it
+    talk.turn("and this?")
+    edited = [*talk.messages[:4], ChatMessage("user", "and that one?")]
+    _, end = one(kept, edited, fresh)
+    assert computed(end) <= 20 + SLACK
+    kept.close()
+
+
 def test_after_a_restart_the_disk_has_it(path: Path, fresh: LlamaModel, tmp_path: Path) -> None:
     folder = tmp_path / "kv"
     kept = load(path, kv_dir=str(folder))
