@@ -101,6 +101,10 @@ class ChatTemplate:
         after, head = "", None
         if opens:
             head = self._stable_text(request)
+            if messages[-1].role == "assistant" and not text.startswith(head or "\0"):
+                # closed in another way where no answer follows (<|return|> for <|end|>): that is no part of the opening
+                opening = self._opening(request)
+                head = text.removesuffix(opening) if opening else head
             after = text[len(common(head or "", text)) :] or _after_last(text, messages[-1].content)
         systems = [i for i, m in enumerate(messages) if m.role in _SYSTEM]
         merged = bool(systems) and (self.format.system == "merge" or (self._merges_late and systems[-1] > 0))
@@ -175,6 +179,15 @@ class ChatTemplate:
             return self._render(request, request.messages or (), opens=False)
         except EngineError:
             return None
+
+    def _opening(self, request: GenerateRequest) -> str:
+        """What opens an answer to a question; "" where that can't be seen."""
+        question = (ChatMessage("user", _CUT),)
+        try:
+            opened, closed = (self._render(request, question, opens=opens) for opens in (True, False))
+        except EngineError:
+            return ""
+        return opened.removeprefix(closed) if opened.startswith(closed) else ""
 
     def preamble_key(self, request: GenerateRequest) -> tuple[object, ...] | None:
         """What the beginning of a prompt depends on before the first message of a user; None: there is nothing."""

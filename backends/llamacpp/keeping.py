@@ -17,7 +17,8 @@ STORE_EVERY = 1024
 MIN_PART = 16
 """Fewer tokens aren't worth a part of their own in the store."""
 MIN_ANSWER = 48
-"""Answers of fewer tokens are computed again with the prompt that follows, where nothing but the store has them."""
+"""Fewer tokens since what was kept before (what opened an answer, and the answer) are computed again with the prompt
+that follows, where nothing but the store has them."""
 
 
 class Keeper:
@@ -46,10 +47,8 @@ class Keeper:
         sequence, context = answer.sequence, self._context
         if sequence is None or not context.partial or self._most <= 0 or answer.turn <= len(sequence.tokens):
             return
-        known = sequence.checkpoints.before(answer.turn)
         # a batch ends there, which is a pass more: dear where the experts are read for each
-        worth = MIN_ANSWER if context.hook is None else context.n_batch
-        if answer.turn - (known.length if known is not None else 0) >= worth:
+        if self._since(sequence, answer.turn) >= (MIN_ANSWER if context.hook is None else context.n_batch):
             answer.marks.add(answer.turn)
 
     def after_batch(self, answer: Answer, before: int) -> None:
@@ -59,12 +58,7 @@ class Keeper:
             return
         for mark in sorted(m for m in answer.marks if before < m <= done):
             self._keep(sequence, mark)
-        if self._context.partial:
-            last = sequence.checkpoints.before(done)
-            since = done - (last.length if last is not None else 0)
-        else:
-            since = done - sequence.stored if self.store is not None else 0
-        if since >= self._every and done == len(sequence.tokens):
+        if self._since(sequence, done) >= self._every and done == len(sequence.tokens):
             self._keep(sequence, done)
 
     def after_answer(self, answer: Answer) -> None:
@@ -72,8 +66,15 @@ class Keeper:
         sequence = answer.sequence
         if sequence is None or self._most <= 0 or self._context.own_caches:
             return
-        if len(sequence.tokens) - len(answer.prompt) >= MIN_ANSWER:
+        if self._since(sequence, len(sequence.tokens)) >= MIN_ANSWER:
             self._keep(sequence, len(sequence.tokens))
+
+    def _since(self, sequence: KvSequence, at: int) -> int:
+        """Tokens before `at` that would have to be computed again."""
+        if self._context.partial:
+            last = sequence.checkpoints.before(at)
+            return at - (last.length if last is not None else 0)
+        return at - sequence.stored if self.store is not None else 0
 
     def _keep(self, sequence: KvSequence, at: int) -> None:
         state = self._checkpoint(sequence, at) if self._context.partial else None

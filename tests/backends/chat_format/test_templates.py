@@ -147,3 +147,17 @@ def test_a_template_without_tools_is_told_them_in_words(renderer: Renderer) -> N
     assert text.count("<|im_start|>user\n" + results + "<|im_end|>") == 1
     assert "get_time" not in made.prompt(ask(talk[0], USER))
     assert made.prompt(ask(USER, tools=(tool,))).startswith("<|im_start|>system\nYou may call these functions")
+
+
+def test_what_opens_an_answer_is_seen_behind_an_answer_that_ends_otherwise(renderer: Renderer) -> None:
+    source = (  # as gpt-oss closes the last answer of a chat that is done
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}"
+        "{{ '<|return|>' if loop.last and m.role == 'assistant' and not add_generation_prompt else '<|end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    )
+    made = template(source, renderer)
+    for last in (USER, ChatMessage("assistant", "Hello")):
+        rendered = made.rendered(ask(USER, last))
+        assert rendered.after == "<|start|>assistant"
+        assert rendered.head is not None
+        assert rendered.head + rendered.after == rendered.text
