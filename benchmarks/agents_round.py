@@ -55,7 +55,7 @@ def one_round(name: str, model: Path, folder: Path, seconds: float) -> bool:
     home.mkdir()
     (work / "riddle.txt").write_text(word)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI", "ANTHROPIC", "CLAUDE"))}
-    env |= {"HOME": str(home), "FLASHMOE_HOME": str(folder / "flashmoe"), "TERM": "dumb"}
+    env |= {"HOME": str(home), "FLASHMOE_HOME": str(folder / "flashmoe"), "TERM": "dumb", "PWD": str(work)}
     command = [
         sys.executable, "-m", "flashmoe.cli.main", "serve", str(model), "--port", "0", "--ctx", "65536",
         "--parallel", "2", "--kv-dir", "none",
