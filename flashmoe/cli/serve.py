@@ -33,7 +33,6 @@ from flashmoe.figures import GIB
 from flashmoe.serve.clients import CLIENTS, Place, lines_for
 
 if TYPE_CHECKING:
-
     from backends.interface import LoadRequest
 
 KEY_VARIABLE = "FLASHMOE_API_KEY"
