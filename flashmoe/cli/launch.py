@@ -8,13 +8,10 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from flashmoe.cli.common import CliError, note
 from flashmoe.serve.clients import CLIENTS, Place, environment_for
-
-if TYPE_CHECKING:
-    import uvicorn
 
 _GOODBYE_S = 5.0
 """Seconds that an agent has to end by itself when the server is told to."""
@@ -28,6 +25,13 @@ def find(name: str) -> str:
         what = f"{name} can't be started: there is no {client.command} on PATH"
         raise CliError(what, f"install it ({client.install}), or leave out --launch to see how it is pointed here")
     return found
+
+
+class Server(Protocol):
+    """What is asked of uvicorn's server."""
+
+    started: bool
+    should_exit: bool
 
 
 class Launched:
@@ -44,7 +48,7 @@ class Launched:
         self.problem: OSError | None = None
         """Why it couldn't be started."""
 
-    async def run(self, server: uvicorn.Server) -> None:
+    async def run(self, server: Server) -> None:
         """Starts the agent once the server answers, and ends the server with it."""
         while not server.started:  # noqa: ASYNC110 - uvicorn tells it by nothing else
             await asyncio.sleep(0.02)
