@@ -15,6 +15,7 @@ import pytest
 
 from flashmoe.history import History
 from tests.places import ROOT
+from tests.tui.typing_probe import INTERRUPT, Probe
 from tests.tui_support import home, slow
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -63,7 +64,7 @@ def ready(home: Path, model: Path, ctx: int) -> Iterator[tuple[App, int]]:
     """The app with a model, and its engine's process id; both are gone afterwards."""
     app = App(home, 100, 30, model=str(model), ctx=ctx)
     try:
-        assert app.read(60, b"is ready after")
+        assert app.read(300, b"is ready after")
         engines = [pid for pid in children(app.pid) if state(pid) not in ("", "Z")]
         assert len(engines) == 1
         yield app, engines[0]
@@ -80,7 +81,7 @@ def answering(home: Path, slow: Path) -> Iterator[tuple[App, int]]:
     """The app in the middle of an answer, and its engine's process id."""
     with ready(home, slow, 16384) as (app, engine):
         app.write("tell me much\r")
-        assert app.read(60, b"Answering") or app.read(1, b"tokens")
+        assert app.read(300, b"Answering") or app.read(1, b"tokens")
         yield app, engine
 
 
@@ -121,7 +122,7 @@ def test_a_lost_terminal_ends_the_app_and_its_engine(answering: tuple[App, int])
 def test_a_terminal_lost_while_a_dialog_waits_ends_the_app_too(home: Path, slow: Path) -> None:
     with ready(home, slow, 512) as (app, engine):
         app.write("much to read " * 400 + "\r")
-        assert app.read(60, b"The context is full")
+        assert app.read(300, b"The context is full")
         os.close(app.fd)
         assert wait_for(lambda: os.waitpid(app.pid, os.WNOHANG)[0] != 0)
         assert wait_for(lambda: state(engine) in ("", "Z"))
@@ -173,3 +174,15 @@ def test_a_continue_without_a_stop_starts_nothing_twice(answering: tuple[App, in
     app.write("\x11")
     assert wait_for(lambda: os.waitpid(app.pid, os.WNOHANG)[0] != 0, app=app)
     assert wait_for(lambda: state(engine) in ("", "Z"))
+
+
+def test_a_signal_while_something_is_written_blocks_nothing(home: Path) -> None:
+    probe = Probe(home)
+    try:
+        for _ in range(3):
+            probe.written = b""
+            probe.type(INTERRUPT)
+            assert probe.field()["id"] == "composer"
+            assert wait_for(lambda: b"\x1b[?1049h" in probe.written or probe.wait(0.05))  # it went on
+    finally:
+        probe.close()

@@ -1,4 +1,5 @@
-"""The real app in a pseudo-terminal, with one more key: F12 writes what the focused field holds to a pipe.
+"""The real app in a pseudo-terminal, with two more keys: F12 writes what the focused field holds to a pipe, F11
+interrupts it with a signal at the worst moment.
 
 Run as ``python -m tests.tui.typing_probe FD [CHAT]``; imported, it starts itself and types.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DUMP = "\x1b[24~"
+INTERRUPT = "\x1b[23~"
 
 
 class Probe:
@@ -133,6 +135,15 @@ def main() -> None:
 
     app.action_dump = dump  # type: ignore[attr-defined]
     app._bindings.bind("f12", "dump", priority=True)
+
+    def interrupt() -> None:
+        """A signal comes while the main thread holds the lock of what is written."""
+        driver: Any = app._driver
+        with driver._writer_thread._queue.mutex:
+            os.kill(os.getpid(), signal.SIGCONT)
+
+    app.action_interrupt = interrupt  # type: ignore[attr-defined]
+    app._bindings.bind("f11", "interrupt", priority=True)
     asks = ChatScreen.on_composer_sent
 
     def noted(screen: ChatScreen, event: Any) -> None:

@@ -82,8 +82,7 @@ class AppDriver(LinuxDriver):
         self._began = True
 
     def _lost(self) -> None:
-        with contextlib.suppress(RuntimeError, AttributeError):
-            self._app._loop.call_soon_threadsafe(self._app.terminal_lost)  # type: ignore[union-attr, attr-defined]
+        self._soon(self._app.terminal_lost)  # type: ignore[attr-defined]
 
     def run_input_thread(self) -> None:
         """Reads keys; those that come in one piece are looked at together, since they may be a paste."""
@@ -125,18 +124,39 @@ class AppDriver(LinuxDriver):
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
 
+    # Python runs a signal's handler between any two steps of the main thread, also while that puts something into the
+    # writer's queue and holds its lock: what ends or starts the writer is left to the event loop.
+
     def _sigtstp_application(self, *arguments: Any) -> None:
+        if self._auto_restart:
+            self._soon(self._suspend)
+        else:  # an editor has the terminal, and the event loop waits for it
+            self._suspend()
+
+    def _suspend(self) -> None:
+        if self._suspended:
+            return  # the second of two; the first one's end is on its way
         self._signal_engine(signal.SIGSTOP)
         self._suspended = True
-        super()._sigtstp_application(*arguments)
+        super()._sigtstp_application()
 
     def _sigcont_application(self, *arguments: Any) -> None:
         self._signal_engine(signal.SIGCONT)
-        if self._auto_restart and not self._suspended:
+        if self._auto_restart:
+            self._soon(self._resume)
+        else:
+            self._suspended = False
+
+    def _resume(self) -> None:
+        if not self._suspended:
             # Nobody suspended it: a SIGSTOP, which can't be caught, or the kernel's own along with the SIGHUP of a
             # terminal that is gone. Textual would start its threads a second time, and the first ones never end.
             if not os.isatty(self.fileno):
                 return
             self.suspend_application_mode()
         self._suspended = False
-        super()._sigcont_application(*arguments)
+        super()._sigcont_application()
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError, AttributeError):  # the loop has ended, or isn't there yet
+            self._app._loop.call_soon_threadsafe(work)  # type: ignore[union-attr]
