@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from backends.interface import ChatMessage, GenerateRequest, Sampling, ToolCall
 from flashmoe.openai import fields as f
 from flashmoe.openai.fields import BadRequestError, read
-from flashmoe.openai.messages import Tools, chosen, spec_of
+from flashmoe.openai.messages import Tools, chosen, spec_of, unread
 
 _BILLING = re.compile(r"\s*x-anthropic-billing-header:[^\n]*\n*")
 """A line that one client puts at the head of its instructions. It changes with each request: read as part of the prompt
@@ -223,7 +223,7 @@ def _result(block: Block, where: str, names: dict[str, str]) -> ChatMessage:
         except msgspec.ValidationError:
             content = 0
         else:
-            content = "\n".join(_text(part, where) for part in parts)
+            content = "\n".join(part.text if part.text is not None else unread(part.type) for part in parts)
     if content is not None and not isinstance(content, str):
         raise BadRequestError(f"{where}: the content of a tool_result must be text or blocks", "messages")
     text = content or ""

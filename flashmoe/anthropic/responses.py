@@ -20,7 +20,8 @@ _TYPES = {
 
 def error_body(status: int, message: str) -> dict[str, Any]:
     """An error in Anthropic's shape."""
-    return {"type": "error", "error": {"type": _TYPES.get(status, "api_error"), "message": message}}
+    other = "api_error" if status >= 500 else "invalid_request_error"
+    return {"type": "error", "error": {"type": _TYPES.get(status, other), "message": message}}
 
 
 def engine_message(e: EngineError) -> str:

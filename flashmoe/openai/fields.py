@@ -22,7 +22,8 @@ MAX_N = 16
 Stop = Annotated[str, Meta(min_length=1, max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9_.:-]+$")]
 Description = Annotated[str, Meta(max_length=64 * 1024)]
-CallId = Annotated[str, Meta(max_length=256)]
+CallId = Annotated[str, Meta(max_length=16 * 1024)]
+"""Some clients put what a model must see again into its calls' ids."""
 Temperature = Annotated[float, Meta(ge=0.0, le=5.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
@@ -77,6 +78,8 @@ def _explained(said: str, kind: type[Any]) -> BadRequestError:
         return BadRequestError(f"{name} is missing", field or missing[1])
     if path and path == field and (wanted := _numbers(kind, field)):
         return BadRequestError(f"{field} must be {wanted}", field)
+    if path and path == field and _only_nothing(kind, field):
+        return BadRequestError(f"{field} is not supported here; leave it out", field, "unsupported_parameter")
     plain = what.replace("`", "").replace("Expected", "expected", 1)
     return BadRequestError(f"{path or 'the request'}: {plain}"[:400], field or None)
 
@@ -85,26 +88,41 @@ _fields: dict[str, Any] = {}
 """Of request types: to ask msgspec for them takes longer than the rest of a refusal."""
 
 
-def _numbers(kind: type[Any], name: str) -> str | None:
-    """``a number from 0 to 5`` where a field is one with bounds."""
+def _types(kind: type[Any], name: str) -> tuple[Any, ...]:
+    """What a field may be, as msgspec describes types."""
     key = f"{kind.__module__}.{kind.__qualname__}"
     if key not in _fields:
         _fields[key] = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
     for info in _fields[key]:
-        if info.encode_name != name:
-            continue
-        members = info.type.types if isinstance(info.type, msgspec.inspect.UnionType) else (info.type,)
-        for member in members:
-            if isinstance(member, msgspec.inspect.IntType | msgspec.inspect.FloatType):
-                noun = "a whole number" if isinstance(member, msgspec.inspect.IntType) else "a number"
-                low = member.ge if member.ge is not None else member.gt
-                if low is not None and member.le is not None:
-                    return (
-                        f"{noun} from {low:g} to {member.le:g}"
-                        if noun == "a number"
-                        else (f"{noun} from {low} to {member.le}")
-                    )
-                return noun
+        if info.encode_name == name:
+            return info.type.types if isinstance(info.type, msgspec.inspect.UnionType) else (info.type,)
+    return ()
+
+
+def _only_nothing(kind: type[Any], name: str) -> bool:
+    """Whether all that a field may be is nothing, an empty list, or the one value that clients send for nothing."""
+    types = _types(kind, name)
+    return bool(types) and all(
+        isinstance(t, msgspec.inspect.NoneType)
+        or (isinstance(t, msgspec.inspect.LiteralType) and len(t.values) == 1)
+        or (isinstance(t, msgspec.inspect.ListType) and t.max_length == 0)
+        for t in types
+    )
+
+
+def _numbers(kind: type[Any], name: str) -> str | None:
+    """``a number from 0 to 5`` where a field is one with bounds."""
+    for member in _types(kind, name):
+        if isinstance(member, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+            noun = "a whole number" if isinstance(member, msgspec.inspect.IntType) else "a number"
+            low = member.ge if member.ge is not None else member.gt
+            if low is not None and member.le is not None:
+                return (
+                    f"{noun} from {low:g} to {member.le:g}"
+                    if noun == "a number"
+                    else (f"{noun} from {low} to {member.le}")
+                )
+            return noun
     return None
 
 
@@ -126,10 +144,10 @@ def schema_text(schema: dict[str, Any] | bool, param: str) -> str:
     return text.decode()
 
 
-def tokens_of(value: int | None) -> int | None:
+def tokens_of(value: int | None, param: str = "max_tokens") -> int | None:
     """A limit of tokens; None: until the model ends or the context is full."""
     if value == 0:
-        raise BadRequestError("max_tokens must be at least 1", "max_tokens")
+        raise BadRequestError(f"{param} must be at least 1", param)
     return None if value is None or value < 0 else value
 
 

@@ -77,11 +77,19 @@ class NamedFunction(Struct):
     name: Name
 
 
+class AllowedTools(Struct):
+    """Which of the tools may be called, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(max_length=MAX_TOOLS)]
+
+
 class NamedTool(Struct):
-    """Which function must be called."""
+    """Which function must be called, or which may be."""
 
     type: str
     function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 ToolChoice = Literal["none", "auto", "required", "any"] | NamedTool
@@ -95,13 +103,21 @@ class Tools(Struct, frozen=True):
     forced: str | None = None
 
 
-def text_of(content: str | list[Part] | None, where: str) -> str:
-    """A message's text; its parts are lines."""
+def unread(kind: str) -> str:
+    """What the model reads in place of an image in a tool's result: refused, it would end the agent's conversation, in
+    which it stays."""
+    return f"[{kind[:40]}: it can't be shown here, this model reads text]"
+
+
+def text_of(content: str | list[Part] | None, where: str, *, result: bool = False) -> str:
+    """A message's text; its parts are lines. `result`: of a tool."""
     if content is None or isinstance(content, str):
         return content or ""
     lines = []
     for part in content:
         text = part.text if part.type in ("text", "input_text", "output_text") else part.refusal
+        if text is None and result:
+            text = unread(part.type)
         if text is None:
             raise BadRequestError(
                 f"{where}: a part of type {part.type[:40]} is not understood; this model reads text", "messages"
@@ -118,7 +134,8 @@ def messages_of(given: list[Message]) -> tuple[ChatMessage, ...]:
     names: dict[str, str] = {}
     for i, message in enumerate(given):
         role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
-        text = text_of(message.content, f"messages[{i}].content") or message.refusal or ""
+        content = text_of(message.content, f"messages[{i}].content", result=role == "tool")
+        text = content or message.refusal or ""
         calls = tuple(_call(call, i, k) for k, call in enumerate(message.tool_calls or ()))
         if calls and role != "assistant":
             raise BadRequestError(f"messages[{i}]: only an assistant's message can have tool_calls", "messages")
@@ -152,6 +169,9 @@ def tools_of(tools: list[Tool] | None, choice: ToolChoice | None) -> Tools:
         f = tool.function
         specs.append(spec_of(f.name, f.description, f.parameters, f.strict, "tools"))
     if isinstance(choice, NamedTool):
+        if choice.allowed_tools is not None:
+            names = [t.function.name if t.function is not None else "" for t in choice.allowed_tools.tools]
+            return chosen(allowed(specs, names), choice.allowed_tools.mode, "tool_choice", named=False)
         return chosen(specs, choice.function.name if choice.function is not None else "", "tool_choice")
     return chosen(specs, choice, "tool_choice", named=False)
 
@@ -180,6 +200,14 @@ def chosen(specs: list[ToolSpec], choice: str | None, param: str, *, named: bool
     if choice in ("required", "any"):
         return Tools(tuple(specs), "required")
     return Tools(tuple(specs), "none" if choice == "none" else "auto")
+
+
+def allowed(specs: list[ToolSpec], names: list[str]) -> list[ToolSpec]:
+    """Those of the tools that may be called. Raises `BadRequestError` for a name that none has."""
+    if unknown := set(names) - {spec.name for spec in specs}:
+        what = f"tool_choice names {min(unknown)[:80]!r}, which is not among the tools"
+        raise BadRequestError(what, "tool_choice")
+    return [spec for spec in specs if spec.name in names]
 
 
 class _Given(Struct):

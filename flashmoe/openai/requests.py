@@ -148,7 +148,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     """Only the prompt's own tokens are asked about."""
 
 
-def _sampling(given: _Common, max_tokens: int | None, **more: Any) -> Sampling:
+def _sampling(given: _Common, max_tokens: int | None, limited_by: str = "max_tokens", **more: Any) -> Sampling:
     top_k = given.top_k
     penalty = given.repeat_penalty if given.repeat_penalty is not None else given.repetition_penalty
     numbers = {
@@ -166,7 +166,7 @@ def _sampling(given: _Common, max_tokens: int | None, **more: Any) -> Sampling:
         **{name: value for name, value in numbers.items() if value is not None},
         seed=f.seed_of(given.seed),
         stop=f.stops_of(given.stop),
-        max_tokens=f.tokens_of(max_tokens),
+        max_tokens=f.tokens_of(max_tokens, limited_by),
         grammar=given.grammar or None,
         json_schema=schema,
         logit_bias=_biases(given.logit_bias),
@@ -223,7 +223,9 @@ def parse_chat(body: Any, request_id: str) -> CompletionRequest:
     if thinking is not None and not isinstance(thinking, bool):
         raise BadRequestError("chat_template_kwargs.enable_thinking must be true or false", "chat_template_kwargs")
     effort, thinking = effort_of(given.reasoning_effort, thinking)
-    limit = given.max_completion_tokens if given.max_completion_tokens is not None else given.max_tokens
+    limit, limited_by = given.max_completion_tokens, "max_completion_tokens"
+    if limit is None:
+        limit, limited_by = given.max_tokens, "max_tokens"
     if given.top_logprobs is not None and not given.logprobs:
         raise BadRequestError("top_logprobs needs logprobs: true", "top_logprobs")
     top = (given.top_logprobs or 0) if given.logprobs else None
@@ -234,7 +236,7 @@ def parse_chat(body: Any, request_id: str) -> CompletionRequest:
     generate = GenerateRequest(
         id=request_id,
         messages=messages,
-        sampling=_sampling(given, limit, logprobs=top),
+        sampling=_sampling(given, limit, limited_by, logprobs=top),
         enable_thinking=thinking,
         effort=effort,
         tools=tools.specs,

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from backends.interface import ChatMessage, GenerateRequest, ToolCall
 from flashmoe.openai import fields as f
 from flashmoe.openai.fields import BadRequestError, read
-from flashmoe.openai.messages import Tools, chosen, spec_of
+from flashmoe.openai.messages import Tools, allowed, chosen, spec_of, unread
 from flashmoe.openai.requests import Effort, effort_of
 
 
@@ -51,6 +51,7 @@ class NamedTool(Struct):
     type: str
     name: f.Name | None = None
     mode: Literal["auto", "required"] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=f.MAX_TOOLS)] | None = None
 
 
 class Reasoning(Struct):
@@ -126,7 +127,7 @@ def parse_response(body: Any, request_id: str, before: dict[str, tuple[ChatMessa
         f.DEFAULTS,
         temperature=1.0 if given.temperature is None else given.temperature,
         top_p=1.0 if given.top_p is None else given.top_p,
-        max_tokens=f.tokens_of(given.max_output_tokens),
+        max_tokens=f.tokens_of(given.max_output_tokens, "max_output_tokens"),
         json_schema=_schema(given.text.format if given.text is not None else None),
     )
     last = messages[-1]
@@ -145,12 +146,14 @@ def parse_response(body: Any, request_id: str, before: dict[str, tuple[ChatMessa
     return Asked(generate, given, messages)
 
 
-def _text(content: str | list[Part] | None, where: str) -> str:
+def _text(content: str | list[Part] | None, where: str, *, result: bool = False) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     lines = []
     for part in content:
         text = part.text if part.type in ("input_text", "output_text", "text", "reasoning_text") else part.refusal
+        if text is None and result:
+            text = unread(part.type)
         if text is None:
             what = f"a part of type {part.type[:40]} is not understood; this model reads text"
             raise BadRequestError(f"{where}: {what}", "input")
@@ -195,7 +198,7 @@ def _messages(given: str | list[Item], earlier: tuple[ChatMessage, ...]) -> list
             case "function_call_output":
                 if not item.call_id:
                     raise BadRequestError(f"{where}: a function_call_output needs call_id", "input")
-                text = _text(item.output, where)
+                text = _text(item.output, where, result=True)
                 name = names.get(item.call_id, "")
                 out.append(ChatMessage("tool", text, tool_call_id=item.call_id, name=name))
             case "reasoning":
@@ -227,7 +230,12 @@ def _tools(tools: list[Tool] | None, choice: Any) -> Tools:
         specs.append(spec_of(tool.name, tool.description, tool.parameters, tool.strict, "tools"))
     if isinstance(choice, NamedTool):
         if choice.type == "allowed_tools":
-            return chosen(specs, choice.mode or "auto", "tool_choice", named=False)
+            names = [t.name or "" for t in choice.tools or () if t.type == "function"]
+            may = specs if choice.tools is None else allowed(specs, names)
+            return chosen(may, choice.mode or "auto", "tool_choice", named=False)
+        if choice.type != "function":
+            what = f"tool_choice: {choice.type[:60]} runs on OpenAI's servers; here only functions can be called"
+            raise BadRequestError(what, "tool_choice")
         return chosen(specs, choice.name or "", "tool_choice")
     return chosen(specs, choice, "tool_choice", named=False)
 

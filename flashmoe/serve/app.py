@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -58,7 +59,9 @@ class Server:
     async def models(self, request: Request) -> Response:
         """The loaded model, as a list of one."""
         self._guard.authorise(request)
-        return JSONResponse({"object": "list", "data": [self._model_object()]})
+        name = self.engine.model_id
+        pages = {"has_more": False, "first_id": name, "last_id": name}  # what Anthropic's list has
+        return JSONResponse({"object": "list", "data": [self._model_object()], **pages})
 
     async def model(self, request: Request) -> Response:
         """One model's name, context and architecture; whatever name is asked for, unless --strict-model."""
@@ -70,6 +73,8 @@ class Server:
         info, n_ctx = self.engine.info, self.engine.request_ctx
         return {
             "id": self.engine.model_id, "object": "model", "created": self.started, "owned_by": "local",
+            "type": "model", "display_name": self.engine.model_id,
+            "created_at": datetime.fromtimestamp(self.started, UTC).isoformat().replace("+00:00", "Z"),
             "max_model_len": n_ctx, "context_length": n_ctx,
             "meta": {"architecture": info.architecture, "quant": info.quant, "n_ctx": n_ctx,
                      "n_ctx_train": info.n_ctx_train, "n_vocab": info.n_vocab, "size": info.file_bytes,
@@ -332,7 +337,8 @@ def create_app(
         return errors_for(request.url.path)(404, f"there is nothing at {request.url.path[:200]}")
 
     async def not_allowed(request: Request, exc: Exception) -> Response:
-        return errors_for(request.url.path)(405, f"{request.method} is not allowed for {request.url.path[:200]}")
+        message = f"{request.method} is not allowed for {request.url.path[:200]}"
+        return errors_for(request.url.path)(405, message, headers=getattr(exc, "headers", None))
 
     middleware = [Middleware(AllowedHosts, hosts=list(allowed_hosts))]
     if cors:
