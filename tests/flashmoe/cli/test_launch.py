@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -101,10 +102,12 @@ def test_the_agent_finds_the_server_and_ends_it(folder: Path) -> None:
 def test_an_interrupt_is_the_agents_own(folder: Path) -> None:
     server = start(folder, "wait")
     wait_for(folder / "running")
+    below = _below(server.pid)
     server.send_signal(signal.SIGINT)  # as a terminal sends it to both
-    for pid in _children(server.pid):
-        if b"codex" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGINT)
+    (agent,) = [pid for pid, command in below.items() if command.endswith("wait\0")]
+    os.kill(agent, signal.SIGINT)
+    # what tries schemas was started with the server: the first of them needn't wait for it
+    assert [command for command in below.values() if "backends.chat_format.trial" in command]
     found = ended(server, folder)
     assert found["signals"] == [signal.SIGINT]
     assert found["models"]["data"]  # asked for once more after it
@@ -120,8 +123,18 @@ def test_a_server_that_is_ended_ends_the_agent(folder: Path) -> None:
     assert server.returncode == 0
 
 
-def _children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def _below(pid: int) -> dict[int, str]:
+    """The processes that one has started, and those that they have, with their commands."""
+    found: dict[int, str] = {}
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(folder.name)] = (folder / "cmdline").read_bytes().decode("utf-8", "replace")
+    below = {pid}
+    while more := {p for p, parent in parents.items() if parent in below} - below:
+        below |= more
+    return {p: command for p, command in found.items() if p in below and p != pid}
 
 
 def test_an_agent_that_cant_run_is_said(folder: Path) -> None:
