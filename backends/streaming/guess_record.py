@@ -12,10 +12,23 @@ F32 = npt.NDArray[np.float32]
 _TRIAL_TOKENS = 6
 """Guesses of a rank that are only scored before its record counts."""
 _FADE = 0.97
+_WINDOW = 1000
+"""Guesses of which a record is made."""
 LIKELY = 0.92
 """The probability from which on an expert is read ahead that no guess named."""
 _RATE_TOKENS = 1024.0
 """Tokens over which the rates of use are taken."""
+FLOORS = (0.6, 0.75)
+"""The share of right guesses from which a rank is read ahead: for the next layer, and farther, where the disk's time is
+more often its own."""
+FARTHEST = 5
+"""Layers that one token's guesses look ahead at most, but for those that are made by twos."""
+_KNOWN = 24.0
+_USEFUL = 0.75
+"""Of the ranks that are worth reading one layer ahead: so many must be farther."""
+_CORRECTED_FROM = 0.03
+"""How much better the next layer's guess must be to be made beside the farther one: a product costs as much as 3 % of
+ten experts' reads."""
 
 
 class Record:
@@ -25,12 +38,17 @@ class Record:
         self.right = [0.0] * max(1, n_used)
         self.tried = [0.0] * max(1, n_used)
 
-    def score(self, right: Sequence[float], fade: bool) -> None:
+    @property
+    def share(self) -> float:
+        """The share of all guesses that were right."""
+        return sum(self.right) / max(1e-9, sum(self.tried))
+
+    def score(self, right: Sequence[float]) -> None:
         """`right`: per rank the share of its guesses that were among the chosen."""
         for rank, share in enumerate(right):
             self.right[rank] += share
             self.tried[rank] += 1
-        if fade or self.tried[0] > 2000:
+        if self.tried[0] > _WINDOW:
             self.right = [_FADE * x for x in self.right]
             self.tried = [_FADE * x for x in self.tried]
 
@@ -38,6 +56,61 @@ class Record:
         """Which of the first `k` ranks are right often enough."""
         tried, right = self.tried, self.right
         return [i for i in range(k) if tried[i] >= _TRIAL_TOKENS and right[i] >= floor * tried[i]]
+
+
+class Distances:
+    """How many layers ahead one token's guesses look, by what each distance was worth lately.
+
+    A guess for the next layer leaves one layer's computing for its reads, and layers want now few, now many; and a disk
+    gives its best only with many reads under way. Farther guesses leave more of both, but are right less often.
+    """
+
+    def __init__(self, n_used: int, rows: int) -> None:
+        """`n_used`: experts of a layer that a token uses."""
+        self._k = n_used
+        self.records = [Record(n_used) for _ in range(max(1, min(FARTHEST + 1, rows - 1)))]
+        self._all = tuple(range(1, len(self.records) + 1))
+        self._rows = rows
+        self._graphs = self._trial = 0
+        self._first = self._even = self._odd = self._all
+        self._ranks: list[list[int]] = [[] for _ in self.records]
+
+    def begin(self, reads: float) -> None:
+        """A graph of one token starts; layers read so many experts lately, on average."""
+        self._graphs += 1
+        self._trial = self._graphs % self._rows
+        near = self.records[0]
+        self._ranks = [record.worth(FLOORS[d > 0], self._k) for d, record in enumerate(self.records)]
+        if any(record.tried[0] < _KNOWN for record in self.records):
+            self._first = self._even = self._odd = self._all
+            return
+        # as many reads under way as the disk is probed with: those of a layer that finds nothing
+        want = min(len(self.records) - 1, max(1, round(self._k / max(reads, 0.1))))
+        useful = [d for d in range(2, want + 1) if len(self._ranks[d]) >= _USEFUL * max(1, len(self._ranks[0]))]
+        if not useful:
+            self._first = self._even = self._odd = (1,)
+            return
+        far = max(useful)
+        corrected = near.share - self.records[far].share > _CORRECTED_FROM
+        self._first = tuple(range(1, far + 2))
+        self._even, self._odd = ((1, far, far + 1), (1,)) if corrected else ((far, far + 1), ())
+
+    def of(self, row: int) -> tuple[int, ...]:
+        """The distances at which `row` guesses, the nearest first. The first row guesses all that nobody else can; far
+        ones every second row guesses for two, which costs little more than one; and one row of each token tries all."""
+        if row == 0:
+            return self._first
+        if row == self._trial:
+            return self._all
+        return self._odd if row % 2 else self._even
+
+    def scored(self, row: int) -> bool:
+        """Whether what was guessed for `row` is scored this time: one row in four, once anything is known."""
+        return (row + self._graphs) % 4 == 0 or self._odd == self._all or row - self._trial in self._all
+
+    def worth(self, distance: int) -> list[int]:
+        """The ranks of a guess that are worth reading ahead."""
+        return self._ranks[distance - 1]
 
 
 class Rates:

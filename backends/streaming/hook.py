@@ -24,7 +24,7 @@ from backends.llamacpp.pass_meter import PassMeter
 from backends.streaming import abi
 from backends.streaming.known_products import KnownProducts, LayerProducts, Product
 from backends.streaming.layout import ExpertLayout
-from backends.streaming.pager import Pager
+from backends.streaming.pager import Guess, Pager
 from backends.streaming.pool import PoolStore
 from backends.streaming.predictor import Predictor
 from backends.streaming.scratch import Scratch
@@ -116,7 +116,7 @@ class RouterHook:
         self._staged.clear()
         self._speak()
         if self._predictor is not None:
-            self._predictor.begin()
+            self._predictor.begin(len(batch), self._pager.reads_a_row())
         self.passes.begin(len(batch))
         self.scratch.begin(len(batch))
         try:
@@ -285,7 +285,8 @@ class RouterHook:
                 self._whole.chosen(row, ids, counts)
                 return
             self._whole.settle()
-        ahead = likely = None
+        ahead: Guess | None = None
+        likely = None
         if self._predictor is not None and self._weight == 1:
             ahead = functools.partial(self._predictor.seen, row, ids, node, n, counts)
             if n > 1:

@@ -24,7 +24,9 @@ from backends.streaming.stores import I64, Store, by_row
 from backends.streaming.whole_layers import WholeLayers
 from backends.system import libc
 
-Guess = Callable[[], list[int]]
+Guess = Callable[[], list[tuple[int, list[int]]]]
+"""Which experts of which rows will be chosen."""
+Likely = Callable[[], list[int]]
 
 DECODE_TOKENS = 16
 """A graph of more tokens is prefill to the reuse meter: its uses say nothing of the next token's."""
@@ -55,6 +57,7 @@ class Pager:
         self._decoding = True
         self.reclaimed = 0
         self._quiet = 0
+        self._reads, self._missed = 1.0, 0
         self._full = sum(n * c for n, c in zip(self.ledger.n_experts, self.ledger.cost, strict=True))
         self._faults = 0
         self._synced = 0.0
@@ -144,10 +147,15 @@ class Pager:
             self._resync()
 
     def chosen(
-        self, row: int, ids: list[int], counts: I64 | None, ahead: Guess | None = None, likely: Guess | None = None
+        self,
+        row: int,
+        ids: list[int],
+        counts: I64 | None,
+        ahead: Guess | None = None,
+        likely: Likely | None = None,
     ) -> bool:
         """The router of `row` chose these distinct experts: returns when gate and up can be computed. `ahead` is called
-        once their reads are under way and gives experts of the next row to read after them; `likely`, of many tokens,
+        once their reads are under way and gives experts of the next rows to read after them; `likely`, of many tokens,
         what that row will use beside them, which is read where the disk has time to spare. Raises `EngineError`
         ``io_error``.
 
@@ -173,18 +181,23 @@ class Pager:
         else:
             self._quiet += 1
         if ahead is not None and self._quiet <= self.ledger.rows:  # with nothing missing there is nothing to guess
-            guessed = ahead()
+            guesses = ahead()
             if spare and likely is not None:
-                named = set(guessed)
-                guessed += [e for e in likely() if e not in named]
+                following = (row + 1) % len(self.layout.rows)
+                named = guesses[0][1] if guesses else []
+                guesses = [(following, named + [e for e in likely() if e not in set(named)])]
                 if absent:
                     self._wait(row, absent, ids, guessed_before)
                     alone = True
-            self._ahead.read((row + 1) % len(self.layout.rows), guessed, self._in_use, spare=spare)
+            for there, guessed in guesses:
+                self._ahead.read(there, guessed, self._in_use, now=row, spare=spare)
         if absent:
             if not alone:
                 self._wait(row, absent, ids, guessed_before)
-            self._unfinished[row] = absent
+            if self._slots is not None and self._slots.all_there(row, absent):
+                self.ledger.arrived(row, absent)
+            else:
+                self._unfinished[row] = absent
         return True
 
     def _wait(self, row: int, absent: list[int], ids: list[int], guessed: bool) -> None:
@@ -249,6 +262,13 @@ class Pager:
     def coasted(self) -> None:
         """A graph of one token ran unwatched; whatever it chose was there."""
         self.ledger.row_hits += self.ledger.last_count
+
+    def reads_a_row(self) -> float:
+        """Experts that a layer reads lately, on average over graphs; asked once a graph."""
+        missed = self.ledger.misses
+        self._reads += 0.2 * ((missed - self._missed) / self.ledger.rows - self._reads)
+        self._missed = missed
+        return self._reads
 
     def unfinished(self, row: int) -> bool:
         """Whether down matrices of `row` may still be on their way."""

@@ -269,6 +269,13 @@ class PoolStore:
             return "failed"
         return "coming" if (row, expert) in self._pending else "there"
 
+    def all_there(self, row: int, experts: Sequence[int]) -> bool:
+        """Whether experts that were waited for have come as a whole, down matrices, too."""
+        pending = self._pending
+        if any((row, e) in pending for e in experts):
+            self._take(0)
+        return not any((row, e) in pending or (row, e) in self._failed for e in experts)
+
     def failures(self) -> Collection[tuple[int, int]]:
         return self._failed
 

@@ -1,4 +1,4 @@
-"""Reads experts before they are asked for: those that a guess names for the row that comes next.
+"""Reads experts before they are asked for: those that a guess names for the rows that come next.
 
 What is read ahead takes room from all others' hits until it is used, so it has a share of the budget, and a larger one
 where the disk has time to spare.
@@ -34,10 +34,12 @@ class Prefetcher:
         """Whether some of it may still be on its way."""
         return bool(self._asked)
 
-    def read(self, row: int, experts: list[int], in_use: dict[int, Sequence[int]], *, spare: bool = False) -> None:
+    def read(
+        self, row: int, experts: list[int], in_use: dict[int, Sequence[int]], *, now: int, spare: bool = False
+    ) -> None:
         """Starts to read what is absent of `experts`, the likeliest first, as far as there is room; nothing that is
-        `in_use`, to which they belong from now on, makes place for them."""
-        if not experts or row in in_use:  # of a single row, what it computes on must stay
+        `in_use`, to which they belong from now on, makes place for them. `now`: the row that is computed on."""
+        if not experts or row == now:  # of a single row, what it computes on must stay
             return
         state = self._ledger.states[row]
         fresh = [e for e in experts if state[e] == ABSENT]

@@ -9,6 +9,7 @@ experts to read ahead.
 from __future__ import annotations
 
 import ctypes as C
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,11 @@ BLOCK = 32
 BLOCK_BYTES = 34
 _DESCENDING = 1
 _GRAPH_NODES = 16
+"""Of one product, more than it has."""
 _SMALL = 1 << 16
 """Bytes that the tensors' own structures and the graph take at most."""
+_GRAPH_BYTES = 8192
+"""More than the nodes of one product take in a graph."""
 _DATA = abi.Tensor.data.offset
 
 
@@ -59,6 +63,13 @@ class Kernels:
             raise OSError("no CPU backend")
         set_threads(self._backend, n_threads)
 
+    def graph(self, context: int, results: Sequence[int]) -> int:
+        """A graph of what tensors are made of."""
+        graph = int(self.new_graph(context, _GRAPH_NODES * len(results), False))
+        for result in results:
+            self.expand(graph, result)
+        return graph
+
     def compute(self, graph: int) -> bool:
         """Computes a graph and waits for it; whether that went well."""
         return bool(self._compute(self._backend, graph) == 0)
@@ -77,19 +88,19 @@ class RouterProduct:
         kernels: Kernels,
         weight: F32,
         *,
-        scale: F32 | None,
+        scaled: bool,
         logit_bias: F32 | None,
         choice_bias: F32 | None,
         sigmoid: bool,
     ) -> None:
-        """`weight`: n_experts x n_embd, copied. `scale`: n_embd, what the input is multiplied with. The biases as
+        """`weight`: n_experts x n_embd, copied. `scaled`: whether the input is multiplied with a vector. The biases as
         `backends.streaming.predictor.Router` has them. Raises `MemoryError` where ggml has no memory for the copy, and
         `ValueError` where its rows don't fit into blocks."""
         n_experts, n_embd = weight.shape
         size = copied_bytes(n_experts, n_embd)
         if not size:
             raise ValueError(f"rows of {n_embd}")
-        self._kernels, self._context = kernels, 0
+        self._kernels, self._context, self.scaled = kernels, 0, scaled
         self._context = int(
             kernels.init(abi._InitParams(size + 16 * (n_embd + 8 * n_experts) + _SMALL, None, False)) or 0
         )
@@ -98,13 +109,17 @@ class RouterProduct:
         try:
             copy = self._new(TYPE_Q8_0, n_embd, n_experts)
             source = self._new(abi.TYPE_F32, n_embd, n_experts, data=weight.ctypes.data)
-            if not kernels.compute(self._graph(kernels.cpy(self._context, source, copy))):
+            if not kernels.compute(kernels.graph(self._context, [kernels.cpy(self._context, source, copy)])):
                 raise MemoryError
             x = self._new(abi.TYPE_F32, n_embd)
             self._input = C.c_void_p.from_address(x + _DATA)
             self.own_input = int(self._input.value or 0)
             """Where a hidden state can be put that isn't in host memory, float32 of n_embd."""
-            at = x if scale is None else kernels.mul(self._context, x, self._vector(scale))
+            at, self._scale = x, C.c_void_p()
+            if scaled:
+                scale = self._new(abi.TYPE_F32, n_embd, data=x)  # `best` says where it is
+                self._scale = C.c_void_p.from_address(scale + _DATA)
+                at = kernels.mul(self._context, x, scale)
             at = kernels.mul_mat(self._context, copy, at)
             if logit_bias is not None:
                 at = kernels.add(self._context, at, self._vector(logit_bias))
@@ -112,7 +127,8 @@ class RouterProduct:
                 at = (kernels.sigmoid if sigmoid else kernels.soft_max)(self._context, at)
                 at = kernels.add(self._context, at, self._vector(choice_bias))
             at = kernels.argsort(self._context, at, _DESCENDING)
-            self._product = self._graph(at)
+            self.result = at
+            """The tensor of the experts, the best first."""
             self._order: Any = (C.c_int32 * n_experts).from_address(abi.Tensor.from_address(at).data)
         except BaseException:
             self.close()
@@ -137,19 +153,43 @@ class RouterProduct:
         C.memmove(abi.Tensor.from_address(tensor).data, values.ctypes.data, 4 * len(values))
         return tensor
 
-    def _graph(self, result: int) -> int:
-        graph = int(self._kernels.new_graph(self._context, _GRAPH_NODES, False))
-        self._kernels.expand(graph, result)
-        return graph
-
-    def best(self, hidden: int, k: int) -> list[int]:
-        """The `k` experts that it would choose for the hidden state at an address, float32 of n_embd, the best first;
-        none where ggml couldn't compute it."""
+    def look_at(self, hidden: int, scale: int = 0) -> None:
+        """The address of the hidden state, float32 of n_embd; `scale`: of what it is multiplied with, where it is."""
         self._input.value = hidden
-        if not self._kernels.compute(self._product):
-            return []
+        self._scale.value = scale
+
+    def best(self, k: int) -> list[int]:
+        """The `k` experts that it chose, the best first."""
         best: list[int] = self._order[:k]
         return best
+
+    def close(self) -> None:
+        if self._context:
+            self._kernels.free(self._context)
+            self._context = 0
+
+
+class Products:
+    """Routers that look at one hidden state, computed together."""
+
+    def __init__(self, kernels: Kernels, products: Sequence[RouterProduct], scales: Sequence[int]) -> None:
+        """`scales`: for each the address of what its input is multiplied with, 0 where it isn't. Raises
+        `MemoryError`."""
+        self._kernels, self._pairs = kernels, list(zip(products, scales, strict=True))
+        self.own_input = products[0].own_input
+        self._context = int(kernels.init(abi._InitParams(_GRAPH_BYTES * (1 + len(products)), None, False)) or 0)
+        if not self._context:
+            raise MemoryError
+        self._graph = kernels.graph(self._context, [product.result for product in products])
+
+    def best(self, hidden: int, k: int) -> list[list[int]]:
+        """For each router the `k` experts that it would choose for the hidden state at an address, float32 of n_embd,
+        the best first; none where ggml couldn't compute it."""
+        for product, scale in self._pairs:
+            product.look_at(hidden, scale)
+        if not self._kernels.compute(self._graph):
+            return []
+        return [product.best(k) for product, _ in self._pairs]
 
     def close(self) -> None:
         if self._context:

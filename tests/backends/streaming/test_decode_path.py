@@ -20,7 +20,7 @@ from backends.streaming.backend import StreamBackend
 from backends.streaming.hook import RouterHook
 from backends.streaming.known_products import KnownProducts
 from backends.streaming.predictor import Predictor
-from backends.streaming.router_product import Kernels, RouterProduct, copied_bytes
+from backends.streaming.router_product import Kernels, Products, RouterProduct, copied_bytes
 from backends.streaming.trampoline import Trampoline, assemble
 from tests.gguf_factory import make_gguf
 
@@ -163,8 +163,9 @@ def test_a_router_names_the_experts_that_numpy_names() -> None:
     choice = numbers.uniform(0, 0.2, 64).astype(np.float32)
     for sigmoid in (False, True):
         product = RouterProduct(
-            kernels, weight, scale=scale, logit_bias=bias, choice_bias=choice, sigmoid=sigmoid
+            kernels, weight, scaled=True, logit_bias=bias, choice_bias=choice, sigmoid=sigmoid
         )  # fmt: skip
+        products = Products(kernels, [product], [scale.ctypes.data])
         right = 0
         for _ in range(20):
             x = numbers.normal(size=96).astype(np.float32)
@@ -172,14 +173,15 @@ def test_a_router_names_the_experts_that_numpy_names() -> None:
             soft = np.exp(scores - scores.max())
             p = 1 / (1 + np.exp(-scores)) if sigmoid else soft / soft.sum()
             best = np.argsort(-(p + choice))[:8]
-            right += len(set(product.best(x.ctypes.data, 8)) & set(best.tolist()))
+            right += len(set(products.best(x.ctypes.data, 8)[0]) & set(best.tolist()))
         assert right >= 0.9 * 8 * 20  # eight bits round
+        products.close()
         product.close()
     assert copied_bytes(64, 96) == 64 * 3 * 34
     assert copied_bytes(64, 100) == 0
     with pytest.raises(ValueError, match="100"):
         RouterProduct(
-            kernels, np.zeros((4, 100), np.float32), scale=None, logit_bias=None, choice_bias=None, sigmoid=False
+            kernels, np.zeros((4, 100), np.float32), scaled=False, logit_bias=None, choice_bias=None, sigmoid=False
         )
     kernels.close()
 
