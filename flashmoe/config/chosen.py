@@ -39,13 +39,19 @@ def read_chosen() -> Chosen:
         return Chosen()
 
 
-def choose(**choices: Any) -> None:
-    """Keeps choices for the next start, beside those of before. A disk that is full or read-only loses them."""
+def choose(**choices: Any) -> bool:
+    """Keeps choices for the next start, beside those of before; False where a disk is full or read-only."""
     chosen = msgspec.structs.replace(read_chosen(), **choices)
     path = paths.chosen_file()
     with contextlib.suppress(OSError):
         paths.ensure_dir(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".chosen-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(chosen)) + b"\n")
-        Path(name).replace(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(chosen)) + b"\n")
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink()
+            raise
+        return True
+    return False

@@ -161,9 +161,9 @@ class ChatFlow:
         if self._writing is None:
             await self.stop_and_wait()
 
-    async def keep_draft(self, text: str) -> None:
-        """Keeps what stands in the composer with its chat."""
-        await keep_draft(self._view, self.conversation, text)
+    async def keep_draft(self, text: str) -> bool:
+        """Keeps what stands in the composer with its chat; False where that failed, which was said."""
+        return await keep_draft(self._view, self.conversation, text)
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 

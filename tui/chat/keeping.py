@@ -53,15 +53,17 @@ async def keep_answer(
     return turn, writer
 
 
-async def keep_draft(view: FlowView, conversation: Conversation, text: str) -> None:
-    """What stands in the composer stays with its chat, where the chat is kept."""
+async def keep_draft(view: FlowView, conversation: Conversation, text: str) -> bool:
+    """What stands in the composer stays with its chat, where the chat is kept. False: it doesn't, which was said."""
     if conversation.id is None:
-        return
+        return True
     history = await view.history()
     try:
         await history.in_thread(history.set_draft, conversation.id, text)
     except HistoryError as error:
         view.say(error.message, "error")
+        return False
+    return True
 
 
 async def show_branch(view: FlowView, given: Given, step: int, turn: Turn | None) -> None:

@@ -19,6 +19,9 @@ TOGETHER_S = 2.0
 """What is told within this time of the last is told with it."""
 
 
+NOT_KEPT = "It lasts until you quit: the state folder can't be written, so the choice isn't remembered."
+
+
 class AppLooks(App[int]):
     """An app with the themes of the project and of the user."""
 
@@ -79,7 +82,8 @@ class AppLooks(App[int]):
         if name not in self.theme_set.themes:
             return False
         self.theme = name
-        choose(theme=name)
+        if not choose(theme=name):
+            self.notify(NOT_KEPT, severity="warning", markup=False)
         return True
 
     def action_themes(self) -> None:

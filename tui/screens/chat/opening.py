@@ -32,10 +32,11 @@ class Opening:
         parts = self._parts
         kept = parts.flow.conversation.id is not None
         self._drafting.end_edit(restore=True)
-        await parts.flow.keep_draft(parts.composer.text)
+        safe = await parts.flow.keep_draft(parts.composer.text)
         await parts.flow.new_chat()
-        parts.activity.clear()  # what was said there was about the chat that is left
-        if kept:  # what was typed in a chat that isn't kept yet stays in the composer
+        if safe:
+            parts.activity.clear()  # what was said there was about the chat that is left
+        if kept and safe:  # what was typed in a chat that isn't kept yet stays in the composer
             parts.composer.clear_text()
         parts.composer.focus()
 
@@ -51,7 +52,7 @@ class Opening:
         from tui.screens.chats import ChatsScreen, Opened
 
         parts, flow = self._parts, self._parts.flow
-        await flow.keep_draft(parts.composer.text)
+        safe = await flow.keep_draft(parts.composer.text)
         history = await parts.archive.history()
         current, writing = flow.conversation.id, flow.writing_chat
         screen: Screen[Opened | None] = ChatsScreen(
@@ -64,21 +65,22 @@ class Opening:
         if opened is None or (opened.chat_id == current and opened.message_id is None):
             return
         self._drafting.end_edit(restore=False)
-        parts.activity.clear()
-        await self.show_chat(opened.chat_id, opened.message_id)
+        if safe:
+            parts.activity.clear()
+        await self.show_chat(opened.chat_id, opened.message_id, carry=not safe)
         if opened.message_id is not None:
             await parts.transcript.reveal(opened.message_id)
 
-    async def show_chat(self, chat_id: int, message_id: int | None = None) -> None:
-        """Shows a chat of the history with its draft. What was typed before in a chat that isn't kept, and what is
-        typed while the chat is read, stands behind the draft."""
+    async def show_chat(self, chat_id: int, message_id: int | None = None, *, carry: bool = False) -> None:
+        """Shows a chat of the history with its draft. What was typed before in a chat that isn't kept (or whose draft
+        can't be: `carry`), and what is typed while the chat is read, stands behind the draft."""
         composer, conversation = self._parts.composer, self._parts.flow.conversation
         left = composer.text
         composer.clear_text()
         release = self._parts.host.hold_keys()
         draft, carried = left, ""
         try:
-            kept = conversation.id is not None
+            kept = conversation.id is not None and not carry
             draft, carried = await self._parts.flow.open_chat(chat_id, message_id), "" if kept else left
         finally:
             release()

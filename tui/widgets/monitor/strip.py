@@ -60,8 +60,9 @@ def _figures(feed: MonitorFeed, width: int) -> Content:
     ceiling = figures.rate(scale)
     if not is_remote(feed) and frame.read_s is not None:  # else there is no engine whose reads could be shown
         add("SSD", "read", scale, f"{reads.rjust(len(ceiling.split()[0]))}/{ceiling}", READ)
-    work = frame.decode
-    speed = line((f"{figures.speed(frame.tok_s):>4} tok/s", "bold"))
+    loaded = feed.model is not None  # else what is known is of an engine that is gone
+    work = frame.decode if loaded else None
+    speed = line((f"{figures.speed(frame.tok_s if loaded else None):>4} tok/s", "bold"))
     hit = (
         line(("hit ", "bold"), figures.percent(work.hit_rate))
         if work is not None and work.hit_rate is not None
@@ -82,7 +83,7 @@ def _words(feed: MonitorFeed, width: int) -> Content:
     frame = feed.frame
     said = feed.verdict
     left = Content("")
-    if frame is not None:
+    if frame is not None and feed.model is not None:
         work = frame.prefill if frame.phase == "prefill" and frame.prefill else frame.decode
         if work is not None and work.stall_s is not None and work.total_s:
             share = figures.percent(min(1.0, work.stall_s / work.total_s))
