@@ -24,7 +24,7 @@ from backends.interface import LoadRequest
 from flashmoe import failures, paths
 from flashmoe.config.chosen import read_chosen
 from flashmoe.config.load import load_config
-from flashmoe.config.loading import kept_prompts, load_request
+from flashmoe.config.loading import is_server, kept_prompts, load_request
 from flashmoe.config.schema import LoadedConfig
 from flashmoe.history.kept_prompts import forget_prompts
 from flashmoe.history.records import HistoryError
@@ -226,7 +226,8 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
         """A request for `path` with the command line's load flags, else the configuration's."""
         defaults = self.options.defaults
         if defaults is not None:
-            return self._kept(msgspec.structs.replace(defaults, path=path))
+            backend = "auto" if is_server(path) else defaults.backend  # what was asked for is for files
+            return self._kept(msgspec.structs.replace(defaults, path=path, backend=backend))
         return self._kept(load_request(path, self.config.backend))
 
     def _kept(self, request: LoadRequest) -> LoadRequest:

@@ -12,11 +12,16 @@ from flashmoe.config.schema import BackendConfig, KvCacheConfig, auto_to_none
 GIB = 1 << 30
 
 
+def is_server(path: str | Path) -> bool:
+    """Whether it is a server's address and no file."""
+    return str(path).startswith(("http://", "https://"))
+
+
 def load_request(path: str | Path, config: BackendConfig, **given: Any) -> LoadRequest:
     """What to load: as configured, except for what is `given` (fields of `LoadRequest`; None there means auto)."""
     ram_gib, vram_gib = auto_to_none(config.ram), auto_to_none(config.vram_experts)
     fields: dict[str, Any] = {
-        "backend": config.backend,
+        "backend": "auto" if is_server(path) else config.backend,  # the configured one is for files
         "ram_bytes": None if ram_gib is None else int(ram_gib * GIB),
         "n_gpu_layers": auto_to_none(config.gpu_layers),
         "vram_expert_bytes": None if vram_gib is None else int(vram_gib * GIB),

@@ -13,7 +13,7 @@ from textual.worker import active_worker
 
 from flashmoe import paths
 from flashmoe.config.schema import Config, LoadedConfig, UiConfig
-from flashmoe.history import History
+from flashmoe.history import History, HistoryError
 from flashmoe.hub import catalogue
 from tests.tui_support import home, keys, new_app, running, screen_is, settle, shown, until
 from tui import keymap, themes
@@ -452,3 +452,29 @@ async def test_a_timer_of_a_closed_screen_doesn_t_end_the_app(opened_by: str) ->
         assert app._exception is None
         await pilot.press("a")
         assert app.chat_screen.composer.text == "a"
+
+
+async def test_what_can_t_be_kept_is_said_and_not_lost(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: the draft goes along into the next chat, and a choice says that it won't last."""
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        chat = history.create_chat(title="Kept")
+        history.add_message(chat.id, "user", "a")
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
+    async with running(app) as pilot:
+        await until(pilot, lambda: app.chat_screen.flow.conversation.id == chat.id)
+
+        def full(*_: object) -> None:
+            raise HistoryError("There is no room left on the disk.")
+
+        store = await app.chat_screen.history()
+        monkeypatch.setattr(store, "set_draft", full)
+        app.chat_screen.composer.set_text("half a question")
+        await pilot.press("ctrl+x", "n")
+        await until(pilot, lambda: app.chat_screen.flow.conversation.id is None)
+        await until(pilot, lambda: "no room left" in app.chat_screen.activity.text)
+        assert app.chat_screen.composer.text == "half a question"
+        (home / "state").mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(paths, "chosen_file", lambda: Path("/proc/nowhere/chosen.json"))
+        assert app.choose_theme("paper")
+        await until(pilot, lambda: any("lasts until you quit" in n.message for n in app._notifications))

@@ -76,3 +76,8 @@ def test_a_command_reads_the_configuration_once(monkeypatch: pytest.MonkeyPatch,
     from_flags(args, "m.gguf")
     sampling_of(args, "m")
     assert len(reads) == 1
+
+
+def test_a_configured_backend_is_for_files_and_not_for_servers() -> None:
+    assert load_request("http://127.0.0.1:8080/v1", CONFIG).backend == "auto"
+    assert load_request("http://127.0.0.1:8080/v1", CONFIG, backend="stream").backend == "stream"

@@ -171,7 +171,7 @@ class ModelsScreen(Screen[str | None]):
         model = self.host.controller.model
         loaded = model is not None and row.path is not None and Path(model.path) == row.path
         job = next((v for name, v in busy.items() if row.repo and name.startswith(row.repo + ":")), None)
-        doing = f"↓ {job.share:.0%}" if job is not None and row.section != "here" else ""
+        doing = "downloading" if job is not None and row.section != "here" else ""  # how far says the pane
         return row_line(row, width, loaded=loaded, busy=doing)
 
     @property
@@ -358,7 +358,7 @@ class ModelsScreen(Screen[str | None]):
                 self.run_worker(self.finder.scan(), group="scan", exclusive=True)
             else:
                 self.fill()
-            if view.state in ("failed", "done"):
+            if view.state in ("failed", "done", "paused"):
                 self.say("")
 
     def on_download_pane_asked(self, event: DownloadPane.Asked) -> None:
