@@ -36,6 +36,12 @@ class ReportedError(Exception):
         return sentence(self.what, self.advice)
 
     @property
+    def full(self) -> str:
+        """The sentence with its full stop: another is to follow."""
+        said = self.message
+        return said if said[-1:] in (".", "?", "!") else f"{said}."
+
+    @property
     def gist(self) -> str:
         """What happened, without the full stop: to be gone on with."""
         return self.what.rstrip(".")

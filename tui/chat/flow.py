@@ -284,8 +284,7 @@ class ChatFlow:
             self._view.say(f"Not sent; {self._view.key('chat.regenerate')} sends it.")
             return
         question = self.conversation.last_of("user")
-        said = error.message if error.message.endswith((".", "?", "!")) else f"{error.message}."
-        self._view.say(f"{said} {self._view.key('chat.regenerate')} tries again.", "error")
+        self._view.say(f"{error.full} {self._view.key('chat.regenerate')} tries again.", "error")
         if question is not None:
             self._view.turn_changed(question)
 

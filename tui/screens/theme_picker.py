@@ -44,7 +44,7 @@ class ThemePicker(ModalScreen[str | None]):
         """The list, and how to make the choice last."""
         with Vertical() as box:
             box.border_title = "Theme"
-            room = min(58, self.app.size.width * 96 // 100) - 7  # border, padding, scrollbar
+            room = min(58, self.app.size.width - 4) - 10  # border, padding, of the options too, scrollbar
             box.border_subtitle = "Enter selects · Esc cancels"
             yield OptionList(
                 *(

@@ -205,6 +205,7 @@ async def test_remote_answers_that_go_wrong(wrong: str, tmp_path: Path) -> None:
 class Silent(BaseHTTPRequestHandler):
     """Lists a model, then says nothing any more: not even a status (``/v1``), or nothing behind the first word."""
 
+    asked: ClassVar[threading.Event]
     left: ClassVar[threading.Event]
 
     def do_GET(self) -> None:
@@ -216,6 +217,7 @@ class Silent(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.set()
         if self.path.startswith("/word"):
             self.send_response(200)
             self.end_headers()
@@ -229,7 +231,7 @@ class Silent(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("path", ["v1", "word/v1"])
 async def test_a_silent_server_is_left_at_once(tmp_path: Path, path: str) -> None:
-    Silent.left = threading.Event()
+    Silent.asked, Silent.left = threading.Event(), threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -239,6 +241,7 @@ async def test_a_silent_server_is_left_at_once(tmp_path: Path, path: str) -> Non
         end = None
         async for event in client.generate(ask("hello")):
             if isinstance(event, Delta if "word" in path else PrefillProgress):
+                assert await asyncio.to_thread(Silent.asked.wait, 60)
                 await client.cancel("r1")
             elif isinstance(event, Finished):
                 end = event
@@ -311,7 +314,7 @@ async def test_a_refusal_is_one_sentence_and_no_key_follows_a_redirect(
 
 def test_what_arrives_is_counted_while_it_arrives() -> None:
     """Else the monitor waits for the server until the answer's end; and no counter ever goes back."""
-    Silent.left = threading.Event()
+    Silent.asked, Silent.left = threading.Event(), threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

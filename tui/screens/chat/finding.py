@@ -48,7 +48,7 @@ class Finding:
 
     async def step(self, step: int) -> None:
         """The next match, or the previous one; behind the last comes the first."""
-        here = self._hits[self._index] if self._hits else None
+        here = self._here
         self._look()  # an answer may have grown
         if not self._hits:
             await self._show()
@@ -67,7 +67,12 @@ class Finding:
             view = transcript.view(hit.turn)
             if view is not None:
                 view.unfold(thinking=hit.thinking)
-            transcript.call_after_refresh(scroll_to_match, transcript, hit, self._text)
+            transcript.call_after_refresh(scroll_to_match, transcript, hit, self._text, lambda: self._here is hit)
+
+    @property
+    def _here(self) -> Hit | None:
+        """The match that is shown."""
+        return self._hits[self._index] if self._hits else None
 
     def close(self) -> None:
         """Ends it; the reader stays where they are."""

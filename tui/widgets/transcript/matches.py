@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from textual.content import Content
@@ -21,10 +21,16 @@ class Hit(NamedTuple):
     which: int
 
 
-def scroll_to_match(transcript: Transcript, hit: Hit, text: str) -> None:
-    """To the line in which it is drawn."""
+_TRIES = 6
+"""Messages that were brought in for it may still move after a refresh or two."""
+
+
+def scroll_to_match(
+    transcript: Transcript, hit: Hit, text: str, wanted_still: Callable[[], bool], tries: int = _TRIES
+) -> None:
+    """To the line in which it is drawn, as long as it is still wanted."""
     view, wanted = transcript.view(hit.turn), text.casefold()
-    if view is None or not wanted:
+    if view is None or not wanted or not wanted_still():
         return
     rows = list(_rows(view, wanted, thinking=hit.thinking))
     if rows:
@@ -32,6 +38,8 @@ def scroll_to_match(transcript: Transcript, hit: Hit, text: str) -> None:
         transcript.release_anchor()
         # To a place, and now: a step from where the chat is would be added to those that typed letters left behind.
         transcript.scroll_to(y=max(0, top - transcript.size.height // 2), animate=False, immediate=True)
+    if tries:
+        transcript.call_after_refresh(scroll_to_match, transcript, hit, text, wanted_still, tries - 1)
 
 
 def _rows(view: MessageView, wanted: str, *, thinking: bool) -> Iterator[int]:
