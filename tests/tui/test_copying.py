@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from textual.widgets._toast import Toast
 
-from tests.tui_support import home, new_app, ready, running, screen_is, settle, tiny, until
+from flashmoe import paths
+from flashmoe.history import History
+from tests.tui_support import home, new_app, ready, running, screen_is, settle, shown, tiny, until
+from tui.app import AppOptions, FlashmoeApp
 from tui.terminal import facts
 from tui.texts import code_blocks, last_command, path_in, typed_path
 from tui.widgets.fields import LineField
@@ -125,3 +128,24 @@ async def test_there_is_one_toast_away_from_the_composer() -> None:
         assert "first\nsecond" in str(next(iter(app._notifications)).message)
         await app.controller.close()
         (await app.chat_screen.history()).close()
+
+
+async def test_what_is_typed_after_a_selection_is_for_the_composer() -> None:
+    """The click that began it gave the chat the focus, where letters are keys."""
+    paths.ensure_dir(paths.data_dir())
+    with History() as history:
+        chat = history.create_chat(title="Selected")
+        history.add_message(chat.id, "user", "some words to be marked")
+    app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
+    async with running(app, (100, 30)) as pilot:
+        await until(pilot, lambda: "some words to be marked" in shown(app))
+        lines = shown(app).split("\n")
+        y = next(index for index, line in enumerate(lines) if "some words" in line)
+        x = lines[y].index("some words")
+        await pilot.mouse_down(offset=(x, y))
+        await pilot.hover(offset=(x + 10, y))
+        await pilot.mouse_up(offset=(x + 10, y))
+        await until(pilot, lambda: "selection" in app.chat_screen.activity.text)
+        await until(pilot, lambda: app.focused is app.chat_screen.composer)
+        await pilot.press("y", "e", "s")
+        assert app.chat_screen.composer.text == "yes"

@@ -282,8 +282,11 @@ class ChatScreen(Screen[None]):
         self.finding.close()
 
     def on_text_selected(self) -> None:
-        """The mouse marked text."""
-        self.copying.copy_selection(self.get_selected_text() or "")
+        """The mouse marked text. What is typed next is for the composer, though the chat was clicked at."""
+        text = self.get_selected_text() or ""
+        self.copying.copy_selection(text)
+        if text.strip():
+            self.composer.focus()
 
     def on_transcript_marked(self) -> None:
         """A message is marked: other keys help."""
