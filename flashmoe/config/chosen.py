@@ -43,7 +43,7 @@ def choose(**choices: Any) -> bool:
     """Keeps choices for the next start, beside those of before; False where a disk is full or read-only."""
     chosen = msgspec.structs.replace(read_chosen(), **choices)
     path = paths.chosen_file()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, paths.PathError):
         paths.ensure_dir(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".chosen-")
         try:
