@@ -21,12 +21,11 @@ from textual.screen import Screen
 from textual.worker import WorkerFailed
 
 from backends.interface import LoadRequest
-from flashmoe import failures, paths
+from flashmoe import paths
 from flashmoe.config.chosen import read_chosen
 from flashmoe.config.load import load_config
 from flashmoe.config.loading import is_server, kept_prompts, load_request
 from flashmoe.config.schema import LoadedConfig
-from flashmoe.history.kept_prompts import forget_prompts
 from flashmoe.history.records import HistoryError
 from tui import keymap as keys
 from tui.downloading import Downloading
@@ -36,8 +35,6 @@ from tui.monitor.monitoring import Monitoring
 from tui.screens.app_keys import TOLD_S, AppKeys
 from tui.screens.app_looks import AppLooks
 from tui.screens.chat.screen import ChatScreen
-from tui.screens.closed import is_of_a_closed_screen
-from tui.screens.palette import palette_commands
 from tui.terminal import facts as terminal
 from tui.terminal.repaint import SparingApp
 from tui.terminal.too_small import SMALL_CSS, SmallTerminal
@@ -191,6 +188,8 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
                 self._chat_is_there()
 
     async def _open_history(self) -> None:
+        from flashmoe.history.kept_prompts import forget_prompts
+
         history = await self.chat_screen.history()
         if history.problem:
             self.notify(history.problem, severity="warning", timeout=15, markup=False)
@@ -206,6 +205,9 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
 
     def _handle_exception(self, error: Exception) -> None:
         """One net under every worker: what one of them didn't foresee is told and noted, and the app goes on."""
+        from flashmoe import failures
+        from tui.screens.closed import is_of_a_closed_screen
+
         cause = error.error if isinstance(error, WorkerFailed) else error
         if isinstance(cause, NoMatches) and is_of_a_closed_screen(self):
             return  # a timer or a worker of it came too late
@@ -325,6 +327,8 @@ class FlashmoeApp(SparingApp, AppLooks, AppKeys):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: every action of the screen, by what it does, with its key."""
+        from tui.screens.palette import palette_commands
+
         on_chat = screen is self.chat_screen
         yield from palette_commands(self.keymap, frozenset({"app", "chat"} if on_chat else {"app"}), self._runner)
         if on_chat:

@@ -130,7 +130,7 @@ def resolve(user: Mapping[str, str | Iterable[str]], chosen_set: str = "standard
     accepted = dict(wanted)
     while True:  # a refused remapping falls back to its default, which may collide with another: until it is stable
         final = {**keys, **accepted}
-        clash = _first_clash(final, accepted)
+        clash = _first_clash(final, accepted) if accepted else None  # among the defaults there is none
         if clash is None:
             break
         loser, other, key = clash

@@ -6,11 +6,12 @@ name of a built-in theme takes its place. A broken file never stops the app: it 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from textual.color import Color, ColorParseError
 from textual.theme import BUILTIN_THEMES, Theme
 
@@ -37,8 +38,9 @@ _REQUIRED = ("primary", "foreground", "background")
 _FLAGS = ("dark", "ansi")
 _MAX_BYTES = 64 * 1024
 
-# libyaml's loader is about ten times faster, and eight files are read before the first screen.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LINE = re.compile(r'( {2})?([a-z][a-z-]*):(?: (?:"([ !#-[\]-~]*)"|([A-Za-z][A-Za-z0-9 ,;\'()-]*)))?')
+_OTHER_WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null"})
+"""Not texts in YAML."""
 
 
 class ThemeError(ReportedError):
@@ -48,11 +50,37 @@ class ThemeError(ReportedError):
         super().__init__("theme", what, advice)
 
 
+class Fitted(Mapping[str, Theme]):
+    """Themes by name, each made readable in the terminal's colours when it is first asked for: the start needs one."""
+
+    def __init__(self, colours: str = "truecolor") -> None:
+        """`colours` is what the terminal has (see `tui.terminal.facts.colours`)."""
+        self.as_written: dict[str, Theme] = {}
+        """As their files say."""
+        self._colours = colours
+        self._fitted: dict[str, Theme] = {}
+
+    def __getitem__(self, name: str) -> Theme:
+        theme = self.as_written[name]
+        if name not in self._fitted:
+            self._fitted[name] = fit(theme, self._colours)
+        return self._fitted[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.as_written
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.as_written)
+
+    def __len__(self) -> int:
+        return len(self.as_written)
+
+
 @dataclass
 class ThemeSet:
     """All usable themes by name, their descriptions, and a sentence for each broken file."""
 
-    themes: dict[str, Theme] = field(default_factory=dict)
+    themes: Fitted = field(default_factory=Fitted)
     descriptions: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -62,7 +90,7 @@ def load_themes(*folders: Path, colours: str = "truecolor") -> ThemeSet:
 
     `colours` is what the terminal has (see `tui.terminal.facts.colours`); themes are made readable in them.
     """
-    found = ThemeSet()
+    found = ThemeSet(Fitted(colours))
     for folder in folders:
         try:
             files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
@@ -74,7 +102,7 @@ def load_themes(*folders: Path, colours: str = "truecolor") -> ThemeSet:
             except ThemeError as error:
                 found.problems.append(str(error))
                 continue
-            found.themes[theme.name] = fit(theme, colours)
+            found.themes.as_written[theme.name] = theme
             found.descriptions[theme.name] = description
     return found
 
@@ -88,13 +116,59 @@ def read_theme(path: Path) -> tuple[Theme, str]:
         raise ThemeError(f"Theme {path.name} can't be read: {error.strerror}.") from None
     if len(data) > _MAX_BYTES:
         raise ThemeError(f"Theme {path.name} is larger than {_MAX_BYTES // 1024} KiB: that is not a theme.")
+    document = plain_document(data)
+    return _build(path, document if document is not None else _document(path, data))
+
+
+def plain_document(data: bytes) -> dict[str, object] | None:
+    """What YAML makes of a theme that is written as plainly as the project's own: ``name: text``, ``name: "text"``,
+    ``true`` and ``false``, and ``variables``. None for whatever else: that is left to YAML.
+
+    All themes are read before the first paint, and to import YAML takes as long as to read them a hundred times.
+    """
+    document: dict[str, object] = {}
+    inner: dict[str, object] | None = None
     try:
-        document = yaml.load(data, Loader=_Loader)
+        lines = data.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        return None
+    for line in lines:
+        if not line or line.startswith("#"):
+            if not line.isprintable():
+                return None
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None:
+            return None
+        indented, key, quoted, word = found.groups()
+        into = inner if indented else document
+        if into is None or key in _OTHER_WORDS:
+            return None
+        if not indented:
+            inner = None
+        if quoted is None and word is None:
+            if indented or key != "variables":
+                return None
+            document[key] = inner = {}
+        elif word in ("true", "false"):
+            into[key] = word == "true"
+        elif quoted is None and word.strip().lower() in _OTHER_WORDS:
+            return None
+        else:
+            into[key] = quoted if quoted is not None else word.strip()
+    return document if document and document.get("variables") != {} else None
+
+
+def _document(path: Path, data: bytes) -> object:
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is about ten times faster
+    try:
+        return yaml.load(data, Loader=loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise ThemeError(f"Theme {path.name} is not valid YAML{where}.") from None
-    return _build(path, document)
 
 
 def _build(path: Path, document: object) -> tuple[Theme, str]:

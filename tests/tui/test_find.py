@@ -25,7 +25,7 @@ async def test_matches_are_counted_walked_and_lit() -> None:
             history.add_message(chat.id, "assistant", f"{word}\n\n{filler}")
     app = FlashmoeApp(AppOptions(measure=False, chat=chat.id))
     async with running(app, (100, 30)) as pilot:
-        await until(pilot, lambda: app.chat_screen.flow.conversation.id == chat.id)
+        await until(pilot, lambda: len(app.chat_screen.flow.conversation.turns) == 60)
         await pilot.press("ctrl+f")
         await until(pilot, lambda: isinstance(app.focused, FindField))
         await pilot.press(*keys("needle"))

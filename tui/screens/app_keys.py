@@ -14,7 +14,6 @@ from tui import keymap as keys
 from tui.keymap import Keymap
 from tui.terminal.key_order import KeyOrder
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.leader_hints import LeaderHints
 
 HINT_AFTER_S = 0.3
 """Who knows the second key has pressed it by then, and nothing is drawn."""
@@ -58,7 +57,7 @@ class AppKeys(KeyOrder):
         if self._hint is not None:
             self._hint.stop()
             self._hint = None
-        for hints in self.screen.query(LeaderHints):
+        for hints in self.screen.query("LeaderHints"):
             hints.remove()
         if leader:
             self._hint = self.set_timer(HINT_AFTER_S, lambda: self._show_hints(leader))
@@ -68,6 +67,8 @@ class AppKeys(KeyOrder):
             )
 
     def _show_hints(self, leader: str) -> None:
+        from tui.widgets.leader_hints import LeaderHints
+
         scopes = {"app"}
         for node, _ in self.screen._binding_chain:
             for bound in node._bindings.key_to_bindings.values():

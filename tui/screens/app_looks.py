@@ -7,6 +7,7 @@ from typing import Any
 
 from textual.app import App
 from textual.notifications import Notify
+from textual.theme import Theme
 
 from flashmoe import paths
 from flashmoe.config.chosen import choose, read_chosen
@@ -28,13 +29,17 @@ class AppLooks(App[int]):
     loaded: LoadedConfig
 
     def __init__(self, **options: Any) -> None:
+        folders = (paths.builtin_themes_dir(), paths.user_themes_dir())
+        self.theme_set = themes.load_themes(*folders, colours=facts.colours())  # Textual asks for one in its __init__
         super().__init__(**options)
         self._told = ("", 0.0)
-        folders = (paths.builtin_themes_dir(), paths.user_themes_dir())
-        self.theme_set = themes.load_themes(*folders, colours=facts.colours())
         use_terminal(self, self.loaded.config.ui.characters)
-        for theme in self.theme_set.themes.values():
+        for theme in self.theme_set.themes.as_written.values():
             self.register_theme(theme)
+
+    def get_theme(self, theme_name: str) -> Theme | None:
+        """The theme as it can be read here; the registered ones are as their files say."""
+        return self.theme_set.themes.get(theme_name) or super().get_theme(theme_name)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """For themes that weren't fitted: Textual's own, and those of the terminal's colours."""

@@ -64,7 +64,7 @@ class ThemePicker(ModalScreen[str | None]):
 
     @property
     def _names(self) -> list[str]:
-        return sorted(self._set.themes, key=lambda name: (not self._set.themes[name].dark, name))
+        return sorted(self._set.themes, key=lambda name: (not self._set.themes.as_written[name].dark, name))
 
     def on_mount(self) -> None:
         """The cursor stands on the theme in force."""

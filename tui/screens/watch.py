@@ -117,11 +117,11 @@ class WatchApp(App[int]):
         self.set_keymap(self.keymap.overrides)
         found = themes.load_themes(paths.builtin_themes_dir(), paths.user_themes_dir(), colours=terminal.colours())
         use_terminal(self, config.ui.characters)
-        for each in found.themes.values():
-            self.register_theme(each)
         wanted = theme or config.ui.theme
         if wanted == "auto" or wanted not in found.themes:
             wanted = "terminal" if terminal.colours() == "16" else themes.DEFAULT_THEME
+        if wanted in found.themes:
+            self.register_theme(found.themes[wanted])
         self.theme = wanted if wanted in found.themes else "textual-dark"
         self._watch_screen = WatchScreen(self)
 

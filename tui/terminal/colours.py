@@ -12,7 +12,6 @@ from textual.widget import Widget
 from textual.widgets import OptionList
 
 from tui.terminal import facts
-from tui.terminal.ascii import Ascii
 
 _SYSTEMS = {"truecolor": ColorSystem.TRUECOLOR, "256": ColorSystem.EIGHT_BIT, "16": ColorSystem.STANDARD}
 
@@ -38,4 +37,6 @@ def use_terminal(app: App[Any], characters: str) -> None:
     if app.no_color:
         app._filters.append(NoColor())
     if characters == "ascii" or (characters == "auto" and facts.without_drawing()):
+        from tui.terminal.ascii import Ascii
+
         app._filters.append(Ascii())

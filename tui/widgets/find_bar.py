@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from textual import events
-from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input, Static
@@ -28,7 +27,7 @@ class FindField(LineField):
 
 
 class FindBar(Horizontal):
-    """Hidden until it is opened."""
+    """Hidden until it is opened; what is in it is made then, since no start waits for it."""
 
     DEFAULT_CSS = """
     FindBar { height: 1; padding: 0 2; display: none; background: $panel; }
@@ -56,22 +55,18 @@ class FindBar(Horizontal):
             super().__init__()
             self.text = text
 
-    def compose(self) -> ComposeResult:
-        """A word, the field, the count."""
-        yield Static("find ", markup=False)
-        field = FindField(select_on_focus=False)
-        field.cursor_blink = False
-        yield field
-        yield Static("", id="find-count", markup=False)
-
     def on_input_changed(self, event: Input.Changed) -> None:
         """Another text."""
         event.stop()
         self.post_message(self.Sought(event.value))
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Ready to type; what was looked for before is there, marked."""
         self.add_class("-open")
+        if not self.children:
+            field = FindField(select_on_focus=False)
+            field.cursor_blink = False
+            await self.mount(Static("find ", markup=False), field, Static("", id="find-count", markup=False))
         field = self.query_one(FindField)
         field.focus()
         field.select_all()
@@ -79,9 +74,11 @@ class FindBar(Horizontal):
     def close(self) -> None:
         """Gone, with its text."""
         self.remove_class("-open")
-        self.query_one(FindField).value = ""
+        for field in self.query(FindField):
+            field.value = ""
 
     def count(self, index: int | None, total: int) -> None:
         """``3 of 12``; None: nothing is looked for."""
         text = "" if index is None else f"  {index + 1} of {total}" if total else "  no match"
-        self.query_one("#find-count", Static).update(text)
+        for shown in self.query("#find-count").results(Static):
+            shown.update(text)

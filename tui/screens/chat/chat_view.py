@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from backends.interface import PrefillProgress
 from tui.chat.conversation import Turn
 from tui.chat.view import ContextChoice, FullContext
-from tui.screens.chat.full_context import ask_about_context
 from tui.screens.chat.parts import ChatParts
 from tui.screens.chat.welcoming import show_welcome
 from tui.widgets.transcript.message_view import AnswerView, QuestionView
@@ -92,6 +91,8 @@ class ChatView:
 
     async def choose_context(self, full: FullContext) -> ContextChoice:
         """Asks what goes when the context is full."""
+        from tui.screens.chat.full_context import ask_about_context
+
         return await ask_about_context(self._parts.host, full)
 
     async def cut_changed(self) -> None:

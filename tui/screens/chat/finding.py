@@ -21,12 +21,12 @@ class Finding:
         self._hits: list[Hit] = []
         self._index = 0
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Shows the bar."""
         if not self._parts.flow.conversation.turns:
             self._parts.say("There is nothing in this chat yet.", "warning")
             return
-        self._parts.find_bar.open()
+        await self._parts.find_bar.open()
 
     async def seek(self, text: str) -> None:
         """Looks for `text` from now on and shows the newest match."""

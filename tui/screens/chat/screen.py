@@ -4,6 +4,7 @@ which know it as `ChatParts`: `ChatFlow` decides, `EngineController` computes.""
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from textual import events, on
@@ -22,11 +23,8 @@ from tui.screens.chat.answering import Answering
 from tui.screens.chat.asking import Asking
 from tui.screens.chat.chat_view import ChatView
 from tui.screens.chat.commands import SlashCommands
-from tui.screens.chat.copying import Copying
 from tui.screens.chat.drafting import Drafting
 from tui.screens.chat.engine_news import IDLE_KEYS, EngineNews
-from tui.screens.chat.finding import Finding
-from tui.screens.chat.opening import Opening
 from tui.screens.chat.welcoming import show_welcome
 from tui.terminal.repaint import SparingCompositor
 from tui.widgets.activity_line import ActivityLine
@@ -41,6 +39,9 @@ from tui.widgets.welcome import Welcome
 
 if TYPE_CHECKING:
     from flashmoe.history import History
+    from tui.screens.chat.copying import Copying
+    from tui.screens.chat.finding import Finding
+    from tui.screens.chat.opening import Opening
 
 
 class Act:
@@ -72,9 +73,6 @@ class ChatScreen(Screen[None]):
     host: Host
     drafting: Drafting
     asking: Asking
-    opening: Opening
-    copying: Copying
-    finding: Finding
 
     def __init__(self, host: Host) -> None:
         super().__init__(id="chat")
@@ -88,9 +86,6 @@ class ChatScreen(Screen[None]):
         self.answering = Answering(self)
         self.drafting = Drafting(self)
         self.asking = Asking(self, self.drafting, self._fold_monitor)
-        self.opening = Opening(self, self.drafting)
-        self.copying = Copying(self)
-        self.finding = Finding(self)
         self.commands = SlashCommands(self, self.drafting, self.run_action)
 
     def compose(self) -> ComposeResult:
@@ -132,6 +127,29 @@ class ChatScreen(Screen[None]):
         if not hidden and not self.host.configured("ui.monitor"):
             hidden = read_chosen().monitor is False
         self.set_class(hidden, "-folded")
+
+    # ---- objects that no start waits for ---------------------------------------------------------------------------
+
+    @cached_property
+    def opening(self) -> Opening:
+        """Opens chats, settings, models."""
+        from tui.screens.chat.opening import Opening
+
+        return Opening(self, self.drafting)
+
+    @cached_property
+    def copying(self) -> Copying:
+        """Copies and saves what answers say."""
+        from tui.screens.chat.copying import Copying
+
+        return Copying(self)
+
+    @cached_property
+    def finding(self) -> Finding:
+        """Finds text in the chat."""
+        from tui.screens.chat.finding import Finding
+
+        return Finding(self)
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
