@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from textual._text_area_theme import TextAreaTheme
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.drivers.headless_driver import HeadlessDriver
-from textual.widgets import Static
+from textual.widgets import Static, TextArea
 
 from tests.places import ROOT
+from tests.tui_support import home, new_app, running, settle, shown, until
 from tui.terminal.repaint import SparingApp
 from tui.widgets.transcript.safe_markdown import SafeMarkdown
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from tui_screen import Screen
+
+__all__ = ["home"]
 
 TEXT = """A router scores **every expert** for each token and keeps the *best* eight; only those are computed, so that
 a model of 30 billion parameters does the work of three.
@@ -155,3 +160,42 @@ async def test_what_others_wrote_goes_when_asked() -> None:
         app.redraw()
         await pilot.pause()
         assert app.terminal.screen.cells == app.composed()
+
+
+@pytest.mark.usefixtures("home")
+async def test_a_key_works_out_no_colours_and_another_theme_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    apply_css = TextAreaTheme.apply_css
+
+    def counted(theme: TextAreaTheme, field: TextArea) -> None:
+        asked.append(field)
+        apply_css(theme, field)
+
+    monkeypatch.setattr(TextAreaTheme, "apply_css", counted)
+    app = new_app()
+    async with running(app) as pilot:
+        composer = app.chat_screen.composer
+        await until(pilot, lambda: app.focused is composer)
+        await pilot.press(*"ab")
+        await until(pilot, lambda: "ab" in shown(app))
+        n_before = len(asked)
+        assert n_before
+        await pilot.press(*"cdefgh")
+        await until(pilot, lambda: "abcdefgh" in shown(app))
+        assert len(asked) == n_before
+        changes: list[Callable[[], object]] = [
+            lambda: setattr(app, "theme", "paper"),
+            lambda: app.screen.set_focus(None),
+            lambda: app.screen.set_focus(composer),
+        ]
+        for change in changes:
+            change()
+            await settle(pilot, 0.3)
+            drawn = _colours(composer)
+            apply_css(composer._theme, composer)
+            assert _colours(composer) == drawn
+
+
+def _colours(field: TextArea) -> tuple[object, ...]:
+    assert field._theme is not None
+    return field._theme.base_style, field._theme.cursor_style, field._theme.selection_style
