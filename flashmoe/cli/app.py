@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from flashmoe.cli.common import UsageError, add_load_flags, load_request, positive_int, settings_of
-from flashmoe.cli.models import resolve_model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
 
 def open_app(args: argparse.Namespace) -> int:
     """Opens the app on ``args.model``; needs a terminal on both sides."""
-    path = resolve_model(args.model, args) if args.model else None
+    path = _resolve(args) if args.model else None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the app needs a terminal", "in a pipe, use flashmoe-tui run MODEL PROMPT.")
     if args.chat is not None:
@@ -67,6 +66,12 @@ def open_app(args: argparse.Namespace) -> int:
         chat=args.chat,
     )
     return run_app(options, loaded)
+
+
+def _resolve(args: argparse.Namespace) -> Path | str:
+    from flashmoe.cli.models import resolve_model
+
+    return resolve_model(args.model, args)
 
 
 def _check_chat(chat_id: int) -> None:

@@ -45,11 +45,9 @@ class Welcome(Vertical):
         self._hint = ""
 
     def compose(self) -> ComposeResult:
-        """A heading, a sentence, questions, a hint."""
+        """A heading, a sentence, a hint; the questions come with the guide."""
         yield Static(Content.styled("flashmoe", "bold $primary"), classes="head")
         yield Static(Content(), classes="line")
-        with Center():
-            yield OptionList(*(Option(question, id=question) for question in GUIDE_QUESTIONS), id="suggestions")
         yield Static(Content(), classes="hint")
 
     def say(self, line: str, hint: str, *, guide: bool) -> None:
@@ -58,6 +56,9 @@ class Welcome(Vertical):
         self._hint = hint
         self._lay_hint()
         self.set_class(guide, "-guide")
+        if guide and not self.query(OptionList):
+            questions = OptionList(*(Option(question, id=question) for question in GUIDE_QUESTIONS), id="suggestions")
+            self.mount(Center(questions), before=".hint")
 
     def on_resize(self) -> None:
         """As many parts of the hint side by side as fit."""
