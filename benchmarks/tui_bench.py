@@ -14,6 +14,7 @@ import sys
 import tempfile
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def _arguments(
 class App:
     """The app in a pseudo-terminal of `columns` x `rows`; reads what it writes."""
 
-    def __init__(self, home: Path, columns: int, rows: int, **options: Any) -> None:
+    def __init__(
+        self, home: Path, columns: int, rows: int, *, runs: Sequence[str] = ("-m", "flashmoe.cli.main"), **options: Any
+    ) -> None:
+        """`runs`: what Python runs; a path in front of it runs Python (`valgrind`)."""
+        command = [*([] if runs[0].startswith("/") else [sys.executable]), *runs, *_arguments(**options)]
         self.started = time.monotonic()
         pid, self.fd = pty.fork()
         if pid == 0:
@@ -92,7 +97,7 @@ class App:
             os.environ["PYTHONPYCACHEPREFIX"] = str(home / "bytecode")
             time.sleep(FORK_PAUSE_S)  # the size below is set first
             # Its environment is what Python knows: readline leaves COLUMNS and LINES of this terminal in C's.
-            os.execve(sys.executable, [sys.executable, "-m", "flashmoe.cli.main", *_arguments(**options)], os.environ)
+            os.execve(command[0], command, os.environ)
         self.pid = pid
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.n_bytes = 0
