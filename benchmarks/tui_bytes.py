@@ -18,6 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from prose_server import serving_prose
 from tui_bench import App, make_home, scratch
 
+SAID_S = 14.0
+"""What is said of the load goes after 10 s, and the chat moves by a line: that repaint is none of an idle app's."""
+
 
 def measure(model: str, options: argparse.Namespace, *, messages: int, settle: float) -> str:
     """One row: bytes a second idle and answering, and the app's CPU time while it answers."""
@@ -29,7 +32,7 @@ def measure(model: str, options: argparse.Namespace, *, messages: int, settle: f
         try:
             if not app.read(120, b"is ready after"):
                 return "The model was not ready within 120 s."
-            app.read(4.0)
+            app.read_for(SAID_S)
             before, began = app.n_bytes, time.monotonic()
             app.read_for(options.seconds)
             idle = (app.n_bytes - before) / (time.monotonic() - began)
