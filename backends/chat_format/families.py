@@ -112,6 +112,7 @@ FAMILIES = (
             key_start=('<｜DSML｜parameter name="',),
             key_end=('">',),
             value_end=("</｜DSML｜parameter>",),
+            string_flag=True,
             end=("</｜DSML｜invoke>", "</｜DSML｜function_calls>"),
         ),
     ),

@@ -4,67 +4,71 @@ call which it began by itself."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backends.chat_format.arguments import KimiThree, Pythonic, Tagged
 from backends.chat_format.constraint import JSON_OPTIONS, plain_schema
 from backends.chat_format.format import Calls, ChatFormat, distinctive
-from backends.chat_format.values import is_text, resolved, types_of
+from backends.chat_format.grammar import Ids, Rules, either, in_order, moved, parameters_of
+from backends.chat_format.nested_arguments import gemma_call, minimax_call
 from backends.interface import EngineError, ToolSpec
-
-Ids = Callable[[str], Sequence[tuple[str, int | None]]]
-"""A marker's parts: text and None, or the text and id of a special token."""
 
 
 def forced_calls(fmt: ChatFormat, tools: Sequence[ToolSpec], ids: Ids, *, parallel: bool) -> str:
     """Lark for an answer that is one call of `tools`, or several. Raises `EngineError` ``unsupported`` for formats in
-    which a call can't be forced."""
-    writer = _Writer(fmt.calls, ids)
+    which a call can't be forced, ``bad_request`` for a tool whose schema can't be held."""
+    writer = _Writer(fmt.calls, ids, tools)
+    rules = writer.rules
     if fmt.protocol == "harmony":
-        calls = [writer.harmony(tool) for tool in tools]
-        writer.rules.append("thought: /(?s:.*)/")
-        head = writer.marker("<|channel|>analysis<|message|>")
-        close = writer.marker("<|end|><|start|>assistant")
-        writer.rules.append(f"analysis: {head} thought {close}")
-        return writer.text(f"analysis? ({' | '.join(calls)})")
+        return writer.harmony(tools)
+    if fmt.protocol == "kimi3":
+        return writer.kimi3(tools, parallel=parallel)
+    if fmt.protocol == "functionary":
+        calls = [in_order([json.dumps(f"{t.name}\n"), rules.schema(parameters_of(t))]) for t in tools]
+        return rules.text(either(calls))
     if fmt.protocol != "tags":
         raise _cant(fmt.protocol)
-    match fmt.calls.kind:
-        case "json":
-            return writer.json(tools, parallel=parallel)
-        case "named":
-            calls = [writer.named(tool) for tool in tools]
-        case "tagged":
-            calls = [writer.tagged(tool) for tool in tools]
-        case kind:
-            raise _cant("none" if kind == "none" else kind)
-    one = f"({' | '.join(calls)})"
-    section = writer.pieces(fmt.calls.section)
-    close_section = writer.pieces(tuple(p for p in fmt.calls.end if fmt.calls.section and _closes(fmt.calls, p)))
-    return writer.text(f"{section} {one}{f' (ws {one})*' if parallel else ''} {close_section}")
+    if fmt.calls.kind == "json":
+        return writer.json(tools, parallel=parallel)
+    if fmt.calls.kind == "none":
+        raise _cant("none")
+    start = rules.pieces(fmt.calls.start)
+    if fmt.calls.kind == "python":
+        more = " " + f'("," ws {either(writer.python(tools))})*' if parallel else ""
+        return rules.text(in_order([start, 'ws "["', either(writer.python(tools)) + more, '"]" ws', writer.end()]))
+    one = either([f"({start} {call})" for call in writer.after_start(tools)])
+    section, close_section = rules.pieces(fmt.calls.section), rules.pieces(writer.section_end())
+    space = "" if fmt.calls.kind == "minimax" else "ws"
+    more = f" ({space} {one})*" if parallel else ""
+    return rules.text(in_order([section, space, one + more, space, close_section]))
 
 
 def begun_calls(fmt: ChatFormat, tools: Sequence[ToolSpec], ids: Ids) -> dict[str, str]:
     """Lark that holds a call from where it began (`reading.CallStart`), by the name that was given before that: under
-    '' for formats in which the name is a part of the call, else one for each tool. {} for formats in which calls can't
-    be held."""
+    '' for formats in which the name is a part of the call, else one for each tool. {} where the template shows no
+    calls. Raises `EngineError` ``bad_request`` for a tool whose schema can't be held."""
     if fmt.protocol in ("harmony", "functionary"):
         found = {}
         for tool in tools:
-            writer = _Writer(fmt.calls, ids, free_space=True)
-            found[tool.name] = writer.text(f"ws {writer.schema(_parameters(tool))}")
+            rules = Rules(ids, free_space=True)
+            found[tool.name] = rules.text(f"ws {rules.schema(parameters_of(tool))}")
         return found
-    writer = _Writer(fmt.calls, ids, free_space=True)
-    match fmt.calls.kind if fmt.protocol in ("tags", "recipients") else "none":
+    writer = _Writer(fmt.calls, ids, tools, free_space=True)
+    rules = writer.rules
+    if fmt.protocol == "kimi3":
+        return {"": rules.text(either([KimiThree(rules).call(tool) for tool in tools]))}
+    match fmt.calls.kind:
+        case "none":
+            return {}
         case "json":
             body = writer.begun_json(tools)
-        case "named":
-            body = " | ".join(f"({writer.after_start_named(tool)})" for tool in tools)
-        case "tagged":
-            body = " | ".join(f"({writer.after_start_tagged(tool)})" for tool in tools)
+        case "python":
+            one = either(writer.python(tools))
+            body = in_order(['"["', f'{one} ("," ws {one})*', '"]"', writer.end(before="ws")])
         case _:
-            return {}
-    return {"": writer.text(f"{writer.lead()} ({body})")}
+            body = either([f"({call})" for call in writer.after_start(tools)])
+    return {"": rules.text(f"{writer.lead()} ({body})")}
 
 
 def calls_or_answer(calls: str, schema: str) -> str:
@@ -73,15 +77,30 @@ def calls_or_answer(calls: str, schema: str) -> str:
     return f"{calls.replace('start:', 'calls:', 1)}start: calls | answer\nanswer: %json {json.dumps(answer)}\n"
 
 
-def arguments_alone(tool: ToolSpec) -> str:
-    """Lark for a tool's arguments: whether its schema can be held."""
-    writer = _Writer(Calls(), lambda text: [(text, None)], free_space=True)
-    return writer.text(writer.schema(_parameters(tool)))
+def alone(fmt: ChatFormat, tool: ToolSpec) -> list[str]:
+    """Lark for a tool's arguments, as JSON and in a format of its own: whether its schema can be held. Raises
+    `EngineError` ``bad_request`` where that shows before it is compiled."""
+    rules = Rules(_as_text, free_space=True)
+    found = [rules.text(rules.schema(parameters_of(tool)))]
+    return [*found, *begun_calls(fmt, [tool], _as_text).values()]
+
+
+def loosened(tool: ToolSpec) -> list[dict[str, Any]]:
+    """Parameters of a tool whose schema can't be held, in parts: each alone, with what it may refer to."""
+    properties = tool.parameters.get("properties")
+    shared: dict[str, Any] = {k: tool.parameters[k] for k in ("$defs", "definitions") if k in tool.parameters}
+    if not isinstance(properties, Mapping):
+        return []
+    return [{**shared, "type": "object", "properties": {key: value}} for key, value in properties.items()]
+
+
+def _as_text(marker: str) -> list[tuple[str, int | None]]:
+    return [(marker, None)]
 
 
 def _closes(calls: Calls, piece: str) -> bool:
     """Whether a piece after a call closes the section of calls instead of the call."""
-    return bool(calls.end) and piece == calls.end[-1] and len(calls.end) > 1
+    return bool(calls.end) and piece == calls.end[-1] and (len(calls.end) > 1 or calls.kind == "minimax")
 
 
 def _cant(kind: str) -> EngineError:
@@ -94,155 +113,102 @@ def _cant(kind: str) -> EngineError:
 
 
 class _Writer:
-    """Writes rules."""
+    """Writes whole calls: markers, names, and what ends them."""
 
-    def __init__(self, calls: Calls, ids: Ids, *, free_space: bool = False) -> None:
-        """`free_space`: white space in JSON is as the model likes it, else as most templates write it."""
-        self.calls, self._ids = calls, ids
-        self._written: dict[str, Any] = (
-            dict(JSON_OPTIONS)
-            if free_space
-            else {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        )
-        self.rules: list[str] = ["ws: /[ \\n]{0,2}/"]
-        self._n = 0
-
-    def text(self, start: str) -> str:
-        """The whole grammar."""
-        return "%llguidance {}\nstart: " + start + "\n" + "\n".join(self.rules) + "\n"
-
-    def marker(self, text: str) -> str:
-        """A marker: literals, and special tokens by their ids."""
-        return " ".join(
-            json.dumps(part, ensure_ascii=False) if token is None else f"<[{token}]>" for part, token in self._ids(text)
-        )
-
-    def pieces(self, pieces: Sequence[str]) -> str:
-        return " ws ".join(self.marker(p) for p in pieces)
-
-    def schema(self, schema: Mapping[str, Any]) -> str:
-        """JSON by a schema."""
-        self._n += 1
-        name = f"value{self._n}"
-        self.rules.append(f"{name}: %json {json.dumps({**plain_schema(schema), 'x-guidance': self._written})}")
-        return name
+    def __init__(self, calls: Calls, ids: Ids, tools: Sequence[ToolSpec], *, free_space: bool = False) -> None:
+        self.calls, self.rules = calls, Rules(ids, free_space=free_space)
+        self._tools = tools
 
     def lead(self) -> str:
         """What a call begins with: a model may leave out a section's beginning, and the first of a call's pieces."""
         section, start = self.calls.section, self.calls.start
         leads = [(*section, *start)] if section else []
         leads += [start[n:] for n in range(len(start)) if not n or distinctive(start[n])]
-        written = [self.pieces(lead) for lead in leads]
-        return f"({' | '.join(written)}) ws" if written else ""
+        written = [self.rules.pieces(lead) for lead in leads]
+        space = "" if self.calls.kind in ("gemma", "minimax") else "ws"
+        return f"({' | '.join(written)}) {space}" if written else ""
 
-    def end(self) -> str:
-        """What a call ends with, without the end of a section of calls."""
+    def end(self, before: str = "") -> str:
+        """What a call ends with, without the end of a section of calls; `before` stands before it."""
         calls = self.calls
-        return self.pieces(tuple(p for p in calls.end if not (calls.section and _closes(calls, p))))
+        end = self.rules.pieces(tuple(p for p in calls.end if not (calls.section and _closes(calls, p))))
+        return in_order([before, end]) if end else ""
+
+    def section_end(self) -> tuple[str, ...]:
+        """What ends a section of calls."""
+        return tuple(p for p in self.calls.end if self.calls.section and _closes(self.calls, p))
 
     # -- forms -------------------------------------------------------------------------------------------------------
 
+    def after_start(self, tools: Sequence[ToolSpec]) -> list[str]:
+        """Each tool's name and arguments, and what ends the call: where the name is no part of the arguments."""
+        match self.calls.kind:
+            case "tagged":
+                tagged = Tagged(self.rules, self.calls, self._tools)
+                return [tagged.call(tool, self.end()) for tool in tools]
+            case "gemma":
+                return [gemma_call(self.rules, tool, self.end()) for tool in tools]
+            case "minimax":
+                return [minimax_call(self.rules, tool, self.calls.key_start[0]) for tool in tools]
+            case _:
+                return [self._named(tool) for tool in tools]
+
+    def python(self, tools: Sequence[ToolSpec]) -> list[str]:
+        return [self.rules.rule(Pythonic(self.rules).call(tool)) for tool in tools]
+
     def json(self, tools: Sequence[ToolSpec], *, parallel: bool) -> str:
-        calls = self.calls
-        names = [self.schema(_object(calls, tool)) for tool in tools]
-        one = f"({' | '.join(names)})"
-        start = self.pieces(calls.start)
-        end = self.pieces(calls.end)
+        calls, rules = self.calls, self.rules
+        one = either([rules.schema(_object(calls, tool)) for tool in tools])
+        start, end = rules.pieces(calls.start), rules.pieces(calls.end)
         if calls.in_list:
             more = f' ("," ws {one})*' if parallel else ""
-            return self.text(f'{start} ws "[" {one}{more} "]" ws {end}')
+            return rules.text(f'{start} ws "[" {one}{more} "]" ws {end}')
         call = f"{start} ws {one} ws {end}"
-        return self.text(f"{call} (ws {call})*" if parallel and calls.start else call)
+        return rules.text(f"{call} (ws {call})*" if parallel and calls.start else call)
 
     def begun_json(self, tools: Sequence[ToolSpec]) -> str:
         """What follows the start of a call in JSON: a list of calls is one."""
-        one = f"({' | '.join(self.schema(_object(self.calls, tool)) for tool in tools)})"
+        one = either([self.rules.schema(_object(self.calls, tool)) for tool in tools])
         end = f" ws {self.end()}" if self.calls.end else ""
         return f'"[" ws {one} (ws "," ws {one})* ws "]"{end}' if self.calls.in_list else one + end
 
-    def named(self, tool: ToolSpec) -> str:
-        start = self.pieces(self.calls.start)
-        return f"({start} {self.after_start_named(tool)})"
-
-    def after_start_named(self, tool: ToolSpec) -> str:
-        """Name and arguments, and what ends the call."""
-        calls = self.calls
+    def _named(self, tool: ToolSpec) -> str:
+        calls, rules = self.calls, self.rules
         parts = []
         if calls.name_start:
-            parts += ["/[a-zA-Z0-9_]{1,32}/", self.pieces(calls.name_start)]
+            parts += ["/[a-zA-Z0-9_]{1,32}/", rules.pieces(calls.name_start)]
         if calls.id_is_name:
             parts.append(f"{json.dumps('functions.' + tool.name + ':')} /[0-9]{{1,3}}/")
         else:
             parts.append(json.dumps(tool.name))
         if calls.id_start:
-            parts += [self.pieces(calls.id_start), "/[a-zA-Z0-9]{9}/"]
-        parts += [self.pieces(calls.name_end), "ws", self.schema(_parameters(tool))]
-        end = self.end()
-        parts += ["ws", end] if end else []
-        return " ".join(p for p in parts if p)
+            parts += [rules.pieces(calls.id_start), "/[a-zA-Z0-9]{9}/"]
+        parts += [rules.pieces(calls.name_end), "ws", rules.schema(parameters_of(tool)), self.end(before="ws")]
+        return in_order(parts)
 
-    def harmony(self, tool: ToolSpec) -> str:
-        head = self.marker(f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>")
-        return f"({head} {self.schema(_parameters(tool))})"
+    def harmony(self, tools: Sequence[ToolSpec]) -> str:
+        """Perhaps a thought, then a call."""
+        rules, calls = self.rules, []
+        for tool in tools:
+            head = rules.marker(f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>")
+            calls.append(f"({head} {rules.schema(parameters_of(tool))})")
+        head, close = rules.marker("<|channel|>analysis<|message|>"), rules.marker("<|end|><|start|>assistant")
+        thought = rules.rule(f"{head} {rules.rule('/(?s:.*)/')} {close}")
+        return rules.text(f"{thought}? {either(calls)}")
 
-    def tagged(self, tool: ToolSpec) -> str:
-        return f"({self.pieces(self.calls.start)} {self.after_start_tagged(tool)})"
-
-    def after_start_tagged(self, tool: ToolSpec) -> str:
-        """Name and arguments, and what ends the call."""
-        calls, root = self.calls, _parameters(tool)
-        properties = root.get("properties")
-        required = root.get("required")
-        parts = [json.dumps(tool.name), self.pieces(calls.name_end)]
-        for key, schema in (properties if isinstance(properties, Mapping) else {}).items():
-            schema = resolved(schema, root) if isinstance(schema, Mapping) else {}
-            argument = " ".join(
-                p
-                for p in (
-                    "ws", self.pieces(calls.key_start), json.dumps(key), self.pieces(calls.key_end),
-                    json.dumps(calls.value_lead) if calls.value_lead else "", self._value(schema, root),
-                )
-                if p
-            )  # fmt: skip
-            parts.append(argument if isinstance(required, list) and key in required else f"({argument})?")
-        parts += ["ws", self.end()]
-        return " ".join(p for p in parts if p)
-
-    def _value(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-        end = self.calls.value_end[0]
-        trail = json.dumps(self.calls.value_trail) + " " if self.calls.value_trail else ""
-        values = schema.get("enum")
-        if isinstance(values, list) and values and all(isinstance(v, str) for v in values):
-            return f"({' | '.join(json.dumps(v, ensure_ascii=False) for v in values)}) {trail}{self.marker(end)}"
-        if not is_text(types_of(schema)):
-            whole = {**schema, **{k: root[k] for k in ("$defs", "definitions") if k in root}}
-            return f"{self.schema(whole)} {trail}{self.marker(end)}"
-        self._n += 1
-        name = f"text{self._n}"
-        if any(token is not None for _, token in self._ids(end)):
-            self.rules.append(f"{name}: /(?s:.*)/")
-            return f"{name} {self.marker(end)}"
-        self.rules.append(f"{name}[suffix={json.dumps(end)}]: /(?s:.*)/")
-        return name
-
-
-_OPEN = ("additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
-
-
-def _parameters(tool: ToolSpec) -> dict[str, Any]:
-    """The schema of a tool's arguments. A function takes no others than those that are named, unless its schema says
-    so: libraries leave that out, and a model that may add some doesn't come to an end."""
-    parameters = dict(tool.parameters) or {"properties": {}}
-    parameters.setdefault("type", "object")
-    if "properties" in parameters and not any(word in parameters for word in _OPEN):
-        parameters["additionalProperties"] = False
-    return parameters
+    def kimi3(self, tools: Sequence[ToolSpec], *, parallel: bool) -> str:
+        """An empty response, or the rest of it, then calls."""
+        rules = self.rules
+        one = either([f"({KimiThree(rules).call(tool)})" for tool in tools])
+        head = f"({rules.marker('<|open|>response<|sep|>')})? {rules.marker('<|close|>response<|sep|>')}"
+        start, end = rules.marker("<|open|>tools<|sep|>"), rules.marker("<|close|>tools<|sep|>")
+        return rules.text(in_order([f"({head})?", start, f"{one}{'+' if parallel else ''}", end]))
 
 
 def _object(calls: Calls, tool: ToolSpec) -> dict[str, Any]:
     """The schema of a whole call in JSON."""
     key = tool.name if calls.name_is_key else calls.arguments_key
-    arguments = _moved(_parameters(tool), f"#/properties/{key.replace('~', '~0').replace('/', '~1')}")
+    arguments = moved(parameters_of(tool), f"#/properties/{key.replace('~', '~0').replace('/', '~1')}")
     properties: dict[str, Any] = {} if calls.name_is_key else {calls.name_key: {"const": tool.name}}
     properties[key] = arguments
     return {
@@ -250,16 +216,4 @@ def _object(calls: Calls, tool: ToolSpec) -> dict[str, Any]:
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
-    }
-
-
-def _moved(node: Any, place: str) -> Any:
-    """A schema whose references into itself are right where it stands within another one."""
-    if isinstance(node, list):
-        return [_moved(item, place) for item in node]
-    if not isinstance(node, Mapping):
-        return node
-    return {
-        k: place + v[1:] if k == "$ref" and isinstance(v, str) and v.startswith("#") else _moved(v, place)
-        for k, v in node.items()
     }

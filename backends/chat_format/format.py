@@ -76,6 +76,8 @@ class Calls:
     value_lead: str = ""
     """White space that the template puts before a value and after it: not part of the value."""
     value_trail: str = ""
+    string_flag: bool = False
+    """tagged: after its name a parameter has ``string="true"``, where it is text as it stands, or ``"false"``."""
     end: tuple[str, ...] = ()
     """After a call, each piece optional."""
     name_key: str = "name"
@@ -115,8 +117,18 @@ class ChatFormat:
     """Whether the template asks for thinking when nothing is said, as far as it shows."""
     system: Literal["yes", "merge"] = "yes"
     """merge: the template drops or refuses a system message."""
+    developer: bool = False
+    """The template has a place for a developer's message: else it is a system message."""
     calls_in_text: bool = False
     """The template knows no tools: they are told in the system message, and calls and results are texts."""
+    tools_in_text: bool = False
+    """The template writes calls, but doesn't say which tools there are: the system message does."""
+    calls_left_out: bool = False
+    """The template leaves calls out of the history: they stand in the messages' texts."""
+    single_calls: bool = False
+    """The template knows one call at a time: several are told one after the other, each with its result."""
+    null_content: bool = False
+    """The template writes a message's calls only where it has no content at all."""
     learnt: str = "plain"
     """Where this comes from: ``template``, ``family:NAME`` or ``plain`` (nothing could be learnt)."""
 

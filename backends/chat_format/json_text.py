@@ -98,9 +98,11 @@ def string(src: Source, emit: Emit) -> Wait[None]:
             raise CutOff("string")
         if char == quote:
             src.at += 1
-            emit('"')
-            return
-        if char == '"':
+            if quote == '"' or (yield from _over(src)):
+                emit('"')
+                return
+            emit("'")
+        elif char == '"':
             src.at += 1
             emit('\\"')
         elif char == "\\":
@@ -113,6 +115,15 @@ def string(src: Source, emit: Emit) -> Wait[None]:
             assert run
             src.at = run.end()
             emit(run[0])
+
+
+def _over(src: Source) -> Wait[bool]:
+    """Whether a single quote ended a string: an apostrophe has no comma or bracket behind it."""
+    start = src.at
+    yield from src.space()
+    char = yield from src.peek()
+    src.at = start
+    return not char or char in ",:)]}"
 
 
 def _escape(src: Source, emit: Emit) -> Wait[None]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from backends.chat_format import families
 from backends.chat_format.format import KNOWN_TAGS, ChatFormat, Thinking, control_like, distinctive, split_pieces
-from backends.chat_format.learn_calls import learn_calls
+from backends.chat_format.learn_calls import learn_calls, learn_history
 from backends.chat_format.probe import ANSWER, SYSTEM, TALK, THOUGHT, Probe, common, common_end
 from backends.chat_format.told_tools import CALLS_IN_TEXT
 from backends.chat_format.variables import switch_names
@@ -43,13 +43,18 @@ def learn(source: str, render: Render) -> ChatFormat:
         wrapper=tuple(p for p in fmt.wrapper if p not in tags),
     )
     switch, effort = switch_names(source)
-    fmt = replace(fmt, switch=switch, effort=effort, system=_system(probe))
+    developer = "developer" in source and _arrives(probe, "developer")
+    system: Literal["yes", "merge"] = "yes" if _arrives(probe, "system") else "merge"
+    fmt = replace(fmt, switch=switch, effort=effort, system=system, developer=developer)
     if "tools" in source or "tool_calls" in source:
         calls = learn_calls(probe, generation, fmt)
         fmt = replace(fmt, calls=calls)
     fmt = families.apply(fmt, source)
-    if fmt.calls.kind == "none" and fmt.protocol == "tags" and "tool" not in source:
+    history = learn_history(probe, fmt)
+    if fmt.calls.kind == "none" and history["tools_in_text"]:
         fmt = replace(fmt, calls=CALLS_IN_TEXT, calls_in_text=True)
+    else:
+        fmt = replace(fmt, **history)
     return replace(fmt, opener=_opener(fmt))
 
 
@@ -59,9 +64,9 @@ def _opener(fmt: ChatFormat) -> tuple[str, ...]:
     return tuple(p for p in fmt.opener if p not in tags)
 
 
-def _system(probe: Probe) -> Any:
-    text = probe.render([{"role": "system", "content": SYSTEM}, TALK])
-    return "yes" if text is not None and SYSTEM in text else "merge"
+def _arrives(probe: Probe, role: str) -> bool:
+    """Whether a template has a place for a message that comes first."""
+    return SYSTEM in (probe.render([{"role": role, "content": SYSTEM}, TALK]) or "")
 
 
 def _text_around(probe: Probe, generation: str) -> dict[str, Any]:

@@ -28,6 +28,40 @@ def learn_calls(probe: Probe, generation: str, fmt: ChatFormat) -> Calls:
     return best
 
 
+def learn_history(probe: Probe, fmt: ChatFormat) -> dict[str, Any]:
+    """What a template does with calls in the history: fields of `ChatFormat`."""
+    told = NAMES[0] in (probe.render([TALK], tools=PROBE_TOOLS) or NAMES[0])
+    if fmt.calls.kind == "none":
+        return {"tools_in_text": not told and fmt.protocol == "tags"}
+    one, other = (_exchange(fmt, n) for n in range(2))
+    shown = _shows(probe, one, NAMES[0])
+    null = not shown and _shows(probe, [{**one[0], "content": None}, *one[1:]], NAMES[0])
+    both = [{**one[0], "tool_calls": [*one[0]["tool_calls"], *other[0]["tool_calls"]]}, *one[1:], *other[1:]]
+    if null:
+        one, other, both = ([{**m[0], "content": None}, *m[1:]] for m in (one, other, both))
+    return {
+        "tools_in_text": not told,
+        "null_content": null,
+        "calls_left_out": not shown and not null and fmt.calls.kind in ("json", "python"),
+        "single_calls": not _shows(probe, both, NAMES[1]) and _shows(probe, [*one, *other], NAMES[1]),
+    }
+
+
+def _exchange(fmt: ChatFormat, which: int) -> list[dict[str, Any]]:
+    """A call and its result."""
+    call = _call(which, 1, fmt.calls.id_style, fmt.calls.arguments_as_text)
+    result = {"role": "tool", "tool_call_id": call["id"], "name": NAMES[which], "content": f"QzResult{which}Qz"}
+    return [{"role": "assistant", "content": "", "tool_calls": [call]}, result]
+
+
+def _shows(probe: Probe, messages: list[dict[str, Any]], name: str) -> bool:
+    """Whether a call of this name is in what messages add."""
+    head, whole = probe.render([TALK], tools=PROBE_TOOLS), probe.render([TALK, *messages], tools=PROBE_TOOLS)
+    if whole is None:
+        return False
+    return name in whole[len(common(head or "", whole)) :]
+
+
 def _takes_mapping(probe: Probe, generation: str, style: str) -> bool:
     """Whether a template writes out a mapping of arguments, and not just Python's own form of it."""
     text = _rendered(probe, generation, [_call(0, 2, style, False)])

@@ -74,11 +74,17 @@ class GemmaReader(CallReader):
             yield from self._value(emit, depth + 1)
 
     def _key(self) -> Wait[str]:
-        src = self.src
-        quoted = yield from src.match((_QUOTE, '"'))
-        key = (yield from src.word(_KEY, MAX_NAME)).strip()
-        if quoted:
-            key = key.removesuffix(quoted)
+        src, found = self.src, list[str]()
+        if (yield from src.match((_QUOTE,))) is not None:
+            if (yield from src.until((_QUOTE,), found.append)) is None:
+                raise CutOff("key")
+            src.at += len(_QUOTE)
+            key = "".join(found)
+        elif (yield from src.peek()) == '"':
+            yield from json_text.string(src, found.append)
+            key = str(json_text.loads("".join(found)))
+        else:
+            key = (yield from src.word(_KEY, MAX_NAME)).strip()
         yield from src.space()
         if not key or (yield from src.peek()) != ":":
             raise CutOff("key") if (yield from src.at_end()) else Broken("key")
@@ -150,15 +156,15 @@ class MinimaxReader(CallReader):
     ) -> Wait[None]:
         src = self.src
         schema = resolved(schema, root)
-        types = types_of(schema)
+        types = types_of(schema, root)
         start = src.at
         nested = yield from self._tag()
         src.at = start
         if nested and not nested.startswith("/") and not is_text(types):
             if (not types and nested == "item") or ("array" in types and (nested == "item" or "object" not in types)):
-                yield from self._array(emit, _part(schema, "array"), root, tag, depth)
+                yield from self._array(emit, _part(schema, root, "array"), root, tag, depth)
             else:
-                yield from self._object(emit, _part(schema, "object"), root, tag, depth)
+                yield from self._object(emit, _part(schema, root, "object"), root, tag, depth)
             return
         close = f"{self._mark}</{tag}>"
         if is_text(types):
@@ -196,10 +202,10 @@ class MinimaxReader(CallReader):
         emit("]")
 
 
-def _part(schema: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def _part(schema: Mapping[str, Any], root: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """The part of a union that is of a kind."""
     for key in ("anyOf", "oneOf"):
         for part in schema.get(key) or ():
-            if isinstance(part, Mapping) and kind in types_of(part):
-                return part
+            if isinstance(part, Mapping) and kind in types_of(part, root):
+                return resolved(part, root)
     return schema

@@ -11,7 +11,7 @@ from backends.chat_format.json_text import Broken, CutOff
 from backends.chat_format.reading import CallStart, Reading
 from backends.chat_format.source import Wait
 from backends.chat_format.tagged import TaggedReader
-from backends.chat_format.values import is_text, to_json, types_of
+from backends.chat_format.values import is_text, to_json
 
 HEAD_LIMIT = 300
 _HEAD = re.compile(r"\s*(?:a(?:s{1,2}(?:i(?:s(?:t(?:a(?:nt?)?)?)?)?)?)?)?\s*(?:t|to|to=\S*)?\s*(?:<\|?\S*\s*\S*)?")
@@ -184,15 +184,22 @@ class Kimi3(Messages):
                 found = yield from self._text_to((self.open, self.close, "<|end_of_msg|>"), "drop")
             if found is None:
                 break
+            place = src.place
             src.at += len(found)
             if found == "<|end_of_msg|>":
                 continue
+            if found == self.open and self.tools and (yield from src.ahead(5)) == "call ":
+                self.reading.call = CallStart(place, True)
+            if inside == "think":
+                self.reading.phase = "thinking"  # up to the end of the tag that closes it
             head = yield from self._head()
+            self.reading.phase = "boundary"
             name = head.partition(" ")[0]
             if found == self.close:
                 inside = "tools" if name == "call" else "-"
             elif name == "call":
-                yield from self._call(dict(_ATTRIBUTE.findall(head)))
+                yield from self._call(_attributes(head))
+                self.reading.call = None
                 inside = "tools"
             else:
                 inside = name
@@ -223,7 +230,7 @@ class Kimi3(Messages):
                     whole = True
                     break
                 self.out.arguments(", " if keys else "{")
-                yield from self._argument(name, dict(_ATTRIBUTE.findall(head)))
+                yield from self._argument(name, _attributes(head))
                 keys += 1
             if not whole:
                 self.out.arguments("}" if keys else "{}")
@@ -244,7 +251,7 @@ class Kimi3(Messages):
 
     def _argument(self, name: str, given: dict[str, str]) -> Wait[None]:
         key = given.get("key", "")
-        types = types_of(self.tools.schema_of(name, key))
+        types = self.tools.types(name, key)
         if given.get("type") == "string":
             types = {"string"}
         elif given.get("type") and is_text(types):
@@ -260,6 +267,10 @@ class Kimi3(Messages):
             raise CutOff("argument")
         self.src.at += len(stop)
         self.out.arguments('"' if is_text(types) else to_json("".join(found), types))
+
+
+def _attributes(head: str) -> dict[str, str]:
+    return {k: v.replace("&quot;", '"').replace("&amp;", "&") for k, v in _ATTRIBUTE.findall(head)}
 
 
 class Functionary(Messages):

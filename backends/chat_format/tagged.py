@@ -8,7 +8,7 @@ from backends.chat_format import json_text
 from backends.chat_format.calls import MAX_NAME, NAME, CallReader, JsonReader
 from backends.chat_format.json_text import Broken, CutOff
 from backends.chat_format.source import Wait
-from backends.chat_format.values import is_text, to_json, types_of
+from backends.chat_format.values import is_text, to_json
 
 _CDATA = ("<![CDATA[", "]]>")
 _KEY = re.compile(r"[^<>\n\"]")
@@ -73,7 +73,7 @@ class TaggedReader(CallReader):
                     raise CutOff("key") if (yield from src.at_end()) else Broken("key")
                 out.arguments(f'{", " if given else ""}"{json_text.quoted(key)}": ')
                 given.add(key)
-                types = types_of(self.tools.schema_of(name, key))
+                types = self.tools.types(name, key)
                 if 'string="true"' in flags:
                     types = {"string"}
                 elif 'string="false"' in flags and is_text(types):

@@ -180,10 +180,10 @@ class TagAnswer:
         """A call without markers, at the beginning of a line: not in a fence, where it is an example."""
         src = self.src
         assert self.calls is not None
-        line = src.text[: src.at].rpartition("\n")[2]
+        fences = sum(line.lstrip().startswith("```") for line in src.text[: src.at].split("\n"))
         start = src.at
         src.at += 1
-        if line.lstrip().startswith("```") or not (yield from self.calls.read(bare=True)):
+        if fences % 2 or not (yield from self.calls.read(bare=True)):
             src.at = start + 1
             emit("\n")
 

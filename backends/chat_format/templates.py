@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from backends.chat_format.format import ChatFormat
+from backends.chat_format.history import SYSTEM_ROLES as _SYSTEM
+from backends.chat_format.history import alternating, plain_types, simple_types
 from backends.chat_format.learn import learn
 from backends.chat_format.probe import common
 from backends.chat_format.rendering import Renderer, bad_template
@@ -29,7 +31,6 @@ PLAIN = (
 """For models without a template: a dialogue that a base model goes on with."""
 
 _CUT = "\ue000flashmoe-cut\ue001"
-_SYSTEM = ("system", "developer")
 _KEPT_FORMATS = 32
 _formats: dict[str, ChatFormat] = {}
 
@@ -130,6 +131,8 @@ class ChatTemplate:
         """The prompt without some of its answers (indices of messages, in order), as the texts between them: each
         answer comes after what opened it, `after`, as when it was made. None: the template doesn't let that be seen."""
         messages = list(request.messages or ())
+        if self.format.single_calls and any(len(messages[i].tool_calls) > 1 for i in kept):
+            return None
         marks = [f"\ue000kept{i}\ue001" for i in kept]
         for i, mark in zip(kept, marks, strict=True):
             messages[i] = msgspec.structs.replace(messages[i], content=mark, thinking="")
@@ -219,7 +222,7 @@ class ChatTemplate:
             refusal: EngineError | None = None
             try:
                 text = self._rendered_as(request, messages, opens=opens)
-                if all(_bare(content) in _bare(text) for content in late):
+                if all(_bare(m.content) in _bare(text) for m in messages if m.role in _SYSTEM):
                     return text
             except EngineError as error:
                 refusal = error
@@ -236,7 +239,28 @@ class ChatTemplate:
     ) -> str:
         plain = messages_for(messages, self.format, self.source, request.tools, merge_late=merge_late)
         variables = variables_for(request, plain, self.source, opens=opens, bos=self._bos, eos=self._eos)
-        return self._renderer.render(self.source, variables)
+        try:
+            return self._renderer.render(self.source, variables)
+        except EngineError as refusal:
+            for other in _other_ways(variables):
+                try:
+                    return self._renderer.render(self.source, other)
+                except EngineError:
+                    continue
+            raise refusal from None
+
+
+def _other_ways(variables: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same for a template that refuses it: without two messages of the user in a row, or with plainer types."""
+    messages, tools = variables["messages"], variables.get("tools")
+    turns = [messages, *([other] if (other := alternating(messages)) != messages else [])]
+    kinds: list[Any] = [tools]
+    for plainer in (plain_types(tools), simple_types(tools)) if tools else ():
+        kinds += [plainer] if plainer not in kinds else []
+    for kind in kinds:
+        for turn in turns:
+            if kind is not tools or turn is not messages:
+                yield {**variables, "messages": turn, **({"tools": kind} if tools else {})}
 
 
 def _instructions(request: GenerateRequest) -> tuple[ChatMessage, ...]:

@@ -16,7 +16,8 @@ CALLS_IN_TEXT = Calls(kind="json", start=("<tool_call>",), end=("</tool_call>",)
 _TOLD = """You may call these functions; each is described by a JSON schema:
 <tools>
 {tools}
-</tools>
+</tools>"""
+_HOW = """
 To call one, write its name and its arguments as JSON, and nothing else:
 <tool_call>
 {{"name": NAME, "arguments": ARGUMENTS}}
@@ -32,12 +33,19 @@ def in_text(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]])
             out[-1]["content"] += "\n" + text["content"]  # templates refuse two of a user's messages in a row
         else:
             out.append(text)
-    if tools:
-        told = _TOLD.format(tools="\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools))
-        if out and out[0]["role"] == "system":
-            out[0] = {**out[0], "content": f"{out[0]['content']}\n\n{told}" if out[0]["content"] else told}
-        else:
-            out.insert(0, {"role": "system", "content": told})
+    return with_tools(out, tools, _TOLD + _HOW) if tools else out
+
+
+def with_tools(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], text: str = ""
+) -> list[dict[str, Any]]:
+    """Messages with a system message that tells the tools."""
+    out = list(messages)
+    told = (text or _TOLD).format(tools="\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools))
+    if out and out[0]["role"] in ("system", "developer"):
+        out[0] = {**out[0], "content": f"{out[0]['content']}\n\n{told}" if out[0]["content"] else told}
+    else:
+        out.insert(0, {"role": "system", "content": told})
     return out
 
 

@@ -48,6 +48,10 @@ class Tools:
         found = properties.get(key) if isinstance(properties, Mapping) else None
         return resolved(found, root) if isinstance(found, Mapping) else None
 
+    def types(self, name: str, key: str) -> set[str]:
+        """The types of one argument, as `types_of`."""
+        return types_of(self.schema_of(name, key), self.parameters(name))
+
 
 def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
     """A schema with its own reference followed."""
@@ -64,10 +68,12 @@ def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
     return schema
 
 
-def types_of(schema: Mapping[str, Any] | None, depth: int = 0) -> set[str]:
-    """The JSON types that a schema allows; empty where it doesn't say."""
+def types_of(schema: Mapping[str, Any] | None, root: Mapping[str, Any] | None = None, depth: int = 0) -> set[str]:
+    """The JSON types that a schema allows; empty where it doesn't say. `root`: what its references are to."""
     if not schema or depth > 8:
         return set()
+    if root is not None:
+        schema = resolved(schema, root)
     said = schema.get("type")
     if isinstance(said, str):
         return {said}
@@ -75,10 +81,10 @@ def types_of(schema: Mapping[str, Any] | None, depth: int = 0) -> set[str]:
         return {t for t in said if isinstance(t, str)}
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            parts = [types_of(s, depth + 1) if isinstance(s, Mapping) else set() for s in schema[key]]
+            parts = [types_of(s, root, depth + 1) if isinstance(s, Mapping) else set() for s in schema[key]]
             return set().union(*parts) if all(parts) else set()
     if isinstance(schema.get("allOf"), list):
-        found = [t for s in schema["allOf"] if isinstance(s, Mapping) and (t := types_of(s, depth + 1))]
+        found = [t for s in schema["allOf"] if isinstance(s, Mapping) and (t := types_of(s, root, depth + 1))]
         return set.intersection(*found) if found else set()
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(values, list) and values:
@@ -113,6 +119,8 @@ def to_json(raw: str, types: set[str]) -> str:
         return json.dumps(raw, ensure_ascii=False)
     text = raw.strip()
     value, known = _read(text)
+    if known and "string" in types and not _is_json(text):  # Python's own way counts where it can't be a text
+        known = isinstance(value, list | dict) or text in ("True", "False", "None")
     if known:
         name = type_name(value)
         fits = not types or name in types or (name == "integer" and "number" in types)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from backends.chat_format import history
 from backends.chat_format.format import ChatFormat
-from backends.chat_format.told_tools import in_text
+from backends.chat_format.told_tools import in_text, with_tools
 from backends.interface import ChatMessage, GenerateRequest, ToolCall, ToolSpec
 
 _BUDGETS = {"low": 512, "medium": 2048, "high": 8192}
@@ -63,9 +64,11 @@ def _least(source: str) -> str:
 
 def _nearest(source: str, effort: str) -> str:
     """A degree that the template knows: one that checks for low and high alone would refuse medium."""
-    if effort == "medium" and not re.search(r"['\"/`]medium", source) and re.search(r"['\"/]high", source):
-        return "high"
-    return effort
+    if effort != "medium" or not re.search(r"['\"/]high", source):
+        return effort
+    listed = re.findall(r"\[[^\[\]]*['\"]high['\"][^\[\]]*\]", source)  # those that it refuses all others for
+    known = all("medium" in degrees for degrees in listed) if listed else re.search(r"['\"/`]medium", source)
+    return effort if known else "high"
 
 
 def switch_names(source: str) -> tuple[str, str]:
@@ -96,16 +99,24 @@ def messages_for(
     plain = [_message(m, fmt, source) for m in messages]
     if fmt.calls_in_text:
         plain = in_text(plain, [tool_of(t) for t in tools])
+    elif fmt.tools_in_text and tools:
+        plain = with_tools(plain, [tool_of(t) for t in tools])
+    if fmt.single_calls:
+        plain = history.one_call_each(plain)
+    if fmt.calls_left_out:
+        plain = history.calls_as_text(plain, fmt.calls)
     if fmt.system == "merge":
-        plain = _merged(plain)
+        plain = history.merged_systems(plain)
     elif merge_late:
-        plain = [*plain[:1], *_merged(plain[1:])]
+        plain = [*plain[:1], *history.merged_systems(plain[1:])]
+    if fmt.null_content:
+        plain = [{**m, "content": m["content"] or None} if m.get("tool_calls") else m for m in plain]
     return plain
 
 
 def _message(message: ChatMessage, fmt: ChatFormat, source: str) -> dict[str, Any]:
     role = message.role
-    if role == "developer" and "developer" not in source:
+    if role == "developer" and not fmt.developer:
         role = "system"
     plain: dict[str, Any] = {"role": role, "content": message.content}
     if message.thinking:
@@ -146,23 +157,6 @@ def _id(given: str, name: str, index: int, fmt: ChatFormat) -> str:
     if style == "named" and not re.fullmatch(r"functions\..+:\d+", given):
         return f"functions.{name}:{index}" if name else given
     return given
-
-
-def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """System messages in front of the user message that follows them."""
-    out: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] == "system":
-            waiting.append(message["content"])
-            continue
-        if waiting and message["role"] == "user":
-            message = {**message, "content": "\n".join([*waiting, message["content"]])}
-            waiting = []
-        out.append(message)
-    if waiting:
-        out.append({"role": "user", "content": "\n".join(waiting)})
-    return out
 
 
 def variables_for(

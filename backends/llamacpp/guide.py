@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from backends.chat_format.constraint import Constraint, Matcher, grammar_kind
-from backends.chat_format.forcing import arguments_alone, begun_calls, calls_or_answer, forced_calls
+from backends.chat_format.forcing import alone, begun_calls, calls_or_answer, forced_calls, loosened
 from backends.chat_format.format import ChatFormat
 from backends.chat_format.trial import Trial
 from backends.interface import EngineError, GenerateRequest, ToolSpec
@@ -66,7 +66,7 @@ class Guide:
     def _or_calls(self, request: GenerateRequest, fmt: ChatFormat, schema: str) -> Constraint | None:
         """An answer by the schema, or calls instead of it; None where calls can't be held in this format."""
         try:
-            tools = [self._holdable(tool) for tool in request.tools]
+            tools = [self._holdable(fmt, tool) for tool in request.tools]
             calls = forced_calls(fmt, tools, self._vocab.marker_parts, parallel=request.parallel_tool_calls)
             constraint = self._trial.compile("lark", calls_or_answer(calls, schema))
         except EngineError:
@@ -78,7 +78,7 @@ class Guide:
         nothing is to be held. Raises `EngineError` that names a strict tool whose schema can't be held."""
         if not request.tools or request.tool_choice != "auto":
             return None
-        tools = [self._holdable(tool) for tool in request.tools]
+        tools = [self._holdable(fmt, tool) for tool in request.tools]
         try:
             found = begun_calls(fmt, tools, self._vocab.marker_parts)
             constraints = {name: self._trial.compile("lark", lark) for name, lark in found.items()}
@@ -88,16 +88,36 @@ class Guide:
                 raise
             return None  # so many tools that they cost too much together
 
-    def _holdable(self, tool: ToolSpec) -> ToolSpec:
-        """The tool, with any object as its arguments where its schema can't be held and needn't."""
+    def _holdable(self, fmt: ChatFormat, tool: ToolSpec) -> ToolSpec:
+        """The tool; where its schema can't be held and needn't, with any value for the parameters that can't, or any
+        object as its arguments."""
         try:
-            self._trial.compile("lark", arguments_alone(tool))
+            self._try(fmt, tool)
+            return tool
         except EngineError as error:
             if tool.strict:
                 what = f"The arguments of the tool {tool.name[:64]} can't be held to its schema ({error.what})"
                 raise EngineError("bad_request", what, "change its parameters, or leave strict out.") from None
-            return msgspec.structs.replace(tool, parameters={"type": "object"})
-        return tool
+        properties = dict(tool.parameters.get("properties") or {})
+        for part in loosened(tool):
+            if not self._can(fmt, msgspec.structs.replace(tool, parameters=part)):
+                properties.update({key: {} for key in part["properties"]})
+        looser = msgspec.structs.replace(tool, parameters={**tool.parameters, "properties": properties})
+        if self._can(fmt, looser):
+            return looser
+        return msgspec.structs.replace(tool, parameters={"type": "object"})
+
+    def _can(self, fmt: ChatFormat, tool: ToolSpec) -> bool:
+        try:
+            self._try(fmt, tool)
+        except EngineError:
+            return False
+        return True
+
+    def _try(self, fmt: ChatFormat, tool: ToolSpec) -> None:
+        """Raises `EngineError` where a tool's schema can't be held in a format."""
+        for lark in alone(fmt, tool):
+            self._trial.compile("lark", lark)
 
     def close(self) -> None:
         """Ends the process that constraints are tried in."""

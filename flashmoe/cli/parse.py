@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_INPUT_BYTES = 64 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
+THINKING = ("on", "off", "low", "medium", "high")
 
 DESCRIPTION = """\
 Reads what a model wrote (from stdin) into content, thinking and tool calls, as the engine does while it answers. The
@@ -55,7 +56,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--after", metavar="TEXT", help="the end of the prompt: what opened the answer")
     parser.add_argument("--split", metavar="HOW", type=split_of, default=0, help="whole, chars, or N characters")
     parser.add_argument("--truncated", action="store_true", help="the output was cut off; it didn't end by itself")
-    parser.add_argument("--think", choices=("on", "off", "low", "medium", "high"), help="what the prompt asked for")
+    parser.add_argument("--think", choices=THINKING, help="what the prompt asked for")
     parser.add_argument("--bos", metavar="TEXT", help="the text of the BOS token")
     parser.add_argument("--eos", metavar="TEXT", help="the text of the EOS token")
     parser.add_argument("--render", metavar="FILE", type=Path, help="print the prompt of this request (JSON)")
@@ -81,6 +82,10 @@ def main(args: argparse.Namespace) -> int:
     renderer = Renderer()
     try:
         template = _template(args, renderer)
+        if template.format.learnt == "plain" and args.render is None:
+            sys.stderr.write(
+                "flashmoe-tui: nothing could be learnt of this template; the output is read as plain text.\n"
+            )
         if args.render is not None:
             _render(args, template)
         elif args.jsonl:
@@ -221,12 +226,31 @@ def _lines(args: argparse.Namespace, template: ChatTemplate) -> None:
                 raise ValueError("it must be an object with raw")
             tools = _tools(item["tools"]) if item.get("tools") else default
             split = split_of(item["split"]) if item.get("split") is not None else args.split
+            after, think = item.get("after"), item.get("think")
+            truncated = item.get("truncated", args.truncated)
+            if not isinstance(after, str | None) or not isinstance(truncated, bool | None):
+                raise ValueError("after must be a text, truncated true or false")
+            if think is not None and think not in THINKING:
+                raise ValueError(f"think must be one of {', '.join(THINKING)}")
         except (ValueError, RecursionError, argparse.ArgumentTypeError) as error:
             raise UsageError(f"line {number} of stdin can't be used: {error}.") from None
-        truncated = bool(item.get("truncated", args.truncated))
-        after = item.get("after", args.after)
-        said = _parsed(template, item["raw"], tools, after, split, truncated, item.get("think", args.think))
-        out(json.dumps({"id": item.get("id"), **_result(said, truncated, template)}, ensure_ascii=False))
+        after = args.after if after is None else after
+        said = _parsed(template, item["raw"], tools, after, split, bool(truncated), think or args.think)
+        out(json.dumps({"id": item.get("id"), **_result(said, bool(truncated), template)}, ensure_ascii=False))
+
+
+def _with_ids(messages: Any) -> Any:
+    """Messages in which every result says which call it answers: those that don't, the calls in their order."""
+    if not isinstance(messages, list):
+        return messages
+    out, waiting = list[Any](), list[str]()
+    for message in messages:
+        if isinstance(message, dict) and isinstance(message.get("tool_calls"), list):
+            waiting = [str(call.get("id") or "") for call in message["tool_calls"] if isinstance(call, dict)]
+        elif isinstance(message, dict) and message.get("role") == "tool" and not message.get("tool_call_id"):
+            message = {**message, "tool_call_id": (waiting.pop(0) if waiting else "") or "call_0"}
+        out.append(message)
+    return out
 
 
 def _render(args: argparse.Namespace, template: ChatTemplate) -> None:
@@ -239,7 +263,7 @@ def _render(args: argparse.Namespace, template: ChatTemplate) -> None:
     if not isinstance(body, dict):
         raise UsageError(f"{args.render} must hold a request with messages.")
     try:
-        messages = parse_messages(body.get("messages"))
+        messages = parse_messages(_with_ids(body.get("messages")))
     except BadRequestError as error:
         raise UsageError(f"{error.gist}.") from None
     tools = _tools(body["tools"]) if body.get("tools") else _tools(_json_file(args.tools)) if args.tools else ()

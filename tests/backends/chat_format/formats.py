@@ -87,6 +87,12 @@ TEMPLATES = {
         thinking="<think>{{ m.reasoning_content }}</think>",
     ),
     "dsml": chatml("<｜DSML｜function_calls><｜DSML｜invoke", thinking="<think>{{ m.reasoning_content }}</think>"),
+    "kimi3": chatml("<|open|>call<|sep|>argument<|close|>"),
+    "minimax": chatml("]<]minimax[>[<invoke"),
+    "muse": chatml("<|message|> to=<atem:function_calls>"),
+    "no calls": chatml("{{ tool_names }}"),
+    "functionary": "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ m.content }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant\n>>>{% endif %}{# >>>all #}",
     "plain": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
 }
 

@@ -56,6 +56,7 @@ TOOLS = (
         "type": "array", "items": {"type": "object", "properties": {"k": _TEXT, "v": {"type": "integer"}}}}),
     _tool("edit", path=_TEXT, old=_TEXT, new=_TEXT),
     _tool("anything", v={}),
+    _tool("set_size", **{"user-id": {"type": "integer"}, "größe": _TEXT, "x.y": {"type": ["integer", "string"]}}),
 )  # fmt: skip
 W = "get_weather"
 
@@ -108,6 +109,21 @@ CASES = {
     "a name that begins another": Case(calls=[("get", {"x": 1}), ("get_weather_alerts", {"city": "a"})]),
     "any type": Case(calls=[("anything", {"v": 5}), ("anything", {"v": "five"}), ("anything", {"v": {"a": [1]}})]),
     "a key that the tool doesn't know": Case(calls=[(W, {"city": "a", "other": "b"})]),
+    "texts like values where other types are allowed": Case(calls=[
+        (W, {"note": "5"}), (W, {"note": "true"}), (W, {"note": "[1]"}), (W, {"note": "Don't"})]),
+    "numbers": Case(calls=[(W, {"days": 12345678901234567890, "ratio": 1e-07}), (W, {"days": 0, "ratio": -2.5})]),
+    "odd characters": Case(calls=[("edit", {"path": "a\tb", "old": "x\r\ny", "new": "\u2028 \u00a0\\u0041 \\"})]),
+    "odd keys": Case(calls=[("set_size", {"user-id": 7, "größe": "L", "x.y": 3})]),
+    "ends of markup in a value": Case(calls=[("edit", {"path": "</p>", "old": "a\n</parameter>\nb",
+                                                       "new": "x</arg_value>y</function>z"})]),
+    "a call as a value": Case(calls=[("edit", {"path": "a", "old": '{"name": "get_time", "arguments": {}}',
+                                               "new": 'get_time({"x": 1})'})]),
+    "a value of blank lines": Case(calls=[("edit", {"path": "\n", "old": "\n\n", "new": "  "})]),
+    "code": Case(calls=[("edit", {"path": "a.c", "old": 'if (a < b && c > d) { puts("<%s>\\n"); }',
+                                  "new": "#include <x>\n'it'\n"})]),
+    "six calls": Case(calls=[("get", {"x": i}) for i in range(6)]),
+    "a fence before a call": Case("```json\n{\"name\": \"x\"}\n```", "", [(W, {"city": "P"})]),
+    "thinking about calls": Case("", 'Maybe {"name": "get_time"} or <b>get_time</b>(x=1)?', [("get_time", {})]),
     "braces in a text before a call": Case('See: {"a": 1}', "", [(W, {"city": "P"})]),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from backends.chat_format.parser import Parser, parse
 from tests.backends.chat_format.formats import FORMATS, TOOLS
 from tests.backends.chat_format.writing import answer_text, calls_text
 
-CALLING = [n for n in FORMATS if n not in ("plain",)]
+CALLING = [n for n in FORMATS if n not in ("plain", "no calls", "muse", "kimi3", "minimax", "functionary")]
 THINKING = [n for n in CALLING if n not in ("mistral", "bare", "python")]
 
 
@@ -285,3 +285,20 @@ def test_random_outputs(count: int) -> None:
     for _ in range(count):
         name, raw = random_output(rng)
         check(name, raw, rng.random() < 0.5)
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_an_apostrophe_doesnt_end_a_text_in_single_quotes(step: int) -> None:
+    raw = """<|tool_call_start|>[get_weather(city='Don\'t', note='it's "x"', days=2)]<|tool_call_end|>"""
+    (call,) = parse(FORMATS["python"], raw, tools=TOOLS, step=step).calls
+    assert json.loads(call.arguments) == {"city": "Don't", "note": 'it\'s "x"', "days": 2}
+
+
+@pytest.mark.parametrize(
+    ("note", "value"),
+    [("5", "5"), ("null", None), ("'a' 'b'", "'a' 'b'"), ("5 # five", "5 # five"), ("None", None), ('"x"', "x")],
+)
+def test_a_text_where_null_is_allowed_as_well(note: str, value: str | None) -> None:
+    raw = f'<x:tool_call><invoke name="get_weather"><parameter name="note">{note}</parameter></invoke></x:tool_call>'
+    (call,) = parse(FORMATS["invoke"], raw, tools=TOOLS).calls
+    assert json.loads(call.arguments) == {"note": value}

@@ -46,7 +46,11 @@ def test_the_format_that_is_told_is_what_the_template_writes(name: str) -> None:
             assert all(piece in source for piece in value.split()), (key, value)
 
 
-@pytest.mark.parametrize("name", [n for n in TEMPLATES if n not in ("plain", "bare", "gemma", "dsml", "harmony")])
+STUBS = ("plain", "bare", "gemma", "dsml", "harmony", "kimi3", "muse", "minimax", "functionary", "no calls")
+"""They have the signs of a family, but don't write its answers."""
+
+
+@pytest.mark.parametrize("name", [n for n in TEMPLATES if n not in STUBS])
 def test_known_ones_too(name: str) -> None:
     made = template(TEMPLATES[name])
     assert {trip.name: wrong for trip in trips(made) if (wrong := differs(made, trip))} == {}

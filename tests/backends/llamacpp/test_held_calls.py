@@ -14,12 +14,8 @@ from backends.chat_format.events import Said
 from backends.chat_format.parser import Parser
 from backends.chat_format.variables import tool_of
 from backends.interface import (
-    ChatMessage,
-    Delta,
     EngineError,
-    Event,
     Finished,
-    GenerateRequest,
     LoadRequest,
     Sampling,
     ToolSpec,
@@ -28,33 +24,17 @@ from backends.llamacpp.backend import MmapBackend
 from backends.llamacpp.detok import Utf8Stream
 from backends.llamacpp.model import LlamaModel
 from tests.backends.chat_format.formats import FORMATS, TEMPLATES
+from tests.backends.llamacpp.answering import TOOLS, answer, hold, hot, request
 from tests.gguf_factory import make_gguf, tokenizer
 
 N_VOCAB = 512
-TOOLS = (
-    ToolSpec(
-        "get_weather",
-        parameters={
-            "type": "object",
-            "properties": {
-                "days": {"type": "integer", "minimum": 1, "maximum": 5, "format": "int32"},
-                "unit": {"enum": ["c", "f"]},
-                "city": {"type": "string", "pattern": "^[A-Z][a-z]{1,5}$"},
-                "at": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 9}, "maxItems": 2},
-            },
-            "required": ["days", "unit"],
-            "additionalProperties": False,
-        },
-    ),
-    ToolSpec("get_time", parameters={"type": "object", "properties": {}, "additionalProperties": False}),
-)
-SCHEMAS = {t.name: t.parameters for t in TOOLS}
-HELD = ["hermes", "glm", "mistral", "deepseek", "list", "invoke", "kimi"]
+HELD = [
+    "hermes", "glm", "mistral", "deepseek", "list", "invoke", "kimi", "dsml", "python", "gemma", "minimax", "kimi3",
+]  # fmt: skip
 Load = Callable[..., LlamaModel]
 
 
-# (coder's template opens thinking, which a model of random weights never ends; strings of DSML's parameters are free,
-# so that random tokens never end one)
+# (coder's template opens thinking, which a model of random weights never ends)
 
 
 def begins(name: str) -> str:
@@ -91,31 +71,6 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
         model.close()
 
 
-def request(tools: tuple[ToolSpec, ...] = TOOLS, **more: Any) -> GenerateRequest:
-    return GenerateRequest(id="1", messages=(ChatMessage("user", "Well?"),), tools=tools, **more)
-
-
-def answer(model: LlamaModel, asked: GenerateRequest) -> tuple[Said, Finished]:
-    model.submit(asked)
-    events, said = list[Event](), Said()
-    while model.busy():
-        events += model.step()
-    for event in events:
-        if isinstance(event, Delta):
-            said.hear(event)
-    assert isinstance(events[-1], Finished), events[-1]
-    return said, events[-1]
-
-
-def hold(said: Said) -> int:
-    """How many whole calls there are, each as its tool wants it."""
-    whole = [call for call in said.calls if call.complete]
-    assert len(said.calls) - len(whole) <= 1  # the last one was cut off by the length
-    for call in whole:
-        jsonschema.Draft202012Validator(SCHEMAS[call.name]).validate(json.loads(call.arguments))
-    return len(whole)
-
-
 @pytest.mark.parametrize("name", HELD)
 def test_calls_of_a_model_that_writes_anything(name: str, load: Load) -> None:
     """Random weights at temperature 1.5, with a liking for a call's first marker: text, then one call after another."""
@@ -123,10 +78,8 @@ def test_calls_of_a_model_that_writes_anything(name: str, load: Load) -> None:
     (marker,) = model._vocab.tokenize(begins(name))
     whole = 0
     for seed, liking in ((1, 12.0), (2, 40.0)):
-        sampling = Sampling(
-            temperature=1.5, top_p=1.0, top_k=0, min_p=0.0, seed=seed, max_tokens=250, logit_bias=((marker, liking),)
-        )
-        said, _ = answer(model, request(sampling=sampling, enable_thinking=False))
+        sampling = hot(seed, 400, logit_bias=((marker, liking),))
+        said, _ = answer(model, request(TOOLS, sampling=sampling, enable_thinking=False))
         whole += hold(said)
     assert whole >= 2
 
@@ -185,6 +138,18 @@ BEGUN = {
     "bare": ("", '{"name": "get_weather", "parameters": {"days"'),
     "invoke": ("", '<x:tool_call>\n<invoke name="get_weather">\n<parameter name="days">'),
     "kimi": ("", "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"),
+    "dsml": (
+        "",
+        'One moment.\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="da',
+    ),
+    "python": ("", "<|tool_call_start|>[get_weather(days="),
+    "gemma": ("", "<|tool_call>call:get_weather{at:["),
+    "minimax": ("", ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<days>'),
+    "kimi3": (
+        "<|open|>response<|sep|>",
+        '<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|><|open|>argument',
+    ),
+    "functionary": ("<|start_header_id|>assistant\n>>>", 'get_weather\n{"days": '),
     "harmony": (
         "<|start|>assistant",
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
@@ -236,10 +201,40 @@ def test_a_schema_that_cant_be_held(load: Load) -> None:
     assert isinstance(json.loads(call.arguments), dict)
 
 
-def test_formats_that_cant_be_held_are_left_alone(load: Load) -> None:
-    model = load("python", plain=True)
-    assert model._guide.held_calls(request(), model._template.format) is None
-    answer(model, request(sampling=Sampling(max_tokens=5)))
+def test_formats_that_show_no_calls_are_left_alone(load: Load) -> None:
+    model = load("no calls", plain=True)
+    assert model._guide.held_calls(request(TOOLS), model._template.format) is None
+    answer(model, request(TOOLS, sampling=Sampling(max_tokens=5)))
+
+
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "tags": {"type": "array", "uniqueItems": True},
+        "code": {"type": "string", "pattern": "(^a|b)c"},
+        "unit": {"enum": ["c", "f"]},
+    },
+    "required": ["tags", "code", "unit"],
+}
+
+
+def test_where_one_parameter_cant_be_held_the_others_are(load: Load) -> None:
+    model = load("invoke", plain=True)
+    begun = '<x:tool_call>\n<invoke name="odd">\n<parameter name="tags">[1, 1]</parameter>\n'
+    begun += '<parameter name="code">whatever</parameter>\n<parameter name="unit">'
+    writer = Writer(model, "invoke", tools=(ToolSpec("odd", parameters=ODD),))
+    assert writer.write(begun)
+    (call,) = writer.end().calls
+    given = json.loads(call.arguments)
+    assert given["tags"] == [1, 1]
+    assert given["code"] == "whatever"
+    assert given["unit"] in ("c", "f")
+    strict = ToolSpec(
+        "odd", parameters={"type": "object", "properties": {"code": ODD["properties"]["code"]}}, strict=True
+    )
+    with pytest.raises(EngineError, match="pattern") as raised:
+        model.prepare(request((strict,)))
+    assert raised.value.code == "bad_request"
 
 
 @pytest.mark.parametrize("name", ["hermes", "glm", "kimi"])
@@ -249,11 +244,9 @@ def test_an_answer_by_a_schema_or_calls(name: str, load: Load) -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     schema["additionalProperties"] = False
     for liking, calls in ((-40.0, False), (40.0, True)):
-        sampling = Sampling(
-            temperature=1.5, top_p=1.0, top_k=0, min_p=0.0, seed=1, max_tokens=250, logit_bias=((marker, liking),),
-            json_schema=json.dumps(schema),
-        )  # fmt: skip
-        said, end = answer(model, request(sampling=sampling, enable_thinking=False))
+        sampling = hot(1, 400, logit_bias=((marker, liking),), json_schema=json.dumps(schema))
+        said, end = answer(model, request(TOOLS, sampling=sampling, enable_thinking=False))
+        assert isinstance(end, Finished)
         if calls:
             assert hold(said)
             assert not said.content

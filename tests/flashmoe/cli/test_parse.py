@@ -262,3 +262,40 @@ def test_as_a_command(files: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tool_calls"][0]["name"] == "get_weather"
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ('{"raw": "x", "think": "maybe"}', "think"),
+        ('{"raw": "x", "after": 5}', "after"),
+        ('{"raw": "x", "truncated": "false"}', "truncated"),
+    ],
+)
+def test_a_line_with_a_value_that_means_nothing(line: str, word: str, files: Path, parse: Parse) -> None:
+    code, _, err = parse("--template", files / "hermes.jinja", "--jsonl", stdin=line)
+    assert code == 2
+    assert "line 1" in err
+    assert word in err
+
+
+def test_results_that_dont_say_which_call_they_answer(files: Path, parse: Parse) -> None:
+    call: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
+    parts = [{"type": "text", "text": "QzOneQz"}, {"type": "text", "text": "QzTwoQz"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": parts},
+    ]
+    (files / "request.json").write_text(json.dumps({"messages": messages, "tools": TOOLS}), encoding="utf-8")
+    code, out, err = parse("--template", files / "hermes.jinja", "--render", files / "request.json")
+    assert code == 0, err
+    assert "QzOneQz\nQzTwoQz" in out
+
+
+def test_a_template_that_cant_be_used_is_said(files: Path, parse: Parse) -> None:
+    (files / "broken.jinja").write_text("{{", encoding="utf-8")
+    code, out, err = parse("--template", files / "broken.jinja", "--json", stdin="Hello")
+    assert code == 0
+    assert json.loads(out)["content"] == "Hello"
+    assert "nothing could be learnt" in err
