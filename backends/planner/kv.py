@@ -160,6 +160,38 @@ def _widths(gguf: GgufFile, swa: list[bool]) -> list[int]:
     return [0 if i >= own else n * ((key_swa + value_swa) if swa[i] else (key + value)) for i, n in enumerate(kv_heads)]
 
 
+class Attention(Struct, frozen=True):
+    """What attention computes for a token, in products of two numbers for each earlier token that it sees."""
+
+    all: float
+    """In the layers that see every earlier token."""
+    near: float
+    """In those that see at most `window` of them."""
+    window: int
+
+    def products(self, start: int, end: int) -> float:
+        """For the tokens at positions `start` to `end` of a prompt."""
+        pairs = (end * end - start * start) / 2
+        edge = min(max(self.window, start), end)
+        near = (edge * edge - start * start) / 2 + (end - edge) * self.window
+        return self.all * pairs + self.near * near
+
+
+def attention(gguf: GgufFile) -> Attention:
+    """The attention of a model; sparse attention counts as a window of the tokens that its indexer picks."""
+    recurrent, swa = _recurrent_layers(gguf), swa_layers(gguf)
+    heads, kv_heads = gguf.per_layer("attention.head_count", 0), gguf.per_layer("attention.head_count_kv", 0)
+    window = number(gguf, "attention.sliding_window", 0) or _WINDOW.get(gguf.architecture, 0)
+    latent = 2 if number(gguf, "attention.key_length_mla", 0) else 1  # the latent serves as keys and as values
+    sums = {False: 0.0, True: 0.0}
+    for layer, width in enumerate(_widths(gguf, swa)):
+        if not recurrent[layer] or gguf.architecture == "falcon-h1":
+            sums[swa[layer] and window > 0] += width * latent * heads[layer] / max(1, kv_heads[layer] or heads[layer])
+    if gguf.architecture == "deepseek4" or _index_width(gguf):
+        return Attention(0.0, sum(sums.values()), number(gguf, "attention.indexer.top_k", 2048))
+    return Attention(sums[False], sums[True], window)
+
+
 def _index_width(gguf: GgufFile) -> int:
     """Keys of sparse attention's indexer, one head a layer, over all layers together."""
     size = number(gguf, "attention.indexer.key_length", 0)

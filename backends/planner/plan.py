@@ -129,10 +129,10 @@ def _prompts(
     gguf: GgufFile, machine: Machine, request: PlanRequest, made: Plan, runs: Sequence[MeasuredRun]
 ) -> tuple[PromptPace, int, str]:
     """(what a pass takes, tokens of one, why) for a plan in which experts are on the SSD."""
+    token_s, at = measured_prompt_token(runs, made.place.vram_experts)
     pace = prompt_pace(
         gguf, machine, made.place.experts_ssd, on_gpu=bool(machine.gpus),
-        vram_experts=made.place.vram_experts, n_used=request.n_expert_used,
-        token_s=measured_prompt_token(runs, made.place.vram_experts),
+        vram_experts=made.place.vram_experts, n_used=request.n_expert_used, token_s=token_s, measured_at=at,
     )  # fmt: skip
     if request.n_ubatch is not None:
         return pace, request.n_ubatch, ""

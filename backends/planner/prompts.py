@@ -7,15 +7,15 @@ bound, above it memory is spent for nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from backends.gguf.file import EXPERT_WEIGHT, GgufFile
 from backends.planner.compute import compute_bytes
+from backends.planner.kv import Attention, attention
 from backends.planner.machine import Machine
-from backends.planner.speed import MeasuredRun, prompt_token_seconds
+from backends.planner.speed import ATTENTION_S, MeasuredRun, prompt_token_seconds
 
 USUAL_UBATCH = 512
 """llama.cpp's own, and what is taken where nothing has to be read."""
@@ -71,16 +71,18 @@ class PromptPace(Struct, frozen=True):
     pass_s: float
     """What a pass takes besides, whatever its tokens: copies of experts to a GPU."""
     token_s: float
-    """Computing one token."""
+    """Computing one token, beside what its attention to earlier ones takes."""
+    attention: Attention = Attention(0.0, 0.0, 0)
+    attention_s: float = 0.0
+    """Seconds of one of its products."""
 
     def seconds(self, tokens: int, ubatch: int) -> float:
         """Until a prompt's first answer token."""
-        passes = math.ceil(tokens / ubatch)
-        last = tokens - (passes - 1) * ubatch
-        return (passes - 1) * self._one(ubatch) + self._one(last)
+        return sum(self._one(start, min(tokens, start + ubatch)) for start in range(0, tokens, ubatch))
 
-    def _one(self, tokens: int) -> float:
-        return max(self.read_s, self.pass_s + tokens * self.token_s)
+    def _one(self, start: int, end: int) -> float:
+        computing = (end - start) * self.token_s + self.attention.products(start, end) * self.attention_s
+        return max(self.read_s, self.pass_s + computing)
 
 
 def prompt_pace(
@@ -92,16 +94,24 @@ def prompt_pace(
     vram_experts: int = 0,
     n_used: int | None = None,
     token_s: float | None = None,
+    measured_at: int = 0,
 ) -> PromptPace:
     """The pace of prompts with `absent_bytes` of experts on the SSD and `vram_experts` bytes in VRAM; `token_s`: a
-    token's seconds as they were measured with this model here."""
+    token's seconds as they were measured with this model here, with prompts of `measured_at` tokens (0: so few that
+    their attention is nothing)."""
     read_s = absent_bytes / (machine.disk_bytes_s or USUAL_DISK_BYTES_S)
     formula = prompt_token_seconds(gguf, machine, n_used=n_used)
     if on_gpu:
         return PromptPace(
             read_s, (gguf.bytes.experts - vram_experts) / COPY_BYTES_S, token_s or min(formula, GPU_TOKEN_S)
         )
-    return PromptPace(read_s, 0.0, token_s or formula)
+    attends, product_s = attention(gguf), 1 / (ATTENTION_S * machine.cores) / (machine.compute_scale or 1.0)
+    if token_s and measured_at:  # some of it was attention
+        part = attends.products(0, measured_at) / measured_at * product_s
+        share = min(1.0, token_s / (formula + part))  # a faster machine than the formula's is so in both
+        product_s, token_s = product_s * share, token_s - part * share
+        token_s = max(token_s, formula * share)
+    return PromptPace(read_s, 0.0, token_s or formula, attends, product_s)
 
 
 def best_ubatch(pace: PromptPace, n_ctx: int, fits: Callable[[int], bool]) -> tuple[int, str]:

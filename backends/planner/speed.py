@@ -8,7 +8,6 @@ as likely as any other, which no real text shows) the worst case.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -33,9 +32,11 @@ CORE_BYTES_S: dict[str, float] = {
 """Bytes of weights that one core multiplies per second, by tensor type: between an older core and one with AVX-512 (the
 rarer types are estimates by their instruction counts); a machine's own runs correct it."""
 
-PROMPT_WEIGHTS_S = 40e9
-"""Weights in Q4_K that one core multiplies per second where each is used by many tokens: measured 41e9 with AVX2, 58e9
-with AVX-512."""
+PROMPT_WEIGHTS_S = 50e9
+"""Weights in Q4_K that one core multiplies per second where each is used by many tokens: between 30e9 with AVX2 on a
+busy machine and 100e9 with AVX-512."""
+ATTENTION_S = 16e9
+"""Products of attention that one core computes per second for a prompt: a third of the above, as measured."""
 PROMPT_COST: dict[str, float] = {
     "F32": 3.0, "F16": 2.3, "BF16": 3.2, "Q8_0": 1.9, "Q4_0": 2.2, "Q4_1": 1.9, "Q5_0": 2.4, "Q5_1": 2.5,
     "Q2_K": 1.0, "Q3_K": 1.2, "Q4_K": 1.0, "Q5_K": 1.1, "Q6_K": 1.2, "IQ4_NL": 2.1, "IQ4_XS": 1.3,
@@ -105,10 +106,14 @@ def alike_in_vram(runs: Sequence[MeasuredRun], vram_experts: int) -> list[Measur
     return [r for r in runs if abs(r.vram_expert_bytes - vram_experts) <= vram_experts / 8]
 
 
-def measured_prompt_token(runs: Sequence[MeasuredRun], vram_experts: int) -> float | None:
-    """Seconds of computing for a prompt's token, the median of the last such runs that tell; None before any."""
-    known = [r.prompt_token_s for r in alike_in_vram(runs, vram_experts) if r.prompt_token_s is not None][-5:]
-    return statistics.median(known) if known else None
+def measured_prompt_token(runs: Sequence[MeasuredRun], vram_experts: int) -> tuple[float | None, int]:
+    """(seconds of computing for a prompt's token, tokens of the prompt), of the run with the median of the last ones
+    that tell; (None, 0) before any."""
+    known = [r for r in alike_in_vram(runs, vram_experts) if r.prompt_token_s is not None][-5:]
+    if not known:
+        return None, 0
+    middle = sorted(known, key=lambda r: r.prompt_token_s or 0.0)[len(known) // 2]
+    return middle.prompt_token_s, middle.prompt_tokens
 
 
 def hit_rates(share: float) -> tuple[float, float, float]:

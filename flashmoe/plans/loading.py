@@ -8,6 +8,7 @@ import msgspec
 
 from backends.gguf.file import read_gguf
 from backends.interface import EngineError, LoadRequest
+from backends.planner.prompts import prompt_pace
 from backends.planner.speed import measured_prompt_token
 from flashmoe.plans import measurements
 from flashmoe.plans.planning import plan_header, request_of
@@ -31,5 +32,9 @@ def with_measurements(request: LoadRequest) -> LoadRequest:
             request = msgspec.structs.replace(request, n_gpu_layers=0, gpu_reason=made.gpu_reason)
     if request.n_ubatch is not None:
         return request
-    pace = measured_prompt_token(measurements.runs_of(gguf), in_vram)
-    return msgspec.structs.replace(request, disk_bytes_s=here.disk_bytes_s, prompt_token_s=pace)
+    token_s, at = measured_prompt_token(measurements.runs_of(gguf), in_vram)
+    if token_s is not None:  # as the plan takes it: without what attention to a long prompt took
+        used = request.n_expert_used
+        gpu = bool(here.gpus)
+        token_s = prompt_pace(gguf, here, 0, on_gpu=gpu, n_used=used, token_s=token_s, measured_at=at).token_s
+    return msgspec.structs.replace(request, disk_bytes_s=here.disk_bytes_s, prompt_token_s=token_s)
