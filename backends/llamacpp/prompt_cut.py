@@ -26,6 +26,8 @@ _LEAST_DEADLINE = 0.25
 """Of the limit: a pass is never stopped sooner."""
 _NEW = 0.3
 """Weight of the newest step in the mean of what one takes."""
+_KEPT = 0.9
+"""What is kept at each step of how much longer than the mean a slow one took."""
 
 
 class PromptCut:
@@ -37,6 +39,8 @@ class PromptCut:
         self._tokens: int | None = None
         self._step_s: float | None = None
         """Seconds of a step in which answers alone get a token each."""
+        self._slow_s = 0.0
+        """The same of slow ones, lately: reads take what they take."""
 
     def tokens(self, answers: int) -> int:
         """Tokens of prompts for the next pass beside so many answers."""
@@ -50,7 +54,7 @@ class PromptCut:
     def deadline_s(self) -> float:
         """Seconds after which a pass is stopped, so that the answers have their token within the limit."""
         assert self.max_s is not None
-        return max(_LEAST_DEADLINE * self.max_s, self.max_s - (self._step_s or 0.0))
+        return max(_LEAST_DEADLINE * self.max_s, self.max_s - self._slow_s)
 
     @property
     def _aim_s(self) -> float:
@@ -58,7 +62,8 @@ class PromptCut:
 
     def stepped(self, seconds: float) -> None:
         """A step in which answers alone got a token each took so long."""
-        self._step_s = seconds if self._step_s is None else self._step_s + _NEW * (seconds - self._step_s)
+        mean = self._step_s = seconds if self._step_s is None else self._step_s + _NEW * (seconds - self._step_s)
+        self._slow_s = max(seconds, mean + _KEPT * (self._slow_s - mean))
 
     def took(self, tokens: int, seconds: float) -> None:
         """A pass with so many tokens of prompts took so long."""

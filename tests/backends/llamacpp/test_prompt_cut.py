@@ -85,6 +85,13 @@ def test_the_first_cut_is_what_steps_of_the_answers_tell() -> None:
     assert slow.tokens(1) == 1  # of at most 1.35 s: twice the tokens take twice as long where nothing is shared
     assert slow.tokens(8) > slow.tokens(1)
     assert slow.deadline_s == 1.5  # and the answers' own step fits into the limit
+    slow.stepped(1.0)
+    for _ in range(3):
+        slow.stepped(0.5)
+    assert 1.0 < slow.deadline_s < 1.2  # a slow one may come again
+    for _ in range(60):
+        slow.stepped(0.5)
+    assert 1.4 < slow.deadline_s < 1.5
     slow.stepped(60.0)
     assert slow.tokens(1) == 1
     assert 0 < slow.deadline_s <= 2.0
