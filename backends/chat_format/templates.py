@@ -144,7 +144,11 @@ class ChatTemplate:
         pieces = []
         for i, mark in zip(kept, marks, strict=True):
             before, found, rest = rest.partition(mark)
-            cut = before.rfind(head) if head else len(before)
+            bare = self._without_empty_thinking(after)
+            if bare and before.endswith(bare):  # history leaves out that nothing was thought
+                cut = len(before) - len(bare)
+            else:
+                cut = before.rfind(head) if head else len(before)
             if not found or cut < 0:
                 return None
             pieces.append(before[:cut] + after)
@@ -154,6 +158,14 @@ class ChatTemplate:
                     return None
                 rest = rest[over:]
         return [*pieces, rest]
+
+    def _without_empty_thinking(self, opening: str) -> str:
+        """What opens an answer, without the thinking that is over before it begins; "" where there is none."""
+        thinking = self.format.thinking
+        if thinking is None or not thinking.start or not thinking.end:
+            return ""
+        bare, found, rest = opening.partition(thinking.start.strip())
+        return bare if found and rest.strip() == thinking.end.strip() else ""
 
     def _continued(self, request: GenerateRequest, messages: tuple[ChatMessage, ...]) -> Rendered:
         last = messages[-1]

@@ -161,3 +161,16 @@ def test_what_opens_an_answer_is_seen_behind_an_answer_that_ends_otherwise(rende
         assert rendered.after == "<|start|>assistant"
         assert rendered.head is not None
         assert rendered.head + rendered.after == rendered.text
+
+
+def test_history_that_leaves_out_that_nothing_was_thought_is_replayed(renderer: Renderer) -> None:
+    made = template(QWEN, renderer)
+    request = ask(USER, ChatMessage("assistant", "Hello"), ChatMessage("user", "And?"), enable_thinking=False)
+    rendered = made.rendered(request)
+    opening = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert rendered.after == opening
+    first = "<|im_start|>user\nHi<|im_end|>\n" + opening
+    assert made.around(request, [1], rendered.after) == [
+        first,
+        "<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n" + opening,
+    ]
