@@ -26,9 +26,6 @@ from backends.figures import Telemetry as Telemetry
 from backends.figures import TokenLogprob as TokenLogprob
 from backends.figures import Usage as Usage
 
-# ---- requests --------------------------------------------------------------------------------------------------
-
-
 KvType = Literal["f16", "q8_0"]
 RepackChoice = Literal["auto", "on", "off"]
 Repacked = Literal["off", "dense", "all"]
@@ -95,10 +92,9 @@ class LoadRequest(Struct, kw_only=True, frozen=True):
     kv_min_tokens: int = 0
     """Prompts of fewer tokens aren't kept there: to compute them again is as fast."""
     expects_schemas: bool = False
-    """Answers that follow schemas and calls will be asked for: what tries schemas is started with the load, so that the
-    first of them is no slower than the next."""
+    """Schemas and calls will be asked for: what tries them starts with the load, not with the first of them."""
     heat_folder: str = ""
-    """Where it is kept how much each expert was used, so that the next start is warm; empty: nowhere."""
+    """Where each expert's use is kept, so that the next start is warm; empty: nowhere."""
 
 
 class GenerateRequest(Struct, kw_only=True, frozen=True):
