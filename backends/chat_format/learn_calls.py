@@ -215,6 +215,10 @@ def _named(one: str, two: str, skip: set[str], style: str) -> Calls | None:
         id_start, _, name_end = name_end.partition(id_text)
         calls = replace(calls, id_start=split_pieces(id_start))
     section, start, ending = _frame(prefix, one[end:], two, skip)
+    last = _arguments_json(two, two.find(NAMES[1])) if two else None
+    if last is not None:  # some close a section only after several calls
+        more = _ending(two[last[1] :], skip)
+        ending = more if more[: len(ending)] == ending else ending
     return replace(calls, section=section, start=start, name_end=split_pieces(name_end), end=ending)
 
 
