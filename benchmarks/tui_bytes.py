@@ -30,7 +30,7 @@ def measure(model: str, options: argparse.Namespace, *, messages: int, settle: f
         ctx = None if model.startswith("http") else 4096
         app = App(Path(folder), columns, rows, model=model, calm=options.calm or None, ctx=ctx, chat=chat)
         try:
-            if not app.read(120, b"is ready after"):
+            if not app.read(120, b" is ready"):
                 return "The model was not ready within 120 s."
             app.read_for(SAID_S)
             before, began = app.n_bytes, time.monotonic()

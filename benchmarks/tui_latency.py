@@ -42,7 +42,7 @@ def main() -> int:
         model, ctx = address or str(Path(options.model).absolute()), None if prose else options.ctx
         app = App(home, columns, rows, model=model, chat=chat, ctx=ctx, calm=options.calm or None)
         try:
-            if not app.read(60, b"is ready after"):
+            if not app.read(60, b" is ready"):
                 print("The model was not ready within 60 s.")
                 return 1
             app.read(3.0)

@@ -19,8 +19,7 @@ LATER = ("markdown_it", "pygments", "llama_cpp", "numpy", "huggingface_hub", "ht
 OWN_LATER = (
     "flashmoe.failures", "flashmoe.history.store", "flashmoe.history.kept_prompts", "tui.terminal.ascii",
     "tui.screens.closed", "tui.screens.palette", "tui.screens.dialogs", "tui.screens.chat.copying",
-    "tui.screens.chat.finding", "tui.screens.chat.commands",
-    "tui.chat.prompts", "tui.screens.chat.full_context", "tui.screens.chat.opening", "tui.widgets.leader_hints",
+    "tui.screens.chat.finding", "tui.screens.chat.full_context", "tui.screens.chat.opening", "tui.widgets.leader_hints",
 )  # fmt: skip
 """About a millisecond each; there is one for everything that the app can do."""
 

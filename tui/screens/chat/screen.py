@@ -22,6 +22,7 @@ from tui.keymap import bindings
 from tui.screens.chat.answering import Answering
 from tui.screens.chat.asking import Asking
 from tui.screens.chat.chat_view import ChatView
+from tui.screens.chat.commands import SlashCommands
 from tui.screens.chat.drafting import Drafting
 from tui.screens.chat.engine_news import IDLE_KEYS, EngineNews
 from tui.screens.chat.welcoming import show_welcome
@@ -38,7 +39,6 @@ from tui.widgets.welcome import Welcome
 
 if TYPE_CHECKING:
     from flashmoe.history import History
-    from tui.screens.chat.commands import SlashCommands
     from tui.screens.chat.copying import Copying
     from tui.screens.chat.finding import Finding
     from tui.screens.chat.opening import Opening
@@ -86,6 +86,7 @@ class ChatScreen(Screen[None]):
         self.answering = Answering(self)
         self.drafting = Drafting(self)
         self.asking = Asking(self, self.drafting, self._fold_monitor)
+        self.commands = SlashCommands(self, self.drafting, self.run_action)
 
     def compose(self) -> ComposeResult:
         """Everything that the first paint needs; the monitor comes a moment later."""
@@ -109,7 +110,7 @@ class ChatScreen(Screen[None]):
                 yield AttachmentBar()
                 yield OfferList()
                 composer = Composer(blink=False)
-                composer.completer = lambda text: self.commands.offers(text)
+                composer.completer = self.commands.offers
                 yield composer
             yield Vertical(id="monitor")
         yield KeyBar(self.host.keymap, IDLE_KEYS)
@@ -128,13 +129,6 @@ class ChatScreen(Screen[None]):
         self.set_class(hidden, "-folded")
 
     # ---- objects that no start waits for ---------------------------------------------------------------------------
-
-    @cached_property
-    def commands(self) -> SlashCommands:
-        """Knows what begins with a slash."""
-        from tui.screens.chat.commands import SlashCommands
-
-        return SlashCommands(self, self.drafting, self.run_action)
 
     @cached_property
     def opening(self) -> Opening:
@@ -280,7 +274,7 @@ class ChatScreen(Screen[None]):
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
         """Runs a / command, or asks what was typed."""
-        if not (event.text.startswith("/") and self.commands.run(event.text)):
+        if not self.commands.run(event.text):
             self.asking.send(event.text)
 
     def on_composer_offers_changed(self, event: Composer.OffersChanged) -> None:
