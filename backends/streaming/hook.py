@@ -45,6 +45,22 @@ def undecorated(name: str) -> str:
     return match[1] if match else name
 
 
+def _no_such_expert(layout: ExpertLayout, row: int) -> EngineError:
+    return EngineError("bad_model", f"Layer {layout.rows[row].layer} chose an expert that isn't there.")
+
+
+def _ids_of(ggml: abi.Ggml, node: int, t: abi.Tensor, count: int) -> tuple[Any, int]:
+    """The first `count` ids in the memory of a choice (its strides included), and the buffer that holds them, 0 where
+    they lie in VRAM."""
+    holder: int = (abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer) or 0
+    raw = (C.c_int32 * count)()
+    if holder and ggml.buffer_is_host(holder):
+        C.memmove(raw, t.data, 4 * count)
+        return raw, holder
+    ggml.tensor_get(node, C.addressof(raw), 0, count * 4)
+    return raw, 0
+
+
 class RouterHook:
     """`backends.llamacpp.context.EvalHook` over a `Pager`."""
 
@@ -224,7 +240,7 @@ class RouterHook:
         row = layer.row
         ids: list[int] = layer.ids.from_address(layer.data.value)[:]
         if max(ids) >= self._layout.rows[row].n_experts or min(ids) < 0:
-            raise self._no_such_expert(row)
+            raise _no_such_expert(self._layout, row)
         self.passes.layer(row)
         self._staged.discard(row)
         if self._take(row, layer.topk, ids, None):
@@ -252,18 +268,14 @@ class RouterHook:
         self._speak()
         if count <= 0:
             return  # the last layer of a ubatch that wants no logits computes on no token
-        holder = abi.Tensor.from_address(t.view_src).buffer if t.view_src else t.buffer
-        raw = (C.c_int32 * count)()
-        if holder and self._ggml.buffer_is_host(holder):
-            C.memmove(raw, t.data, 4 * count)
+        raw, holder = _ids_of(self._ggml, node, t, count)
+        if holder:
             self.scratch.seen(holder, self._tokens)
-        else:  # the ids may lie in VRAM
-            self._ggml.tensor_get(node, C.addressof(raw), 0, count * 4)
         experts = self._layout.rows[row].n_experts
         if n == 1:
             listed = raw[:]
             if max(listed) >= experts or min(listed) < 0:
-                raise self._no_such_expert(row)
+                raise _no_such_expert(self._layout, row)
             counts = None if self._weight == 1 else np.full(k, self._weight)
             if self._whole is None or not self._whole.active:
                 if self._take(row, node, listed, counts) and self._known is not None:
@@ -274,7 +286,7 @@ class RouterHook:
             table = np.lib.stride_tricks.as_strided(np.frombuffer(raw, np.int32), (n, k), (stride * 4, 4))
             found = np.bincount(table.ravel(), minlength=experts)
             if len(found) > experts:
-                raise self._no_such_expert(row)
+                raise _no_such_expert(self._layout, row)
             ids = np.flatnonzero(found)
             counts = found[ids]
         if self._whole is not None:
@@ -347,9 +359,6 @@ class RouterHook:
             self._stop, self._silent = 0, False
             if self._stub is not None:
                 self._stub.silence(False)
-
-    def _no_such_expert(self, row: int) -> EngineError:
-        return EngineError("bad_model", f"Layer {self._layout.rows[row].layer} chose an expert that isn't there.")
 
     def _ask_product(self, node: int) -> bool:
         if self._silent:

@@ -70,6 +70,19 @@ class Moves:
         finally:
             self.stall_s += time.perf_counter() - started
 
+    def through_file(self, row: int, experts: list[int]) -> None:
+        """Brings experts into the page cache, past the pool. Raises `EngineError` ``io_error``."""
+        assert self.slots is not None
+        started = time.perf_counter()
+        try:
+            self.slots.mapping.fetch(row, experts)
+            for down in (False, True):
+                self.slots.mapping.wait(row, experts, down)
+        except OSError as e:
+            raise self.failure(row, e) from e
+        finally:
+            self.stall_s += time.perf_counter() - started
+
     def give_up(self, row: int, experts: list[int]) -> None:
         """Experts that couldn't be read, or aren't wanted any more, are absent again."""
         self.store.drop([(row, x) for x in experts])

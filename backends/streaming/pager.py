@@ -225,17 +225,8 @@ class Pager:
 
     def _through_file(self, row: int, experts: list[int]) -> None:
         """Brings experts into the page cache for one layer's products, past the pool."""
-        assert self._slots is not None
         self._overflow = [(row, e) for e in experts]
-        started = time.perf_counter()
-        try:
-            self._slots.mapping.fetch(row, experts)
-            for down in (False, True):
-                self._slots.mapping.wait(row, experts, down)
-        except OSError as e:
-            raise self._moves.failure(row, e) from e
-        finally:
-            self._moves.stall_s += time.perf_counter() - started
+        self._moves.through_file(row, experts)
 
     def _clear_overflow(self) -> None:
         if self._overflow and self._slots is not None:

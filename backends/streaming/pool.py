@@ -25,7 +25,7 @@ from backends.streaming.known_products import SOURCES_BYTES, Product
 from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import Ledger
 from backends.streaming.pagecache import PageCacheStore
-from backends.streaming.slot_group import SlotGroup
+from backends.streaming.slot_group import SlotGroup, slot_geometry
 from backends.streaming.stores import I64, Arrival
 from backends.system import libc
 from backends.system.reader import Reader, Request, open_reader
@@ -45,11 +45,12 @@ class PoolStore:
             for p in layout.virtual.paths:
                 self._fds.append(os.open(p, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
             self._align, memory_align = libc.direct_io_alignment(self._fds[0])
-            self._geometry(memory_align)
+            self._at, self._sizes, self.group = slot_geometry(layout, self._align, memory_align)
         except OSError:
             for fd in self._fds:
                 os.close(fd)
             raise
+        self.cost = [self._sizes[g] for g in self.group]
         self._reader = reader or open_reader()
         self.mapping = PageCacheStore(layout, None)
         self._build(ram_bytes)
@@ -79,35 +80,6 @@ class PoolStore:
         """The memory of `_ids_data` as Python writes it."""
         self._patched: list[tuple[int, bytes]] = []
         """(the address of a node's sources, those of its own)"""
-
-    # ---- geometry --------------------------------------------------------------------------------------------------
-
-    def _geometry(self, memory_align: int) -> None:
-        """Where each tensor's slice lies in a slot: (offset of its first byte); and the slot sizes."""
-        a = self._align
-        self._at: list[list[int]] = []
-        exact = []
-        for row in self._layout.rows:
-            at, places = 0, []
-            for t in row.tensors:
-                head = t.entry.offset % a
-                if t.slice_bytes % a == 0:
-                    places.append(at + head)  # every expert's slice begins equally within a block
-                    at += -(-(head + t.slice_bytes) // a) * a
-                elif memory_align <= 32:
-                    places.append(at + a)
-                    at += -(-(t.slice_bytes + 3 * a) // a) * a
-                else:
-                    raise OSError(errno.EINVAL, "the disk's alignment doesn't suit the experts' sizes")
-            self._at.append(places)
-            exact.append(at)
-        sizes: list[int] = []
-        for n in sorted(set(exact), reverse=True):
-            if not sizes or n < sizes[-1] * 0.97:
-                sizes.append(n)
-        self.group = [max(g for g, size in enumerate(sizes) if n <= size) for n in exact]
-        self.cost = [sizes[g] for g in self.group]
-        self._sizes = sizes
 
     def _build(self, ram_bytes: int) -> None:
         self._groups: list[SlotGroup] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
+from backends.streaming.layout import ExpertLayout
 from backends.streaming.ledger import Ledger
 from backends.streaming.stores import I64
 from backends.system import libc
@@ -17,6 +19,33 @@ _REMADE_TOKENS = 16
 _MOST_MOVED = 24
 """Each of them is looked at whenever a slot is taken; from so many on the order is made anew."""
 _FOREIGN = -1e300
+
+
+def slot_geometry(layout: ExpertLayout, align: int, memory_align: int) -> tuple[list[list[int]], list[int], list[int]]:
+    """Where in a slot the bytes of each row's tensors begin, the sizes of slots (bytes, large ones first), and which of
+    those each row takes. `align`: bytes, of what is read past the page cache; `memory_align`: of where it goes. Raises
+    `OSError` where the disk's alignment doesn't suit the experts' sizes."""
+    at: list[list[int]] = []
+    exact = []
+    for row in layout.rows:
+        end, places = 0, []
+        for t in row.tensors:
+            head = t.entry.offset % align
+            if t.slice_bytes % align == 0:
+                places.append(end + head)  # every expert's slice begins equally within a block
+                end += -(-(head + t.slice_bytes) // align) * align
+            elif memory_align <= 32:
+                places.append(end + align)
+                end += -(-(t.slice_bytes + 3 * align) // align) * align
+            else:
+                raise OSError(errno.EINVAL, "the disk's alignment doesn't suit the experts' sizes")
+        at.append(places)
+        exact.append(end)
+    sizes: list[int] = []
+    for n in sorted(set(exact), reverse=True):
+        if not sizes or n < sizes[-1] * 0.97:
+            sizes.append(n)
+    return at, sizes, [max(g for g, size in enumerate(sizes) if n <= size) for n in exact]
 
 
 class SlotGroup:

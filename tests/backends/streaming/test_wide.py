@@ -75,9 +75,9 @@ def test_wide_steps_read_ahead_for_the_next_one_and_prompts_do_not(
         wide[:] = [1 if counts is None else int(counts.sum()) // 4]
         return chosen(self, row, ids, counts, *guess)
 
-    def noting_ahead(self: Prefetcher, row: int, experts: list[int], in_use, *, spare: bool) -> None:  # type: ignore[no-untyped-def]
+    def noting_ahead(self: Prefetcher, row: int, experts: list[int], in_use, **given) -> None:  # type: ignore[no-untyped-def]
         asked.append((wide[0], row, len(experts)))
-        ahead(self, row, experts, in_use, spare=spare)
+        ahead(self, row, experts, in_use, **given)
 
     monkeypatch.setattr(Pager, "chosen", noting)
     monkeypatch.setattr(Prefetcher, "read", noting_ahead)
