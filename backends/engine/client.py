@@ -191,7 +191,8 @@ class EngineClient:
             if inbox is None or inbox.ended:
                 return
             await asyncio.sleep(0.05)
-        self._child.end(EngineError("cancelled", "Loading was cancelled."), quiet=True)
+        if self._load_id == call_id:
+            self._child.end(EngineError("cancelled", "Loading was cancelled."), quiet=True)
 
     async def unload(self) -> None:
         """Frees the model; the child stays."""

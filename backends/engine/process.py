@@ -70,6 +70,8 @@ class ChildProcess:
         Raises `EngineError` ``engine_died``.
         """
         async with self._lock:
+            if self._why is not None and self._reader is not None:  # it was killed, and its end isn't through yet
+                await asyncio.wait({self._reader}, timeout=_KILL_S)
             return None if self.alive else await self._spawn()
 
     async def _spawn(self) -> p.Hello:

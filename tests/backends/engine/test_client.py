@@ -354,6 +354,14 @@ async def test_cancel_of_a_load(client: EngineClient, tiny: Path) -> None:
     assert await client.load(request(tiny))
 
 
+async def test_a_load_right_after_a_kill_has_a_child_of_its_own(client: EngineClient, tiny: Path) -> None:
+    await client.load(request(tiny))
+    first = client.pid
+    client._child.end(EngineError("cancelled", "Loading was cancelled."), quiet=True)  # nobody waits for its end
+    assert await client.load(request(tiny))
+    assert client.pid != first
+
+
 async def test_a_load_that_hangs_is_killed_when_cancelled(
     client: EngineClient, tiny: Path, events: list[ChildEvent | Died]
 ) -> None:
