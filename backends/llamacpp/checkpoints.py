@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-MAX_CHECKPOINTS = 12
-"""Of one sequence; where there are more, the one goes that lies closest behind another."""
+MAX_CHECKPOINTS = 16
+"""Of one sequence."""
+NEWEST = 8
+"""The last so many stay when there are too many: two or three a turn, so an edit a few turns back finds its own."""
 
 
 class Checkpoint(Struct, frozen=True):
@@ -38,15 +40,16 @@ class Checkpoints:
             self.drop_one()
 
     def drop_one(self) -> bool:
-        """Drops the one that is missed least; never the first (a shared preamble) nor the last, while there are
-        more."""
+        """Drops the one that is missed least: what would be computed again without it, by how far back it lies. Never
+        the first (a shared preamble) nor one of the newest, while there are others; the last one at last."""
         if not self._all:
             return False
         if len(self._all) <= 2:
             del self._all[0]
             return True
-        gaps = [self._all[i + 1].length - self._all[i - 1].length for i in range(1, len(self._all) - 1)]
-        del self._all[1 + gaps.index(min(gaps))]
+        lengths = [each.length for each in self._all]
+        inner = range(1, len(lengths) - (NEWEST if len(lengths) > NEWEST + 1 else 1))
+        del self._all[min(inner, key=lambda i: (lengths[i] - lengths[i - 1]) / (lengths[-1] - lengths[i]))]
         return True
 
     def before(self, length: int) -> Checkpoint | None:

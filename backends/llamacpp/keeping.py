@@ -115,7 +115,8 @@ class Keeper:
             tokens = np.concatenate([each.tokens for each in chain])
             agreed = common_prefix(np.asarray(base.tokens, np.int32), tokens)
         start = max((each.end for each in chain if each.end <= agreed), default=0)
-        slices = self.store.slices(node, start)
+        # the last one is read in any case: `base` may have all of its cells, but not the state after them any more
+        slices = self.store.slices(node, min(start, node.start))
         if not slices:
             return None
         held = base.active if base is not None else False

@@ -62,11 +62,15 @@ def window_before(context: LlamaContext, seq_id: int, end: int) -> bytes | None:
 
 def put_slices(context: LlamaContext, seq_id: int, slices: Iterable[Slice], done: int = 0) -> int:
     """Puts slices that follow each other into a sequence that has the cells of the `done` tokens before them; returns
-    how many tokens stand there then, 0 where it can't be done: the sequence is empty then."""
+    how many tokens stand there then, 0 where it can't be done: the sequence is empty then. Of a slice that lies within
+    those `done` only what can't be cut is put."""
     spare, last = context.spare, None
     if spare is None:
         return 0
     for part in slices:
+        if part.end <= done:
+            last = part.last
+            continue
         state = bytearray(part.cells)
         if part.last is not None:
             state += part.last[_HEAD:]

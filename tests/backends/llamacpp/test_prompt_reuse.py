@@ -12,7 +12,7 @@ import pytest
 
 from backends.interface import ChatMessage, Delta, Failed, Finished, GenerateRequest, LoadRequest, Sampling
 from backends.llamacpp.backend import MmapBackend
-from backends.llamacpp.checkpoints import MAX_CHECKPOINTS, Checkpoints
+from backends.llamacpp.checkpoints import MAX_CHECKPOINTS, NEWEST, Checkpoints
 from backends.llamacpp.model import LlamaModel
 from tests.gguf_factory import make_gguf
 from tests.storms import check, make_requests, storm, tokens
@@ -131,6 +131,20 @@ def test_a_regenerate_an_edit_and_a_second_answer_to_it(path: Path, fresh: Llama
     assert computed(end) <= 40 + SLACK
     _, end = one(kept, asked)  # and the branch that was left is still there
     assert computed(end) <= SLACK
+    kept.close()
+
+
+def test_what_is_in_the_cache_without_a_state_gets_it_from_the_store(path: Path, fresh: LlamaModel) -> None:
+    kept = load(path, n_seq_max=1, kv_budget_bytes=1 << 28)
+    talk = Conversation(kept, fresh, "talk")
+    for turn in range(4):
+        talk.turn(f"question {turn} " + "word " * 30)
+    for sequence in kept._scheduler.book.sequences:  # as after many more turns
+        while len(list(sequence.checkpoints)) > 2:  # the first and the last are left
+            sequence.checkpoints.drop_one()
+    for text in ("something else", "another thing"):
+        _, end = one(kept, [*talk.messages[:5], ChatMessage("user", text)], fresh)
+        assert computed(end) <= 40 + SLACK
     kept.close()
 
 
@@ -286,17 +300,29 @@ def test_long_prompts_are_kept_in_parts(paths: dict[str, Path], tmp_path: Path) 
         model.close()
 
 
-def test_of_many_checkpoints_the_closest_go() -> None:
-    kept = Checkpoints()
-    for length in (500, *range(1000, 40_000, 700)):
+def test_of_many_checkpoints_the_oldest_thin_out() -> None:
+    kept, turns = Checkpoints(), []
+    for length in (500, *(n + m for n in range(1000, 40_000, 700) for m in (0, 90))):
+        turns.append(length)
         kept.add(length, b"x")
     lengths = [c.length for c in kept]
     assert len(lengths) == MAX_CHECKPOINTS
     assert lengths == sorted(lengths)
     assert lengths[0] == 500
-    assert lengths[-1] == 39_500
-    assert (found := kept.before(39_499)) is not None
-    assert found.length < 39_500
+    assert lengths[-NEWEST:] == turns[-NEWEST:]
+    for back in range(1000, 39_000, 500):  # what is computed again is no more than what lies behind it
+        assert (found := kept.before(lengths[-1] - back)) is not None
+        assert lengths[-1] - back - found.length <= 1.5 * back
     kept.cut(500)
     assert [c.length for c in kept] == [500]
     assert kept.before(499) is None
+
+
+def test_of_few_checkpoints_the_last_is_kept_longest() -> None:
+    kept = Checkpoints()
+    for length in (500, 1000, 1100, 1900, 2000):
+        kept.add(length, b"x")
+    left = []
+    while kept.drop_one():
+        left.append([c.length for c in kept])
+    assert left == [[500, 1000, 1900, 2000], [500, 1900, 2000], [500, 2000], [2000], []]
