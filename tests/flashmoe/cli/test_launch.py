@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from flashmoe.serve.clients import CLIENTS, Place, environment_for
 from tests.gguf_factory import make_gguf
 
 KEY = "sesame-öffne-dich"
-AGENT = """#!{python}
+AGENT = """
 import json, os, re, signal, sys, time, urllib.request
 folder = {folder!r}
 found = dict(arguments=sys.argv[1:], environment=dict(os.environ), signals=[])
@@ -53,7 +54,11 @@ end()
 def folder(tmp_path: Path) -> Path:
     """Where the stand-in for codex is, and what it found."""
     agent = tmp_path / "codex"
-    agent.write_text(AGENT.format(python=sys.executable, folder=str(tmp_path)), encoding="utf-8")
+    script = tmp_path / "agent.py"
+    script.write_text(AGENT.format(folder=str(tmp_path)), encoding="utf-8")
+    # Not Python's own path behind #!: no blank may be in it.
+    started = f'exec {shlex.quote(sys.executable)} {shlex.quote(str(script))} "$@"'
+    agent.write_text(f"#!/bin/sh\n{started}\n", encoding="utf-8")
     agent.chmod(0o700)
     return tmp_path
 
