@@ -474,8 +474,12 @@ def test_picture(snap_compare: Any, state: str) -> None:
         screen = await pictured(pilot, [] if state == "offline" else [BY_STATE[state]])
         if state == "offline":
             await type_text(pilot, "qwen3.5")
-            await asyncio.sleep(0.7)
-            await until(pilot, lambda: "offline" in screen._notes["hub"])
+            await until(pilot, lambda: screen._filter == "qwen3.5")
+            before = ""
+            while picture(pilot) != before:  # what is looked for, and told of a row, comes a moment later
+                before = picture(pilot)
+                await asyncio.sleep(1.5)
+            assert "offline" in screen._notes["hub"]
 
     app = FlashmoeApp(AppOptions(measure=False, theme="ember"))
     assert snap_compare(app, run_before=ready, terminal_size=(120, 36))
