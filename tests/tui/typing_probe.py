@@ -142,8 +142,8 @@ def main() -> None:
         with driver._writer_thread._queue.mutex:
             os.kill(os.getpid(), signal.SIGCONT)
 
-    app.action_interrupt = interrupt  # type: ignore[attr-defined]
-    app._bindings.bind("f11", "interrupt", priority=True)
+    app.action_worst_moment = interrupt  # type: ignore[attr-defined]
+    app._bindings.bind("f11", "worst_moment", priority=True)
     asks = ChatScreen.on_composer_sent
 
     def noted(screen: ChatScreen, event: Any) -> None:
