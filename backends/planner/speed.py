@@ -14,6 +14,7 @@ from itertools import pairwise
 from msgspec import Struct
 
 from backends.gguf.file import GgufFile
+from backends.gguf.types import TENSOR_TYPES
 from backends.planner.machine import Machine
 
 CURVES: tuple[tuple[tuple[float, float], ...], ...] = (
@@ -178,7 +179,8 @@ def prompt_token_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None
             continue
         else:
             price = DENSE_PROMPT_COST.get(tensor.type_name, price)
-        cost += math.prod(tensor.dims) * share * price
+        _, block, size = TENSOR_TYPES[tensor.type]
+        cost += tensor.nbytes / size * block * share * price  # its bytes tell its weights, in a sketch, too
     nextn = gguf.bytes.nextn / gguf.bytes.total if gguf.bytes.total else 0.0
     return cost * (1 - nextn) / (PROMPT_WEIGHTS_S * machine.cores) / (machine.compute_scale or 1.0)
 

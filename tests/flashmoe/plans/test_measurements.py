@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from backends.gguf.file import read_gguf
 from backends.interface import BenchResult, ModelInfo, Usage
 from backends.planner.machine import probe_memory
+from backends.planner.speed import prompt_token_seconds
 from backends.system.disk_probe import probe_disk
 from flashmoe.hub.facts import facts_of
 from flashmoe.plans import measurements
-from flashmoe.plans.planning import plan_facts, plan_file, plan_header
+from flashmoe.plans.planning import _sketch, plan_facts, plan_file, plan_header
 from tests.gguf_factory import make_gguf
 from tests.places import ROOT
 
@@ -157,5 +158,8 @@ def test_a_catalogues_figures_are_planned_like_the_header(model: Path) -> None:
     assert rough.speed is not None
     assert exact.speed is not None
     assert rough.speed.expected == pytest.approx(exact.speed.expected, rel=0.2)
+    assert prompt_token_seconds(_sketch(facts_of(gguf)), here) == pytest.approx(
+        prompt_token_seconds(gguf, here), rel=0.5
+    )
     big = replace(facts_of(gguf), expert_bytes=200 << 30, dense_bytes=6 << 30, expert_bytes_per_token=4 << 30)
     assert plan_facts(big, here).verdict in ("streams", "no_memory")
