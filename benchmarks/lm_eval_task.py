@@ -22,7 +22,7 @@ from typing import Any
 import httpx2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from refusals import serve
+from served import served
 
 ROWS: list[dict[str, Any]] = [
     {"question": "An expert is", "choices": [" a part of a layer", " a kind of cheese"], "gold": 0},
@@ -81,14 +81,9 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--lm-eval", default="lm_eval", help="the harness's command")
     args = parser.parse_args()
-    server, url = serve(args.model, [])
-    try:
+    with tempfile.TemporaryDirectory() as folder, served(args.model, ["--kv-dir", "none"]) as (_, url):
         name = httpx2.get(f"{url}/v1/models").json()["data"][0]["id"]
-        with tempfile.TemporaryDirectory() as folder:
-            found, own = harness(args.lm_eval, url, name, Path(folder)), here(url)
-    finally:
-        server.terminate()
-        server.wait(20)
+        found, own = harness(args.lm_eval, url, name, Path(folder)), here(url)
     print(f"accuracy: the harness {found:.2f}, here {own:.2f}")
     return 0 if found == own else 1
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from served import served
 
 LONG = [{"role": "user", "content": "word " * 8_000}]
 HUGE = [{"role": "user", "content": "word " * 200_000}]
@@ -49,18 +50,6 @@ def make_model(folder: Path) -> Path:
         folder / "slow.gguf", quant="q8_0", n_ctx_train=16384, endless=True, n_layer=8, n_embd=1024, n_ff_exp=1024,
         n_expert=16, n_expert_used=4,
     )  # fmt: skip
-
-
-def serve(model: str, extra: list[str]) -> tuple[subprocess.Popen[str], str]:
-    """The server and its address."""
-    command = [sys.executable, "-m", "flashmoe.cli.main", "serve", model, "--port", "0", "--kv-dir", "none", *extra]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    for line in server.stderr:
-        if found := re.search(r"(http://\S+)/v1", line):
-            threading.Thread(target=server.stderr.read, daemon=True).start()
-            return server, found[1]
-    raise SystemExit("the server did not start")
 
 
 def measure(url: str, seconds: float, ctx: int) -> None:
@@ -108,13 +97,9 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or str(make_model(Path(folder)))
-        extra = ["--ctx", str(args.ctx), "--ubatch", "2048", "--backend", args.backend]
-        server, url = serve(model, extra)
-        try:
+        extra = ["--kv-dir", "none", "--ctx", str(args.ctx), "--ubatch", "2048", "--backend", args.backend]
+        with served(model, extra) as (_, url):
             measure(url, args.seconds, args.ctx)
-        finally:
-            server.terminate()
-            server.wait(20)
     return 0
 
 

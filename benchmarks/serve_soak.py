@@ -18,15 +18,18 @@ import itertools
 import json
 import os
 import random
-import re
-import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from served import served
 
 QUESTIONS = [
     "What is an expert?", "How do I stop an answer?", "What does the router do?", "What is a KV cache?",
@@ -106,18 +109,16 @@ def main() -> int:
     parser.add_argument("--requests", type=int, help="end after so many requests instead of after --minutes")
     parser.add_argument("--tokens", type=int, default=64, help="of each answer at most")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "flashmoe.cli.main", "serve", args.model, "--port", "0"]
-    server = subprocess.Popen([*command, "--parallel", str(args.parallel)], stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    url = ""
-    for line in server.stderr:
-        if found := re.search(r"(http://\S+)/v1", line):
-            url = found[1]
-            break
-    if not url:
-        print("the server did not start")
-        return 1
-    threading.Thread(target=server.stderr.read, daemon=True).start()
+    # A home of its own: an earlier run kept what it read of these very questions.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(args.model, ["--parallel", str(args.parallel)], {"FLASHMOE_HOME": folder}) as (server, url),
+    ):
+        return soak(args, server, url)
+
+
+def soak(args: argparse.Namespace, server: int, url: str) -> int:
+    """Asks, counts and prints; 1 where an answer failed or one is stuck."""
     with httpx2.Client(base_url=url, timeout=120) as client:
         alone = {
             (q, t): work(client, q, None, args.tokens, tools=t) for q in QUESTIONS for t in {False, args.tools > 0}
@@ -152,7 +153,7 @@ def main() -> int:
 
     def memory() -> dict[str, float]:
         """MiB of the server and of its engine: resident, and without the pages of files (code, the mapped model)."""
-        process = psutil.Process(server.pid)
+        process = psutil.Process(server)
         found: dict[str, float] = {}
         for name, members in (("server", [process]), ("engine", process.children(recursive=True))):
             infos = [member.memory_info() for member in members]
@@ -183,8 +184,6 @@ def main() -> int:
         print(f"| {name} | " + " | ".join(f"{x:.1f}" for x in thirds) + f" | {thirds[2] / thirds[0] - 1:+.1%} |")
     for question, text in differing.items():
         print(f"  differs or failed: {question!r}: {text[:100]!r} (alone: {str(alone.get(question))[:100]!r})")
-    server.terminate()
-    server.wait(20)
     return 1 if counts["failed"] or in_flight != "0.0" else 0
 
 

@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +26,8 @@ from typing import Any
 import httpx2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from served import served
 
 
 class Reader(threading.Thread):
@@ -67,23 +66,14 @@ def gaps(times: list[float]) -> list[float]:
     return [b - a for a, b in itertools.pairwise(times)]
 
 
-def start(o: argparse.Namespace, folder: str) -> tuple[subprocess.Popen[str], str]:
-    """The server and its address."""
-    environment = {**os.environ, "FLASHMOE_HOME": folder, "FLASHMOE_BACKEND__MAX_STALL": str(o.max_stall)}
-    command = [sys.executable, "-m", "flashmoe.cli.main", "serve", o.model, "--port", "0", "--kv-dir", "none"]
-    command += ["--parallel", str(1 + o.readers), "--ctx", str(o.readers * (o.prompt + 64) + o.answer + 256)]
+def flags(o: argparse.Namespace) -> list[str]:
+    """The server's."""
+    flags = ["--kv-dir", "none", "--parallel", str(1 + o.readers)]
+    flags += ["--ctx", str(o.readers * (o.prompt + 64) + o.answer + 256)]
     for name in ("ram", "ubatch", "threads"):
         if getattr(o, name) is not None:
-            command += [f"--{name}", str(getattr(o, name))]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
-    assert server.stderr is not None
-    said = []
-    for line in server.stderr:
-        said.append(line)
-        if found := re.search(r"(http://\S+)/v1", line):
-            threading.Thread(target=server.stderr.read, daemon=True).start()
-            return server, found[1]
-    raise SystemExit("the server did not start:\n" + "".join(said))
+            flags += [f"--{name}", str(getattr(o, name))]
+    return flags
 
 
 def measure(o: argparse.Namespace, url: str) -> dict[str, Any]:
@@ -138,12 +128,9 @@ def main() -> int:
     a.add_argument("--vocab", type=int, default=31000, help="ids are below it")
     o = a.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server, url = start(o, folder)
-        try:
+        environment = {"FLASHMOE_HOME": folder, "FLASHMOE_BACKEND__MAX_STALL": str(o.max_stall)}
+        with served(o.model, flags(o), environment) as (_, url):
             print(json.dumps(measure(o, url)), flush=True)
-        finally:
-            server.terminate()
-            server.wait(60)
     return 0
 
 

@@ -19,15 +19,12 @@ from backends.planner.machine import Machine
 from backends.planner.plan import PlanRequest, plan
 from backends.streaming.backend import StreamBackend
 from tests.gguf_factory import make_gguf
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 WIDE: dict[str, int] = {"n_embd": 128, "head_dim": 32, "n_layer": 4}
 ARCHITECTURES = ("qwen3moe", "gpt-oss", "deepseek2", "qwen35moe", "gemma4", "llama4", "granitehybrid", "qwen4exp")
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 def load(path: Path, backend: str = "mmap", **options: Any) -> LlamaModel:

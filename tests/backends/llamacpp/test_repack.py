@@ -22,16 +22,13 @@ from backends.planner.plan import PlanRequest, plan, working_set
 from backends.planner.repack import Gain, GainFile, both, choose, main_types, processor
 from backends.streaming.backend import StreamBackend
 from tests.gguf_factory import make_gguf
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 Q4_0 = 2
 SHAPE: dict[str, Any] = {"n_embd": 256, "n_ff_exp": 256, "n_expert": 8}
 FAST, SLOW = Gain(1.5, 1.2, 1.5, 1.2), Gain(1.5, 1.2, 1.3, 0.5)
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 def load(path: Path, backend: str, **options: Any) -> LlamaModel:

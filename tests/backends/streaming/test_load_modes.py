@@ -13,14 +13,11 @@ from backends.llamacpp import native
 from backends.llamacpp.backend import MmapBackend
 from backends.streaming.backend import StreamBackend
 from tests.gguf_factory import make_gguf
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 LAZY_ON = 2
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 def load(path: Path, backend: str, **options: Any) -> Model:

@@ -24,19 +24,15 @@ from backends.llamacpp.backend import MmapBackend
 from backends.planner.plan import working_set
 from backends.streaming.backend import StreamBackend
 from tests.gguf_factory import make_gguf
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 ARCHITECTURES = (
     "qwen3moe", "qwen35moe", "qwen3next", "gpt-oss", "deepseek2", "llama", "olmoe", "glm4moe", "llama4", "gemma4",
     "granitehybrid", "lfm2moe",
 )  # fmt: skip
 SMALL: dict[str, Any] = {"n_ctx": 512, "n_threads": 1}
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bench ends with a second of reads for its bound; nothing here looks at it."""
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 def load(path: Path, backend: str, **options: Any) -> Model:

@@ -27,14 +27,11 @@ from backends.streaming.backend import StreamBackend
 from backends.system import libc
 from backends.system.libc import PAGE
 from tests.gguf_factory import make_gguf
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 SHAPE: dict[str, Any] = {"n_layer": 4, "n_expert": 16, "n_expert_used": 2}
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 def load(path: Path, backend: str, **options: Any) -> Any:

@@ -16,14 +16,11 @@ from backends.llamacpp.backend import MmapBackend
 from backends.streaming.backend import StreamBackend
 from backends.streaming.staging import PassChoice, Staging
 from tests.gguf_factory import make_gguf
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 SHAPE: dict[str, Any] = {"n_layer": 4, "n_expert": 32, "n_expert_used": 4}
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 def load(path: Path, backend: str, **options: Any) -> Any:

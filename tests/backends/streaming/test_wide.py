@@ -14,14 +14,11 @@ from backends.streaming.backend import StreamBackend
 from backends.streaming.pager import Pager
 from backends.streaming.prefetch import Prefetcher
 from benchmarks.synthetic import Spec, write_model
+from tests.no_disk_probe import no_disk_probe
+
+__all__ = ["no_disk_probe"]
 
 SHARE = 0.3
-
-
-@pytest.fixture(autouse=True)
-def no_disk_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("backends.streaming.backend", "backends.llamacpp.backend"):
-        monkeypatch.setattr(f"{module}.disk_bytes_per_second", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 
+from tests import sdk_clients
 from tests.backends.chat_format.formats import TEMPLATES
 from tests.clients.weather import PARAMETERS, holds
 from tests.gguf_factory import make_gguf
@@ -28,7 +28,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_openai_calls_gets_the_result_and_answers(server: Running) -> None:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+    with sdk_clients.openai_client(server) as client:
         messages: list[Any] = [{"role": "system", "content": "Use tools."}, {"role": "user", "content": "Paris?"}]
         tools: list[Any] = [{"type": "function", "function": f} for f in (FUNCTION, OTHER)]
         forced: Any = {"type": "function", "function": {"name": "get_weather"}}
@@ -73,7 +73,7 @@ def test_openai_calls_gets_the_result_and_answers(server: Running) -> None:
 
 
 def test_anthropic_calls_gets_the_result_and_answers(server: Running) -> None:
-    with anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0) as client:
+    with sdk_clients.anthropic_client(server) as client:
         tools: list[Any] = [
             {"name": f["name"], "description": f.get("description", ""), "input_schema": f["parameters"]}
             for f in (FUNCTION, OTHER)
@@ -109,7 +109,7 @@ def test_anthropic_calls_gets_the_result_and_answers(server: Running) -> None:
 
 
 def test_responses_call_get_the_result_and_answer(server: Running) -> None:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+    with sdk_clients.openai_client(server) as client:
         tools: list[Any] = [{"type": "function", **f} for f in (FUNCTION, OTHER)]
         items: list[Any] = [{"role": "user", "content": "Paris?"}]
         given: dict[str, Any] = {
@@ -147,7 +147,7 @@ def test_responses_call_get_the_result_and_answer(server: Running) -> None:
 
 
 def test_a_call_that_is_cut_off_is_given_as_far_as_it_came(server: Running) -> None:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+    with sdk_clients.openai_client(server) as client:
         cut = client.chat.completions.create(
             model="any", messages=[{"role": "user", "content": "Paris?"}], max_tokens=12, temperature=0,
             tools=[{"type": "function", "function": FUNCTION}],  # type: ignore[list-item]
@@ -161,7 +161,7 @@ def test_forty_thousand_characters_of_tools_and_results(server: Running) -> None
         {"type": "function", "function": {**FUNCTION, "name": f"tool_{i}", "description": "It helps. " * 3}}
         for i in range(12)
     ]
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+    with sdk_clients.openai_client(server) as client:
         answer = client.chat.completions.create(
             model="any", messages=[{"role": "user", "content": "hello"}], tools=tools, tool_choice="none", max_tokens=4,  # type: ignore[arg-type]
         )  # fmt: skip

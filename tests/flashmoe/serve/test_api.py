@@ -17,6 +17,7 @@ import httpx2
 import openai
 import pytest
 
+from tests import sdk_clients
 from tests.gguf_factory import make_gguf
 from tests.serving import Running, serving
 from tests.storms import TIE
@@ -37,7 +38,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 @pytest.fixture
 def client(server: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as c:
+    with sdk_clients.openai_client(server) as c:
         yield c
 
 

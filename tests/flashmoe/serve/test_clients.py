@@ -9,6 +9,7 @@ import anthropic
 import openai
 import pytest
 
+from tests import sdk_clients
 from tests.gguf_factory import make_gguf
 from tests.serving import Running, serving
 
@@ -23,13 +24,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 def anthropic_client(server: Running) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0) as client:
+    with sdk_clients.anthropic_client(server) as client:
         yield client
 
 
 @pytest.fixture
 def openai_client(server: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+    with sdk_clients.openai_client(server) as client:
         yield client
 
 

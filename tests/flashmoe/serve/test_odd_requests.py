@@ -13,6 +13,7 @@ import httpx2
 import openai
 import pytest
 
+from tests import sdk_clients
 from tests.backends.chat_format.formats import TEMPLATES
 from tests.gguf_factory import make_gguf
 from tests.serving import Running, serving
@@ -37,13 +38,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 def client(server: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as client:
+    with sdk_clients.openai_client(server) as client:
         yield client
 
 
 @pytest.fixture
 def claude(server: Running) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0) as client:
+    with sdk_clients.anthropic_client(server) as client:
         yield client
 
 
