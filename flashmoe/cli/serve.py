@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import os
 import re
 import signal
@@ -30,6 +29,7 @@ from flashmoe.cli.models import resolve_model
 from flashmoe.config.loading import kept_prompts
 from flashmoe.config.schema import KvCacheConfig
 from flashmoe.figures import GIB
+from flashmoe.remote.address import is_loopback
 from flashmoe.serve.clients import CLIENTS, Place, lines_for
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     key = _key()
-    if not _is_loopback(args.host) and key is None:
+    if not is_loopback(args.host) and key is None:
         raise UsageError(f"{args.host} can be reached from other machines: set {KEY_VARIABLE} to a key of your choice")
     if args.parallel > 250:
         raise UsageError("--parallel: at most 250 requests are decoded together")
@@ -192,15 +192,6 @@ def _key() -> str | None:
             "client can send; set another key"
         )
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def _serve(args: argparse.Namespace, request: LoadRequest, key: str | None) -> int:

@@ -7,7 +7,6 @@ None here and shown as unknown. It lives in `flashmoe` and not in `backends` bec
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -19,7 +18,7 @@ from backends.interface import (
     ModelInfo,
     ProgressCallback,
 )
-from flashmoe.remote.address import host_of
+from flashmoe.remote.address import host_of, origin_of
 from flashmoe.remote.http import CONNECT_S, make_client, network_error, status_error
 from flashmoe.remote.model import RemoteModel
 
@@ -32,8 +31,7 @@ class RemoteBackend:
 
     def why_not(self, request: LoadRequest) -> str | None:
         """None for an http(s) URL."""
-        url = urlsplit(request.path)
-        if url.scheme not in ("http", "https") or not url.hostname:
+        if origin_of(request.path) is None:
             return f"{request.path} is not a server's address, such as http://127.0.0.1:8080/v1."
         return None
 

@@ -10,31 +10,28 @@ import httpx2
 import msgspec
 
 from backends.interface import EngineError
-from flashmoe.remote.address import host_of
-
-KEY_VARIABLES = ("FLASHMOE_REMOTE_KEY", "OPENAI_API_KEY")
-
+from flashmoe.remote.address import host_of, is_loopback
+from flashmoe.remote.keys import advice_for, key_variable
 
 CONNECT_S = 10.0
 
 
-def key_variable() -> str | None:
-    """The variable whose key is sent; None where none is set."""
-    return next((variable for variable in KEY_VARIABLES if os.environ.get(variable)), None)
-
-
 def make_client(base: str) -> httpx2.Client:
-    """A client for one server: the key from the environment, no redirects (a key must not travel on), a connection for
-    each request (one that was kept may be gone by the next question)."""
+    """A client for one server: its key from the environment, no redirects (a key must not travel on), no proxy on the
+    way to this machine itself, a connection for each request (one that was kept may be gone by the next question)."""
     headers = {"Accept": "application/json", "User-Agent": "flashmoe-tui"}
-    if (variable := key_variable()) is not None:
+    if (variable := key_variable(base)) is not None:
         headers["Authorization"] = f"Bearer {os.environ[variable]}"
     url = base.rstrip("/")
     if not urlsplit(url).path:
         url += "/v1"
     timeout = httpx2.Timeout(CONNECT_S, read=None)
     limits = httpx2.Limits(max_keepalive_connections=0)
-    return httpx2.Client(base_url=url, headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
+    host = urlsplit(url).hostname or ""
+    direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else None
+    return httpx2.Client(
+        base_url=url, headers=headers, timeout=timeout, limits=limits, follow_redirects=False, mounts=direct
+    )
 
 
 def network_error(e: httpx2.HTTPError, base: str, *, begun: bool = False) -> EngineError:
@@ -58,9 +55,9 @@ def status_error(status: int, body: bytes, base: str, headers: Mapping[str, str]
     if 300 <= status < 400:
         return EngineError("network", f"{host} sends on to {_elsewhere(headers, base)}", "use that address instead.")
     if status in (401, 403):
-        if (variable := key_variable()) is not None:
+        if (variable := key_variable(base)) is not None:
             return EngineError("unauthorized", f"{host} doesn't accept the key in {variable}{said}.")
-        return EngineError("unauthorized", f"{host} wants a key{said}", f"set {KEY_VARIABLES[0]}.")
+        return EngineError("unauthorized", f"{host} wants a key{said}", advice_for(base))
     if status == 404:
         return EngineError("not_found", f"{host} has no such route or model{said}", "the address usually ends in /v1.")
     if status == 429 or status >= 500:
