@@ -27,6 +27,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 from gpu_runs import load  # noqa: E402
 from prefill import forget  # noqa: E402
 
+from backends.engine.launch import let_threads_sleep  # noqa: E402
 from backends.interface import BenchRequest  # noqa: E402
 
 
@@ -99,6 +100,8 @@ def main() -> int:
     a.add_argument("--forget", action="store_true", help="drop the file from the page cache before each measurement")
     a.add_argument("--warm", type=int, default=1, help="benchmarks of each load before the first round")
     o = a.parse_args()
+    if all(given["backend"] != "bare" for given in o.loads):
+        let_threads_sleep(os.environ)  # as in the engine; llama.cpp alone waits as it comes
     models, probes, rows = {}, {}, dict[str, list[dict[str, float | None]]]()
     for given in o.loads:
         told = {"threads": o.threads, "prompt": o.prompt, "tokens": o.tokens, **given}

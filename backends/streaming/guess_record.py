@@ -22,7 +22,7 @@ FLOORS = (0.6, 0.75)
 """The share of right guesses from which a rank is read ahead: for the next layer, and farther, where the disk's time is
 more often its own."""
 FARTHEST = 5
-"""Layers that one token's guesses look ahead at most, but for those that are made by twos."""
+"""Layers that one token's guesses look ahead at most, but for those that are made by twos or fours."""
 _KNOWN = 24.0
 _USEFUL = 0.75
 """Of the ranks that are worth reading one layer ahead: so many must be farther."""
@@ -72,7 +72,9 @@ class Distances:
         self._all = tuple(range(1, len(self.records) + 1))
         self._rows = rows
         self._graphs = self._trial = 0
-        self._first = self._even = self._odd = self._all
+        self._first = self._all
+        self._by: tuple[tuple[int, ...], ...] = (self._all,)
+        """At which distances rows guess, by turns."""
         self._ranks: list[list[int]] = [[] for _ in self.records]
 
     def begin(self, reads: float) -> None:
@@ -82,31 +84,40 @@ class Distances:
         near = self.records[0]
         self._ranks = [record.worth(FLOORS[d > 0], self._k) for d, record in enumerate(self.records)]
         if any(record.tried[0] < _KNOWN for record in self.records):
-            self._first = self._even = self._odd = self._all
+            self._first, self._by = self._all, (self._all,)
             return
         # as many reads under way as the disk is probed with: those of a layer that finds nothing
         want = min(len(self.records) - 1, max(1, round(self._k / max(reads, 0.1))))
-        useful = [d for d in range(2, want + 1) if len(self._ranks[d]) >= _USEFUL * max(1, len(self._ranks[0]))]
+        least = _USEFUL * max(1, len(self._ranks[0]))
+        useful = [d for d in range(2, want + 1) if len(self._ranks[d]) >= least]
         if not useful:
-            self._first = self._even = self._odd = (1,)
+            self._first, self._by = (1,), ((1,),)
             return
-        far = max(useful)
-        corrected = near.share - self.records[far].share > _CORRECTED_FROM
-        self._first = tuple(range(1, far + 2))
-        self._even, self._odd = ((1, far, far + 1), (1,)) if corrected else ((far, far + 1), ())
+        last = max(useful) + 1
+        if near.share - self.records[last - 1].share > _CORRECTED_FROM:
+            self._by = (1, last - 1, last), (1,)
+        else:
+            farther = min(last + 1, len(self.records))
+            if farther < 5 or len(self._ranks[farther - 1]) < least:
+                self._by = (last - 1, last), ()
+            else:  # four at once: the nearest has one layer less to arrive in, the farthest one more
+                last = farther
+                self._by = (last - 3, last - 2, last - 1, last), (), (), ()
+        self._first = tuple(range(1, last + 1))
 
     def of(self, row: int) -> tuple[int, ...]:
         """The distances at which `row` guesses, the nearest first. The first row guesses all that nobody else can; far
-        ones every second row guesses for two, which costs little more than one; and one row of each token tries all."""
+        ones every second row guesses for two, or every fourth for four, which costs little more than one; and one row
+        of each token tries all."""
         if row == 0:
             return self._first
         if row == self._trial:
             return self._all
-        return self._odd if row % 2 else self._even
+        return self._by[row % len(self._by)]
 
     def scored(self, row: int) -> bool:
         """Whether what was guessed for `row` is scored this time: one row in four, once anything is known."""
-        return (row + self._graphs) % 4 == 0 or self._odd == self._all or row - self._trial in self._all
+        return (row + self._graphs) % 4 == 0 or self._by == (self._all,) or row - self._trial in self._all
 
     def worth(self, distance: int) -> list[int]:
         """The ranks of a guess that are worth reading ahead."""

@@ -16,7 +16,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,10 @@ _IOCB = struct.Struct("<QIiHhIQQqQII")
 resfd."""
 _EVENT = np.dtype([("data", "<u8"), ("obj", "<u8"), ("res", "<i8"), ("res2", "<i8")])
 
+_RING_MAGIC = 0xA10A10A1
+_FEW = 4
+"""Reads that are waited for at a time while others wait for room."""
+
 Request = tuple[int, int, int, int, int, int]
 """(tag, fd, address, bytes to ask for, file offset, bytes that must come): more is asked for than the file holds at its
 end, since O_DIRECT reads whole blocks."""
@@ -40,7 +44,8 @@ class Reader(Protocol):
     name: str
 
     def submit(self, requests: Sequence[Request], urgent: bool = True) -> None:
-        """Starts reads, as many as the disk's queue takes; the rest waits for `go_on`, behind later urgent ones."""
+        """Starts reads, as many as the disk's queue takes, and of those that aren't urgent as many as keep it busy; the
+        rest waits for `go_on`, behind later urgent ones."""
         ...
 
     def go_on(self) -> None:
@@ -80,6 +85,25 @@ def _read_rest(request: Request, got: int) -> int:
         return errno.EIO
 
 
+class Depth:
+    """How many reads that nobody waits for yet are with the disk at once: a disk takes them in turn, so what is needed
+    at once waits for all of them. As few as keep it busy until somebody looks again."""
+
+    LEAST = 24
+    """What a disk gives its best with: eight experts of three matrices."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.reads = most
+
+    def looked(self, left: int) -> None:
+        """Reads had to wait until now, and so many are still with the disk."""
+        if 4 * left < self.reads:  # a little later it would have had nothing to do
+            self.reads = min(self._most, 2 * self.reads)
+        elif 2 * left > self.reads:
+            self.reads = max(min(self.LEAST, self._most), self.reads - 1)
+
+
 class AioReader:
     """Linux AIO by way of libc's `syscall`."""
 
@@ -95,24 +119,36 @@ class AioReader:
         if numbers is None:
             raise OSError(errno.ENOSYS, "no Linux AIO on this architecture")
         self._setup, self._destroy, self._getevents, self._submit = numbers
-        self._syscall = C.CDLL(None, use_errno=True).syscall
-        self._syscall.restype = C.c_long
-        self._context = C.c_ulong(0)
-        if self._syscall(C.c_long(self._setup), C.c_long(self.DEPTH), C.byref(self._context)):
+        libc, n, at = C.CDLL(None, use_errno=True), C.c_long, C.c_void_p
+        # with types of its own each, since converting arguments one by one takes longer than the call
+        self._call = C.CFUNCTYPE(n, n, C.c_ulong, n, at, use_errno=True)(("syscall", libc))
+        self._call_events = C.CFUNCTYPE(n, n, C.c_ulong, n, n, at, at, use_errno=True)(("syscall", libc))
+        context = C.c_ulong(0)
+        if self._call(self._setup, self.DEPTH, C.addressof(context), None):
             code = C.get_errno()
             raise OSError(code, os.strerror(code))
+        self._context = context.value
+        self._ring = (C.c_uint32 * 5).from_address(self._context)
+        """The context is the address of struct aio_ring: id, nr, head, tail, magic."""
+        self._readable = self._ring[4] == _RING_MAGIC
         self._iocbs = (C.c_char * (self.DEPTH * _IOCB.size))()
         self._free = list(range(self.DEPTH))
         self._address = C.addressof(self._iocbs)
+        self._pointers: Any = (C.c_uint64 * self.DEPTH)()
         self._events = np.zeros(self.DEPTH, _EVENT)
+        self._events_at = self._events.ctypes.data
         self._under_way: dict[int, Request] = {}
         self._slot: dict[int, tuple[int, int]] = {}
         self._early: list[tuple[int, int]] = []
         self._pieces = 0
+        self._depth = Depth(self.UNDER_WAY)
         self._urgent: deque[Request] = deque()
         self._later: deque[Request] = deque()
 
     def submit(self, requests: Sequence[Request], urgent: bool = True) -> None:
+        self.go_on()
+        if not urgent and self._under_way and len(self._under_way) + len(requests) > self._depth.reads:
+            self._early += self._wait(0)
         (self._urgent if urgent else self._later).extend(requests)
         self._start()
 
@@ -120,13 +156,20 @@ class AioReader:
         if self._urgent or self._later:
             if self._under_way:
                 self._early += self._wait(0)
+            if self._later:
+                self._depth.looked(len(self._under_way))
             self._start()
 
     def _start(self) -> None:
         """Submits what waits as far as there is room."""
         part: list[Request] = []
         at: list[int] = []
-        while (waiting := self._urgent or self._later) and (self._pieces < self.UNDER_WAY or not self._under_way):
+        while waiting := self._urgent or self._later:
+            under_way = len(self._under_way)
+            if under_way and (
+                self._pieces >= self.UNDER_WAY or (waiting is self._later and under_way >= self._depth.reads)
+            ):
+                break
             tag, fd, address, size, offset, _ = request = waiting.popleft()
             slot = self._free.pop()
             place = slot * _IOCB.size
@@ -138,19 +181,15 @@ class AioReader:
         if part:
             self._submit_all(at, part)
 
-    def _submit_all(self, at: Sequence[int], part: Sequence[Request]) -> None:
+    def _submit_all(self, at: list[int], part: Sequence[Request]) -> None:
         """`at`: the addresses of the requests' control blocks."""
-        done = 0
-        pointers = (C.c_void_p * len(at))(*at)
+        done, pointers = 0, self._pointers
+        pointers[: len(at)] = at
+        start = C.addressof(pointers)
         while done < len(part):
-            n = self._syscall(
-                C.c_long(self._submit),
-                self._context,
-                C.c_long(len(part) - done),
-                C.c_void_p(C.addressof(pointers) + done * 8),
-            )
+            n = self._call(self._submit, self._context, len(part) - done, start + 8 * done)
             if n > 0:
-                done += int(n)
+                done += n
                 continue
             code = C.get_errno()
             if code == errno.EAGAIN and len(self._under_way) > len(part) - done:
@@ -164,15 +203,10 @@ class AioReader:
             done += 1
 
     def _wait(self, at_least: int) -> list[tuple[int, int]]:
+        if not at_least and self._readable and self._ring[2] == self._ring[3]:
+            return []  # nothing is done: no need to ask
         while True:
-            n = self._syscall(
-                C.c_long(self._getevents),
-                self._context,
-                C.c_long(at_least),
-                C.c_long(self.DEPTH),
-                C.c_void_p(self._events.ctypes.data),
-                None,
-            )
+            n = self._call_events(self._getevents, self._context, at_least, self.DEPTH, self._events_at, None)
             if n >= 0:
                 break
             code = C.get_errno()
@@ -198,7 +232,10 @@ class AioReader:
         self._start()
         out, self._early = self._early, []
         while self._under_way:
-            out += self._wait(min(max(0, at_least - len(out)), len(self._under_way)))
+            wanted = min(max(0, at_least - len(out)), len(self._under_way))
+            if self._urgent or self._later:  # the disk isn't to run dry meanwhile
+                wanted = min(wanted, _FEW)
+            out += self._wait(wanted)
             self._start()
             if len(out) >= at_least:
                 break
@@ -209,7 +246,8 @@ class AioReader:
         self._later.clear()
         while self._under_way:
             self._wait(len(self._under_way))
-        self._syscall(C.c_long(self._destroy), self._context)
+        self._readable = False  # the ring goes with the context
+        self._call(self._destroy, self._context, 0, None)
 
 
 class ThreadReader:

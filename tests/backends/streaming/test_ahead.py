@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backends.streaming.predictor import Predictor
-from backends.system.reader import AioReader, Request
+from backends.system.reader import AioReader, Depth, Request
 
 BLOCK = 4096
 
@@ -88,6 +88,56 @@ def test_reads_that_wait_are_given_up_with_the_reader(
     aio.submit([block(n, fd, at) for n in range(1, 50)], urgent=False)
     aio.close()
     assert memory[49 * BLOCK] == 0
+
+
+def test_the_disk_has_as_little_as_keeps_it_busy() -> None:
+    depth = Depth(224)
+    for _ in range(300):
+        depth.looked(depth.reads - 10)  # of ten reads that were done until somebody looked, the queue needs no more
+    assert depth.reads == Depth.LEAST
+    for _ in range(300):
+        depth.looked(max(0, depth.reads - 60))  # a faster disk
+    assert 60 < depth.reads <= 224
+    for _ in range(20):
+        depth.looked(0)
+    assert depth.reads == 224
+
+
+def test_what_nobody_waits_for_leaves_the_disk_to_what_is_urgent(
+    disk: tuple[int, int, mmap.mmap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, at, memory = disk
+    monkeypatch.setattr(Depth, "LEAST", 6)
+    aio = reader()
+    aio._depth.reads = 6
+    aio.submit([block(n, fd, at) for n in range(50)], urgent=False)
+    assert len(aio._under_way) == 6
+    aio.submit([block(n, fd, at) for n in range(100, 110)])
+    assert set(range(100, 110)) <= set(aio._under_way) | {tag for tag, _ in aio._early}  # all at once
+    done: list[int] = []
+    while len(done) < 60:
+        got = aio.collect(1)
+        assert all(not code for _, code in got)
+        done += [tag for tag, _ in got]
+        assert len(aio._under_way) <= 16
+        aio.go_on()
+    assert sorted(done) == [*range(50), *range(100, 110)]
+    assert memory[49 * BLOCK : 50 * BLOCK] == bytes([49]) * BLOCK
+    aio.close()
+
+
+def test_asking_for_what_is_done_finds_all_of_it(disk: tuple[int, int, mmap.mmap]) -> None:
+    """The ring of events is looked at before the kernel is asked."""
+    fd, at, _ = disk
+    aio = reader()
+    assert aio.collect(0) == []
+    done: list[int] = []
+    for start in range(0, 200, 20):
+        aio.submit([block(n, fd, at) for n in range(start, start + 20)])
+        while len(done) < start + 20:
+            done += [tag for tag, _ in aio.collect(0)]
+    assert sorted(done) == list(range(200))
+    aio.close()
 
 
 def test_many_tokens_will_use_what_is_used_often_enough() -> None:

@@ -38,10 +38,14 @@ def test_at_first_every_distance_is_tried() -> None:
 
 def test_guesses_look_as_far_as_the_disk_has_use_for() -> None:
     right = [0.98] * 6
-    assert known(right, reads=2.6).of(8) == (4, 5)  # every second row guesses for two
-    assert known(right, reads=2.6).of(9) == ()
-    assert known(right, reads=2.6).of(0) == (1, 2, 3, 4, 5)
-    assert known(right, reads=0.1).of(8) == (5, 6)
+    assert known(right, reads=2.6).of(8) == (3, 4, 5, 6)  # every fourth row guesses for four
+    assert known(right, reads=2.6).of(9) == known(right, reads=2.6).of(10) == ()
+    assert known(right, reads=2.6).of(0) == (1, 2, 3, 4, 5, 6)
+    assert known([*right[:5], 0.5], reads=2.6).of(8) == (4, 5)  # or every second for two
+    assert known([*right[:5], 0.5], reads=2.6).of(0) == (1, 2, 3, 4, 5)
+    assert known(right, reads=0.1).of(8) == (3, 4, 5, 6)
+    assert known(right, reads=3.4).of(8) == (2, 3, 4, 5)
+    assert known(right, reads=5.0).of(8) == (2, 3)  # four would leave the nearest no more than one layer
     assert known(right, reads=9.5).of(8) == known(right, reads=9.5).of(9) == (1,)  # one layer keeps it busy
 
 
@@ -51,6 +55,13 @@ def test_guesses_look_no_farther_than_they_are_right() -> None:
     corrected = known([0.95, 0.9, 0.88, 0.5, 0.4, 0.3], reads=2.6)
     assert corrected.of(8) == (1, 2, 3)
     assert corrected.of(9) == (1,)
+
+
+@pytest.mark.parametrize("reads", [0.1, 2.6, 3.4, 5.0, 9.5])
+def test_every_row_is_guessed_by_one_before_it(reads: float) -> None:
+    distances = known([0.98] * 6, reads)
+    guessed = {row + distance for row in range(60) for distance in distances.of(row)}
+    assert guessed >= set(range(1, 60))
 
 
 def test_one_row_of_each_token_tries_every_distance() -> None:
