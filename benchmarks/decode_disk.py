@@ -176,13 +176,13 @@ def measure(o: argparse.Namespace) -> None:
     from backends.interface import LoadRequest
     from backends.llamacpp.context import Batch
     from backends.registry import load
-    from backends.system import reader
+    from backends.system import procfs, reader
     from backends.system.disk_probe import disk_bytes_per_second
 
     for setting in o.set or ():
         name, value = setting.split("=")
-        assert hasattr(reader.AioReader, name)
-        setattr(reader.AioReader, name, int(value))
+        owner = next(kind for kind in vars(reader).values() if isinstance(kind, type) and name in vars(kind))
+        setattr(owner, name, int(value))
     clock = Clock(time.perf_counter)
     if o.parts:
         clock.install()
@@ -204,7 +204,7 @@ def measure(o: argparse.Namespace) -> None:
             position += 1
 
     decode(o.settle)
-    told: dict[str, Any] = {"huge": huge_share()}
+    told: dict[str, Any] = {"huge": huge_share(), "cores": procfs.usable_cpus()}
     rows = []
     for round_ in range(o.rounds):
         for threads in o.threads if round_ % 2 == 0 else o.threads[::-1]:
@@ -251,7 +251,7 @@ def main() -> int:
     a.add_argument("--against", type=Path, help="another checkout, measured in turn with this one")
     a.add_argument("--curve", type=int, metavar="N", help="the disk by depth and size, and beside N busy processes")
     a.add_argument("--seconds", type=float, default=0.7, help="of each point of the curve")
-    a.add_argument("--set", nargs="*", metavar="NAME=N", help="another value for an attribute of AioReader")
+    a.add_argument("--set", nargs="*", metavar="NAME=N", help="other values for constants of the reader's classes")
     a.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
     o = a.parse_args()
     if o.tree:
@@ -270,7 +270,7 @@ def main() -> int:
                 env["GOMP_SPINCOUNT"] = str(spin)
             command = [sys.executable, __file__, *sys.argv[1:], "--tree", str(tree)]
             started = time.perf_counter()
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=tree, env=env)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
             if done.returncode:
                 return done.returncode
             for line in done.stdout.splitlines():
