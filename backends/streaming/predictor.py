@@ -192,7 +192,7 @@ class Predictor:
         try:
             product = RouterProduct(
                 self._kernels, router.weight, scaled=router.norm is not None, logit_bias=router.logit_bias,
-                choice_bias=router.choice_bias, sigmoid=router.sigmoid,
+                choice_bias=router.choice_bias, sigmoid=router.sigmoid, most=len(self._many.right),
             )  # fmt: skip
         except (MemoryError, ValueError):
             self._kernels = None  # the products that there are stay until the end

@@ -22,7 +22,6 @@ F32 = npt.NDArray[np.float32]
 TYPE_Q8_0 = 8
 BLOCK = 32
 BLOCK_BYTES = 34
-_DESCENDING = 1
 _GRAPH_NODES = 16
 """Of one product, more than it has."""
 _SMALL = 1 << 16
@@ -52,7 +51,7 @@ class Kernels:
         )
         self.soft_max = declare(lib, "ggml_soft_max", p, p, p)
         self.sigmoid = declare(lib, "ggml_sigmoid", p, p, p)
-        self.argsort = declare(lib, "ggml_argsort", p, p, p, i)
+        self.top_k = declare(lib, "ggml_top_k", p, p, p, i)
         self.new_graph = declare(lib, "ggml_new_graph_custom", p, p, C.c_size_t, C.c_bool)
         self.expand = declare(lib, "ggml_build_forward_expand", None, p, p)
         self._compute = declare(lib, "ggml_backend_graph_compute", i, p, p)
@@ -92,10 +91,11 @@ class RouterProduct:
         logit_bias: F32 | None,
         choice_bias: F32 | None,
         sigmoid: bool,
+        most: int,
     ) -> None:
-        """`weight`: n_experts x n_embd, copied. `scaled`: whether the input is multiplied with a vector. The biases as
-        `backends.streaming.predictor.Router` has them. Raises `MemoryError` where ggml has no memory for the copy, and
-        `ValueError` where its rows don't fit into blocks."""
+        """`weight`: n_experts x n_embd, copied. `most`: experts that it names at most. `scaled`: whether the input is
+        multiplied with a vector. The biases as `backends.streaming.predictor.Router` has them. Raises `MemoryError`
+        where ggml has no memory for the copy, and `ValueError` where its rows don't fit into blocks."""
         n_experts, n_embd = weight.shape
         size = copied_bytes(n_experts, n_embd)
         if not size:
@@ -126,10 +126,11 @@ class RouterProduct:
             if choice_bias is not None:
                 at = (kernels.sigmoid if sigmoid else kernels.soft_max)(self._context, at)
                 at = kernels.add(self._context, at, self._vector(choice_bias))
-            at = kernels.argsort(self._context, at, _DESCENDING)
+            most = min(most, n_experts)
+            at = kernels.top_k(self._context, at, most)  # sooner done than sorting them all
             self.result = at
-            """The tensor of the experts, the best first."""
-            self._order: Any = (C.c_int32 * n_experts).from_address(abi.Tensor.from_address(at).data)
+            """The tensor of the experts, the best first (ggml gives the best two the other way round)."""
+            self._order: Any = (C.c_int32 * most).from_address(abi.Tensor.from_address(at).data)
         except BaseException:
             self.close()
             raise

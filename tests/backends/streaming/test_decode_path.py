@@ -163,7 +163,7 @@ def test_a_router_names_the_experts_that_numpy_names() -> None:
     choice = numbers.uniform(0, 0.2, 64).astype(np.float32)
     for sigmoid in (False, True):
         product = RouterProduct(
-            kernels, weight, scaled=True, logit_bias=bias, choice_bias=choice, sigmoid=sigmoid
+            kernels, weight, scaled=True, logit_bias=bias, choice_bias=choice, sigmoid=sigmoid, most=8
         )  # fmt: skip
         products = Products(kernels, [product], [scale.ctypes.data])
         right = 0
@@ -181,8 +181,9 @@ def test_a_router_names_the_experts_that_numpy_names() -> None:
     assert copied_bytes(64, 100) == 0
     with pytest.raises(ValueError, match="100"):
         RouterProduct(
-            kernels, np.zeros((4, 100), np.float32), scaled=False, logit_bias=None, choice_bias=None, sigmoid=False
-        )
+            kernels, np.zeros((4, 100), np.float32), scaled=False, logit_bias=None, choice_bias=None, sigmoid=False,
+            most=4,
+        )  # fmt: skip
     kernels.close()
 
 
