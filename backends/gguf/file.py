@@ -126,6 +126,11 @@ class GgufFile(Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     """Sentences on why this model can't chat here although its header is sound."""
 
+    def only_looked_up(self, name: str) -> bool:
+        """Whether a tensor is a table of rows, with which nothing is multiplied: an embedding that isn't the output
+        matrix as well."""
+        return name in _TABLES and not (name == _TABLES[0] and not self.bytes.output)
+
     def without_tables(self) -> GgufFile:
         """The same, with its tables loaded like the rest."""
         return structs.replace(self, tables=(), bytes=structs.replace(self.bytes, tables=0))
@@ -139,7 +144,8 @@ class GgufFile(Struct, frozen=True, kw_only=True):
     def active_bytes_per_token(self) -> int:
         """Bytes of weights that one token computes with: experts used, layers and the output matrix."""
         b = self.bytes
-        return self.expert_bytes_per_token + b.shared_experts + b.attention + (b.output or b.embeddings)
+        tied = b.embeddings - sum(t.nbytes for t in self.tensors if t.name == _TABLES[1])
+        return self.expert_bytes_per_token + b.shared_experts + b.attention + (b.output or tied)
 
     def key(self, name: str) -> Value | None:
         """Metadata ``<architecture>.<name>``."""

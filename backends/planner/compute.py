@@ -41,9 +41,14 @@ def compute_bytes(gguf: GgufFile, n_ctx: int, n_ubatch: int = 512) -> ComputeByt
     moe = 0
     if used:
         moe = max(2 * used * embd + 2 * embd, 3 * used * ff + 4 * embd, used * (embd + ff) + 4 * embd)
-    floats = max(attention, moe, 3 * gguf.n_ff * bool(gguf.bytes.attention) + 4 * embd, 5 * embd, _recurrent(gguf))
     ubatch = max(1, min(n_ubatch, n_ctx))
     cells = padded(max(n_ctx, 1))
+    dense = max(3 * gguf.n_ff * bool(gguf.bytes.attention) + 4 * embd, 5 * embd)
+    ratio = max(gguf.per_layer("attention.compress_ratios", 0), default=0)
+    if ratio and gguf.architecture == "qwen4exp":
+        floats = _chosen_blocks(gguf, cells, ratio, 3 * heads * key, max(moe, dense))
+    else:
+        floats = max(attention, moe, dense, _recurrent(gguf))
     masks = (2 if any(swa_layers(gguf)) else 1) if kv_heads else 0
     fixed = 4 * _fixed(gguf)
     touched = 4 * ubatch * floats + fixed + 2 * cells * ubatch * masks
@@ -55,6 +60,18 @@ def router_copies(gguf: GgufFile) -> int:
     if gguf.n_embd % 32:
         return 0
     return sum(layer.n_experts for layer in gguf.expert_layers) * gguf.n_embd // 32 * 34
+
+
+def _chosen_blocks(gguf: GgufFile, cells: int, ratio: int, queries: int, feed_forward: int) -> int:
+    """Floats for each token where an indexer scores blocks of `ratio` cells, attention sees the best of them, and
+    layers pass on several streams (qwen4exp). Two masks of all cells live on beside the rest of the graph."""
+    embd, streams = gguf.n_embd, number(gguf, "hyper_connection.count", 1)
+    masks = cells * (2 * ratio + 1) // ratio
+    scores = cells * (4 * number(gguf, "attention.indexer.head_count", 1) + 3) // (2 * ratio)
+    attention = queries + embd * (2 + 3 * streams) // 2 + 2048 + number(gguf, "attention.indexer.top_k", 0)
+    return max(
+        max(attention, feed_forward) + masks, attention + scores, 6 * streams * embd, _recurrent(gguf) + streams * embd
+    )
 
 
 def _recurrent(gguf: GgufFile) -> int:

@@ -52,7 +52,7 @@ def main_types(gguf: GgufFile) -> tuple[int | None, int | None]:
     for t in gguf.tensors:
         if len(t.dims) == 3 and "_exps." in t.name:
             experts[t.type] = experts.get(t.type, 0) + t.nbytes
-        elif len(t.dims) == 2 and t.name not in gguf.tables and t.name != "token_embd.weight":
+        elif len(t.dims) == 2 and t.name != "token_embd.weight" and not gguf.only_looked_up(t.name):
             dense[t.type] = dense.get(t.type, 0) + t.nbytes
     most = [max(sums, key=lambda kind, sums=sums: sums[kind], default=None) for sums in (dense, experts)]  # type: ignore[misc]
     return most[0], most[1]

@@ -49,6 +49,8 @@ DENSE_PROMPT_COST = {"F32": 1.6, "F16": 1.0, "BF16": 1.4, "Q8_0": 1.2, "Q4_0": 1
 """The same of matrices that aren't experts, where llama.cpp has faster products for them."""
 USUAL_PROMPT_COST = 2.0
 """Of types that aren't listed."""
+OUTPUTS = ("output.weight", "token_embd.weight")
+"""What may be the output matrix."""
 
 GPU_BYTES_S = 300e9
 """What dense weights in VRAM are computed at, at least: they are no bound beside experts in RAM."""
@@ -157,7 +159,7 @@ def compute_seconds(
         if "_exps." in tensor.name and len(tensor.dims) == 3 and gguf.n_experts:
             active = (n_used or gguf.n_expert_used) / gguf.n_experts
             routed[tensor.type_name] = routed.get(tensor.type_name, 0.0) + tensor.nbytes * active
-        elif tensor.name != "token_embd.weight" or not gguf.bytes.output:
+        elif not gguf.only_looked_up(tensor.name):
             dense[tensor.type_name] = dense.get(tensor.type_name, 0.0) + tensor.nbytes
     nextn = gguf.bytes.nextn / gguf.bytes.total if gguf.bytes.total else 0.0
     seconds = sum(n * ((1 - vram_experts) / rates[kind] + vram_experts / GPU_BYTES_S) for kind, n in routed.items())
@@ -175,7 +177,7 @@ def prompt_token_seconds(gguf: GgufFile, machine: Machine, *, n_used: int | None
         share, price = 1.0, PROMPT_COST.get(tensor.type_name, USUAL_PROMPT_COST)
         if "_exps." in tensor.name and len(tensor.dims) == 3 and gguf.n_experts:
             share = (n_used or gguf.n_expert_used) / gguf.n_experts
-        elif len(tensor.dims) < 2 or tensor.name in ("token_embd.weight", "output.weight"):
+        elif len(tensor.dims) < 2 or tensor.name in OUTPUTS or gguf.only_looked_up(tensor.name):
             continue
         else:
             price = DENSE_PROMPT_COST.get(tensor.type_name, price)

@@ -66,7 +66,8 @@ def _sketch(facts: ModelFacts) -> GgufFile:
         expert_layers=tuple(ExpertLayer(i, experts, used, per_layer) for i in range(layers)) if experts else (),
         tensors=(
             Tensor("blk.0.ffn_up_exps.weight", kind, (1, 1, max(experts, 1)), 0, facts.expert_bytes, 0),
-            Tensor("blk.0.attn_q.weight", kind, (1, 1), 0, dense, 0),
+            Tensor("blk.0.attn_q.weight", kind, (1, 1), 0, dense - facts.table_bytes, 0),
+            Tensor("per_layer_token_embd.weight", kind, (1, 1), 0, facts.table_bytes, 0),
         ),
         kv={}, problems=(facts.problem,) if facts.problem else (),
     )  # fmt: skip

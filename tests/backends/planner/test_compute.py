@@ -31,6 +31,8 @@ CASES: list[tuple[str, dict[str, int]]] = [
     ("granitehybrid", EXPERTS),
     ("qwen35moe", {**EXPERTS, "n_layer": 4, "ssm_state": 128, "ssm_k_heads": 8, "ssm_v_heads": 16}),
     ("qwen3next", {**EXPERTS, "n_layer": 4, "ssm_state": 128, "ssm_k_heads": 8, "ssm_v_heads": 16}),
+    ("qwen4exp", {**EXPERTS, "n_layer": 4}),
+    ("qwen4exp", {**EXPERTS, "n_layer": 4, "n_head": 16, "ssm_state": 128, "ssm_k_heads": 8, "ssm_v_heads": 16}),
 ]
 
 

@@ -23,7 +23,7 @@ from backends.planner.plan import (
     plan,
     working_set,
 )
-from backends.planner.speed import CURVES, MeasuredRun, hit_rates
+from backends.planner.speed import CURVES, MeasuredRun, compute_seconds, hit_rates, prompt_token_seconds
 from tests.gguf_factory import make_gguf
 from tests.gguf_shapes import ARCHITECTURES
 
@@ -232,3 +232,25 @@ def test_detecting_this_machine(tmp_path: Path) -> None:
     assert 0 < here.ram_available <= here.ram_total
     assert here.cores >= 1
     assert here.disk_free is not None
+
+
+def test_a_table_of_rows_is_no_work(tmp_path: Path) -> None:
+    """A token looks up a few rows of a table; the plan of a model whose table is many times the rest is no slower."""
+    small = read_gguf(make_gguf(tmp_path / "small.gguf", arch="qwen4exp", n_layer=4))
+    larger = [
+        replace(t, dims=(t.dims[0], t.dims[1] * 1000), nbytes=t.nbytes * 1000)
+        if t.name == "per_layer_token_embd.weight"
+        else t
+        for t in small.tensors
+    ]
+    added = sum(t.nbytes for t in larger) - sum(t.nbytes for t in small.tensors)
+    assert added > 0
+    b = small.bytes
+    large = replace(
+        small,
+        tensors=tuple(larger),
+        bytes=replace(b, embeddings=b.embeddings + added, total=b.total + added),
+    )
+    assert compute_seconds(large, MACHINE) == pytest.approx(compute_seconds(small, MACHINE))
+    assert prompt_token_seconds(large, MACHINE) == pytest.approx(prompt_token_seconds(small, MACHINE))
+    assert large.active_bytes_per_token == small.active_bytes_per_token < large.bytes.dense
