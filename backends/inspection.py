@@ -9,6 +9,7 @@ import ctypes as C
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from backends import registry
@@ -19,20 +20,18 @@ _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}
 
 
 def devices() -> list[dict[str, Any]]:
-    """The devices that this build of llama.cpp can use."""
-    count = abi.declare(abi.ggml(), "ggml_backend_dev_count", C.c_size_t)
-    get = abi.declare(abi.ggml(), "ggml_backend_dev_get", C.c_void_p, C.c_size_t)
+    """The devices that this build of llama.cpp can use; ``used``: layers go there where nothing else is asked for."""
     name = abi.declare(abi.ggml_base(), "ggml_backend_dev_name", C.c_char_p, C.c_void_p)
     description = abi.declare(abi.ggml_base(), "ggml_backend_dev_description", C.c_char_p, C.c_void_p)
     kind = abi.declare(abi.ggml_base(), "ggml_backend_dev_type", C.c_int, C.c_void_p)
-    found = []
-    for index in range(count()):
-        device = int(get(index))
+    found, used = [], abi.gpu_devices()
+    for device in abi.devices():
         free, total = abi.device_memory(device)
         found.append({
             "name": (name(device) or b"").decode("utf-8", "replace"),
             "description": (description(device) or b"").decode("utf-8", "replace"),
             "kind": _KINDS.get(kind(device), "other"),
+            "used": device in used,
             "free_bytes": free,
             "total_bytes": total,
         })  # fmt: skip
@@ -70,12 +69,18 @@ def inspect() -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Prints the object on what was stdout; llama.cpp's own prints go to stderr."""
+def _only_devices() -> dict[str, Any]:
+    native.lib()
+    return {"devices": devices()}
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Prints the object (with the argument ``devices`` just these) on what was stdout; llama.cpp's own prints go to
+    stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        found = inspect()
+        found = _only_devices() if "devices" in arguments else inspect()
     except Exception as error:  # whatever is wrong with the build is the answer
         found = {"error": f"{type(error).__name__}: {error}"}
     out.write(json.dumps(found) + "\n")
@@ -84,4 +89,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes as C
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,23 +72,27 @@ def library_folder() -> Path:
     return Path(str(llama_cpp.__file__)).parent / "lib"
 
 
+def _library(name: str) -> Any:
+    return C.CDLL(str(library_folder() / f"{name}{'.dylib' if sys.platform == 'darwin' else '.so'}"))
+
+
 @functools.cache
 def ggml_base() -> Any:
     """``libggml-base``: tensors and buffers."""
-    return C.CDLL(str(library_folder() / "libggml-base.so"))
+    return _library("libggml-base")
 
 
 @functools.cache
 def in_use() -> Any:
     """``libllama``, and through it the ggml that it computes with. `ggml_base` can be a second copy of that, with
     static variables of its own: a wheel holds files where a build has links to one."""
-    return C.CDLL(str(library_folder() / "libllama.so"))
+    return _library("libllama")
 
 
 @functools.cache
 def ggml() -> Any:
     """``libggml``: the registry of devices."""
-    return C.CDLL(str(library_folder() / "libggml.so"))
+    return _library("libggml")
 
 
 def declare(library: Any, name: str, result: Any, *arguments: Any) -> Any:
@@ -104,13 +109,54 @@ def cpu_buffer_type() -> int:
     return int(declare(ggml_base(), "ggml_backend_cpu_buffer_type", C.c_void_p)())
 
 
-def gpu_devices() -> list[int]:
-    """Handles (``ggml_backend_dev_t``) of the GPUs with memory of their own that this build of llama.cpp can use."""
+class DeviceProps(C.Structure):
+    """struct ggml_backend_dev_props (ggml-backend.h), with room for more capabilities than this release has."""
+
+    _fields_ = [
+        ("name", C.c_char_p),
+        ("description", C.c_char_p),
+        ("memory_free", C.c_size_t),
+        ("memory_total", C.c_size_t),
+        ("type", C.c_int),
+        ("device_id", C.c_char_p),
+        ("caps", C.c_bool * 32),
+    ]
+
+
+def devices() -> list[int]:
+    """Handles (``ggml_backend_dev_t``) of all devices of this build of llama.cpp, the processor included."""
     count = declare(ggml(), "ggml_backend_dev_count", C.c_size_t)
     get = declare(ggml(), "ggml_backend_dev_get", C.c_void_p, C.c_size_t)
+    return [int(get(i)) for i in range(count())]
+
+
+def gpu_devices() -> list[int]:
+    """Handles of the GPUs that llama.cpp puts layers on by itself: a card that two of its backends see (CUDA and
+    Vulkan) counts once, and a GPU in the processor only where there is no card."""
     kind = declare(ggml_base(), "ggml_backend_dev_type", C.c_int, C.c_void_p)
-    devices = [int(get(i)) for i in range(count())]
-    return [d for d in devices if kind(d) in (DEVICE_TYPE_GPU, DEVICE_TYPE_IGPU)]
+    backend = declare(ggml_base(), "ggml_backend_dev_backend_reg", C.c_void_p, C.c_void_p)
+    found: dict[object, int] = {}
+    integrated: list[int] = []
+    for device in devices():
+        if kind(device) == DEVICE_TYPE_GPU:
+            found.setdefault(device_id(device) or device, device)
+        elif kind(device) == DEVICE_TYPE_IGPU and (not integrated or backend(device) == backend(integrated[-1])):
+            integrated.append(device)
+    return list(found.values()) or integrated
+
+
+def device_id(device: int) -> bytes | None:
+    """Where on the PCI bus a device is, None where its backend doesn't know."""
+    query = declare(ggml_base(), "ggml_backend_dev_get_props", None, C.c_void_p, C.POINTER(DeviceProps))
+    props = DeviceProps()
+    query(device, C.byref(props))
+    return bytes(props.device_id) if props.device_id else None
+
+
+def cards() -> list[int]:
+    """Of `gpu_devices` those with memory of their own; a GPU in the processor uses the machine's."""
+    kind = declare(ggml_base(), "ggml_backend_dev_type", C.c_int, C.c_void_p)
+    return [device for device in gpu_devices() if kind(device) == DEVICE_TYPE_GPU]
 
 
 def device_memory(device: int) -> tuple[int, int]:

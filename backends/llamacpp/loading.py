@@ -94,7 +94,7 @@ def choose_gpu_layers(request: LoadRequest) -> int:
 
 def fit_gpu(request: LoadRequest, gguf: GgufFile, kv: int) -> LoadRequest:
     """The request with the number of GPU layers settled: as many as the free VRAM holds of dense weights and KV cache
-    (`kv` bytes), where none was asked for. Experts never go there."""
+    (`kv` bytes), where none was asked for; all of them where a GPU doesn't tell. Experts never go there."""
     free = gpu_free_bytes()
     if request.n_gpu_layers is not None or free is None:
         return request
@@ -105,9 +105,18 @@ def fit_gpu(request: LoadRequest, gguf: GgufFile, kv: int) -> LoadRequest:
 
 
 def gpu_free_bytes() -> int | None:
-    """Free bytes of all GPUs together; None without a GPU."""
-    devices = abi.gpu_devices()
-    return sum(abi.device_memory(d)[0] for d in devices) if devices else None
+    """Free bytes of all GPUs together; None without a GPU, and where one doesn't tell."""
+    return _free(abi.gpu_devices())
+
+
+def vram_free_bytes() -> int | None:
+    """The same of those with memory of their own: what a GPU in the processor takes is the machine's."""
+    return _free(abi.cards())
+
+
+def _free(devices: Sequence[int]) -> int | None:
+    memory = [abi.device_memory(d) for d in devices]
+    return sum(free for free, _ in memory) if memory and all(total for _, total in memory) else None
 
 
 def set_progress(params: Any, keep: list[Any], go_on: Callable[[float], bool]) -> None:
@@ -180,7 +189,7 @@ def load_mmap(
         request, keep, expert_buft=experts, architecture=architecture, vram_layers=vram_layers, repacked=repacked
     )
     params.load_mode = LOAD_MODE_MMAP
-    vram_before = gpu_free_bytes()
+    vram_before = vram_free_bytes()
     read_before, started = procfs.read_bytes(), time.perf_counter()
     with Watcher(paths, progress, "mapping the model") as watcher, native.log_tail() as tail:
         set_progress(params, keep, lambda _: not watcher.cancelled)
@@ -192,7 +201,7 @@ def load_mmap(
     if not model:
         raise load_error(paths[0], tail)
     read_after = procfs.read_bytes()
-    vram_after = gpu_free_bytes()
+    vram_after = vram_free_bytes()
     return Weights(
         model=int(model),
         path=paths[0],

@@ -34,7 +34,7 @@ from backends.llamacpp.answer import Answer
 from backends.llamacpp.bench import run_bench
 from backends.llamacpp.context import LlamaContext, can_slice
 from backends.llamacpp.guide import Guide
-from backends.llamacpp.loading import Weights, gpu_free_bytes
+from backends.llamacpp.loading import Weights, vram_free_bytes
 from backends.llamacpp.parts import Parts
 from backends.llamacpp.pass_meter import PassMeter
 from backends.llamacpp.prompt_store import kept_memory, model_identity, open_store, wants_store
@@ -75,7 +75,7 @@ class LlamaModel:
             # a recurrent state takes tens of MiB, whatever it holds: idle ones are in the store
             idle = 0 if not kept_bytes else int(not slices) if recurrent else IDLE_SEQUENCES
             n_seqs = min(MAX_SEQUENCES - slices, base.n_seq_max + idle)
-            started, vram_before = time.perf_counter(), gpu_free_bytes()
+            started, vram_before = time.perf_counter(), vram_free_bytes()
             self.context = LlamaContext(
                 weights,
                 n_ctx=base.n_ctx,
@@ -98,7 +98,7 @@ class LlamaModel:
         if request.expects_schemas:  # it gets ready while the template is learned
             self._guide.warm_up()
         load_s = weights.load_s + time.perf_counter() - started
-        vram_after, vram = gpu_free_bytes(), weights.vram_bytes
+        vram_after, vram = vram_free_bytes(), weights.vram_bytes
         if vram is not None and vram_before is not None and vram_after is not None:
             vram += max(0, vram_before - vram_after)  # KV cache and compute buffers
         raw_template = L.llama_model_chat_template(weights.model, None)

@@ -8,6 +8,7 @@ from backends.gguf.file import GgufFile
 from backends.gguf.types import ARCHITECTURES
 from backends.interface import EngineError, LoadRequest, ModelInfo
 from backends.llamacpp import lazy_zeros
+from backends.llamacpp.abi import cards
 from backends.llamacpp.loading import choose_gpu_layers
 from backends.planner.compute import router_copies
 from backends.planner.kv import CONTEXT_RESERVE_BYTES, KV_TYPES, allocated_cells, kv_bytes, kv_type_obstacle
@@ -34,7 +35,8 @@ def choose_context(request: LoadRequest, gguf: GgufFile, *, resident_bytes: int)
     per_token = max(1, cache.per_token)
     available = procfs.available_memory()
     fits = None
-    if available is not None and not choose_gpu_layers(request):  # with a GPU the cache lies in its memory
+    in_vram = choose_gpu_layers(request) > 0 and cards()  # then the cache lies there
+    if available is not None and not in_vram:
         fits = max(0, available - resident_bytes - cache.recurrent - CONTEXT_RESERVE_BYTES) // per_token
     if request.n_ctx is not None:
         if request.n_ctx < 1:

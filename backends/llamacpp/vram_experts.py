@@ -36,23 +36,30 @@ def choose_vram_layers(request: LoadRequest, gguf: GgufFile, info: ModelInfo, kv
     ``bad_request`` where layers were asked for and no GPU can have them."""
     if request.vram_expert_bytes == 0 or not gguf.expert_layers:
         return ()
-    devices = abi.gpu_devices()
     layers = request.n_gpu_layers or 0
-    if not devices or not layers:
+    memory = [abi.device_memory(d) for d in abi.cards()]
+    why = ""
+    if not memory:
+        why = "the GPU has no memory of its own" if abi.gpu_devices() else "this build of llama.cpp sees no GPU"
+    elif not layers:
+        why = "no layer is on a GPU"
+    elif not all(total for _, total in memory):
+        why = "a GPU doesn't tell how much memory it has"
+    if why:
         if request.vram_expert_bytes is None:
             return ()
-        why = "this build of llama.cpp sees no GPU" if not devices else "no layer is on a GPU"
         raise EngineError("bad_request", f"Experts can't go to VRAM: {why}", "leave --vram-experts out.")
-    free = [abi.device_memory(d)[0] for d in devices]
     return choose_layers(
-        gguf, request.vram_expert_bytes, n_gpu_layers=layers, free=free, kv=kv, n_ctx=info.n_ctx, n_ubatch=info.n_ubatch
-    )
+        gguf, request.vram_expert_bytes, n_gpu_layers=layers, free=[free for free, _ in memory], kv=kv,
+        n_ctx=info.n_ctx, n_ubatch=info.n_ubatch,
+    )  # fmt: skip
 
 
 def vram_room(gguf: GgufFile, others: int) -> int | None:
     """Bytes that the fullest GPU has left for buffers, beside dense weights and `others` (KV cache, experts); None
-    without a GPU."""
-    free = [abi.device_memory(d)[0] for d in abi.gpu_devices()]
-    if not free:
+    without a GPU that has memory of its own and tells how much."""
+    memory = [abi.device_memory(d) for d in abi.cards()]
+    if not memory or not all(total for _, total in memory):
         return None
+    free = [free for free, _ in memory]
     return max(0, min(free) - (gguf.bytes.dense + others) // len(free) - RUNTIME_BYTES)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from backends.planner.gpus import NONE, usable_gpus
+from backends.planner.gpus import Gpu as Gpu
 from backends.planner.repack import Gain
 from backends.system import cgroups, procfs
-
-
-class Gpu(Struct, frozen=True):
-    """A GPU that llama.cpp could use."""
-
-    name: str
-    total_bytes: int
-    free_bytes: int
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -32,7 +24,9 @@ class Machine(Struct, frozen=True, kw_only=True):
     """What can be had without pushing anything but page cache out."""
     cores: int
     gpus: tuple[Gpu, ...] = ()
-    """Empty also where the installed llama.cpp can't use a GPU."""
+    """Cards with memory of their own; empty also where the installed llama.cpp can't use a GPU."""
+    integrated_gpu: bool = False
+    """Layers would go to a GPU in the processor, which takes them into the machine's memory."""
     disk_free: int | None = None
     disk_bytes_s: float | None = None
     """What `backends.system.disk_probe` measured: random reads of an expert's matrices (or of 1 MiB), as the pool
@@ -47,14 +41,17 @@ class Machine(Struct, frozen=True, kw_only=True):
     """What repacking gains with a type of weights (``enum ggml_type``), of those that were measured."""
 
     @staticmethod
-    def detect(folder: Path | str | None = None) -> Machine:
-        """Reads what can be read without measuring; `folder` is where models are (or will be)."""
+    def detect(folder: Path | str | None = None, *, gpus: bool = True) -> Machine:
+        """Reads what can be read without measuring; `folder` is where models are (or will be). `gpus`: look for them,
+        which may take llama.cpp a second."""
         total, available = _memory()
+        found = usable_gpus() if gpus else NONE
         return Machine(
             ram_total=total,
             ram_available=available,
             cores=procfs.usable_cpus(),
-            gpus=tuple(_gpus()) if llama_builds() else (),
+            gpus=found.cards,
+            integrated_gpu=found.integrated,
             disk_free=disk_free(folder) if folder is not None else None,
         )
 
@@ -80,54 +77,6 @@ def disk_free(folder: Path | str) -> int | None:
         except OSError:
             continue
     return None
-
-
-def llama_builds() -> tuple[str, ...]:
-    """The kinds of GPU that the installed llama.cpp was built for; looks at its files, loads nothing."""
-    spec = importlib.util.find_spec("llama_cpp")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    kinds = ("cuda", "hip", "vulkan", "metal", "sycl", "musa")
-    return tuple(k for k in kinds if any(any((Path(place) / "lib").glob(f"*ggml-{k}*")) for place in places))
-
-
-def _gpus() -> Iterable[Gpu]:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no driver, no library, no permission: all mean no GPU to plan with
-        return
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        for i in visible_cards([_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]):
-            handle = handles[i]
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            yield Gpu(_text(pynvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free))
-    except Exception:
-        return
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(given: str | bytes) -> str:
-    return given if isinstance(given, str) else given.decode("utf-8", "replace")
-
-
-def visible_cards(uuids: Sequence[str]) -> list[int]:
-    """Of NVIDIA's cards those that CUDA shows, in its order: ``CUDA_VISIBLE_DEVICES`` names them by number or UUID (or
-    the start of one), and whatever stands behind a name that fits no card doesn't count."""
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if asked is None:
-        return list(range(len(uuids)))
-    shown: list[int] = []
-    for word in (part.strip() for part in asked.split(",")):
-        fitting = [i for i, uuid in enumerate(uuids) if word.startswith("GPU-") and uuid.startswith(word)]
-        if word.isdecimal() and int(word) < len(uuids):
-            fitting = [int(word)]
-        if len(fitting) != 1:
-            break
-        shown += fitting
-    return shown
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def _plan(gguf: GgufFile, machine: Machine, request: PlanRequest, runs: Sequence
     held = min(experts, here)
     repacked: Repacked = "off"
     told = ""
-    if not (machine.gpus and n_gpu):
+    if not n_gpu:
         all_fit = 0 < experts == held and request.ram_bytes is None
         repacked, told = choose(request.repack, gguf, all_fit, machine.repack_gains.get)
     copied = dense if not streams and repacked != "off" else 0
@@ -276,15 +276,17 @@ def _gpu(
     """(layers on GPUs, bytes of VRAM of all of them, share of the dense weights there): all that fit, experts never.
     llama.cpp spreads the layers over all GPUs, each with buffers of its own. Without a layer there long prompts are
     computed on the first GPU all the same, which takes the fixed part."""
-    if not machine.gpus or not gguf.n_layers:
+    if not gguf.n_layers or not (machine.gpus or machine.integrated_gpu):
         return 0, 0, 0.0
+    layers = gguf.n_layers + 1  # the output matrix counts as one
+    if not machine.gpus:  # what is there stays in the machine's memory
+        return min(layers, layers if request.n_gpu_layers is None else request.n_gpu_layers), 0, 0.0
     movable = gguf.bytes.dense - gguf.bytes.embeddings + kv
     copy = copied_bytes(gguf, request.n_ubatch or USUAL_UBATCH)
     compute += 2 * padded(n_ctx) * (request.n_ubatch or USUAL_UBATCH)  # the mask is there twice
     each, others = compute + copy + GPU_RUNTIME_BYTES, len(machine.gpus) - 1
     fixed = each * (1 + others)
     free = sum(gpu.free_bytes for gpu in machine.gpus) - fixed
-    layers = gguf.n_layers + 1  # the output matrix counts as one
     fitting = layers if movable <= free else max(0, int(layers * free / movable))
     chosen = min(fitting, layers if request.n_gpu_layers is None else request.n_gpu_layers)
     share = chosen / layers

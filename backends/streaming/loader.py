@@ -14,7 +14,7 @@ from backends.gguf.file import GgufFile
 from backends.interface import EngineError, LoadProgress, LoadRequest, ProgressCallback, Repacked
 from backends.llamacpp import abi as llama_abi
 from backends.llamacpp import native
-from backends.llamacpp.loading import LAZY_MODE_OFF, LOAD_MODE_NONE, Weights, gpu_free_bytes, load_error, model_params
+from backends.llamacpp.loading import LAZY_MODE_OFF, LOAD_MODE_NONE, Weights, load_error, model_params, vram_free_bytes
 from backends.streaming import abi
 from backends.streaming.buffers import ExpertBufferType
 from backends.streaming.layout import ExpertLayout
@@ -55,7 +55,7 @@ def load_stream(
     a bad file gives.
     """
     L = native.lib()
-    started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), gpu_free_bytes()
+    started, read_before, vram_before = time.perf_counter(), procfs.read_bytes(), vram_free_bytes()
     whole = [layer.layer for layer in gguf.expert_layers] if repacked == "all" else vram_layers
     virtual = VirtualGguf([Path(p) for p in gguf.files], gguf.tables, whole)
     load_from_ptr = L._lib.llama_model_load_from_file_ptr
@@ -130,7 +130,7 @@ def load_stream(
         if isinstance(e, OSError):
             raise EngineError("io_error", f"{Path(gguf.path).name} can't be mapped: {e.strerror or e}.") from e
         raise
-    read_after, vram_after = procfs.read_bytes(), gpu_free_bytes()
+    read_after, vram_after = procfs.read_bytes(), vram_free_bytes()
     weights.load_s = time.perf_counter() - started
     if read_before is not None and read_after is not None:
         weights.load_read_bytes = read_after - read_before

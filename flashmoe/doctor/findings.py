@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -24,6 +25,8 @@ _DRIVER = {
     "AMD": "the kernel needs amdgpu.",
     "Intel": "the kernel needs i915 or xe.",
 }
+
+_SOFTWARE = {"llvmpipe", "lavapipe", "softpipe", "swiftshader"}
 
 VARIABLES = {
     "config": "XDG_CONFIG_HOME",
@@ -61,6 +64,7 @@ def _engine(facts: dict[str, Any]) -> Iterator[Finding]:
         if obstacle:
             yield Finding("problem", f"The backend {name} can't be used: {obstacle}")
     yield from _cards(facts)
+    yield from _software_devices(llama["devices"])
     features = llama["features"]
     if {"avx2", "avx512f"} & set(facts["cpu"]["features"]) and "AVX2 = 1" not in features:
         yield Finding(
@@ -97,6 +101,17 @@ def _cards(facts: dict[str, Any]) -> Iterator[Finding]:
         "warning",
         f"The installed llama.cpp can't use {names}. This command rebuilds it: {gpus.build_command(arguments)}{needs}",
     )
+
+
+def _software_devices(devices: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """Drivers that only play a GPU: Vulkan offers them to who names them, and llama.cpp can't tell them apart."""
+    for device in devices:
+        if device["kind"] != "CPU" and _SOFTWARE & set(re.findall(r"[a-z]+", device["description"].lower())):
+            yield Finding(
+                "warning",
+                f"{device['name']} ({device['description']}) is no GPU but a program that plays one on this processor: "
+                "llama.cpp is faster without it. Unset GGML_VK_VISIBLE_DEVICES, or leave its number out of it.",
+            )
 
 
 def _models(facts: dict[str, Any]) -> Iterator[Finding]:

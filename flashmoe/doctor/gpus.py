@@ -27,7 +27,11 @@ DISPLAY = "0x03"
 DRIVERS = {"NVIDIA": ("nvidia",), "AMD": ("amdgpu",), "Intel": ("i915", "xe")}
 """The kernel's drivers through which llama.cpp can compute."""
 PCI_IDS = (Path("/usr/share/misc/pci.ids"), Path("/usr/share/hwdata/pci.ids"))
-HIDING = {"NVIDIA": ("CUDA_VISIBLE_DEVICES",), "AMD": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")}
+HIDING = {
+    "NVIDIA": ("CUDA_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"),
+    "AMD": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"),
+    "Intel": ("GGML_VK_VISIBLE_DEVICES",),
+}
 """Variables by which a user takes cards away."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.planner.machine import llama_builds
+from backends.planner.gpus import llama_builds
 from backends.system import cgroups
 from backends.system.cgroups import CgroupMemory
 from flashmoe.doctor.gpus import cards as cards_of_this_machine

@@ -56,6 +56,7 @@ class MonitorFeed:
         self._verdict_t = -1e9
         self._verdict_phase = ""
         self.histories: dict[str, History] = {name: History() for name in CURVES}
+        self._answer_peak = 0.0
         self.started: float | None = None
         self._device_peak = 0.0
         self._arrays_of: ExpertMap | None = None
@@ -68,6 +69,8 @@ class MonitorFeed:
         if self.started is None:
             self.started = frame.t
         self._device_peak = max(self._device_peak, (frame.read_s or 0.0) + (frame.others_s or 0.0))
+        if frame.phase == "decode":
+            self._answer_peak = max(self._answer_peak, frame.tok_s or 0.0)
         for name, value in _curve_values(frame).items():
             self.histories[name].push(frame.t, value)
         due = frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t
@@ -120,6 +123,11 @@ class MonitorFeed:
             return probed, True
         return max(_nice(self._device_peak), 1e8), False
 
+    def speed_scale(self) -> float:
+        """Tokens/s that the speed's curve is drawn on: the answers', since a prompt's are hundreds of times as fast and
+        would leave them a line at the bottom."""
+        return _nice(max(self._answer_peak or self.histories["tok_s"].peak, 0.1), least=0.1)
+
     @property
     def ceiling(self) -> float | None:
         """What the model's disk can give: as probed, or more where it has given more (a probe under load is low)."""
@@ -129,9 +137,9 @@ class MonitorFeed:
         return probed if self._device_peak < _PROBE_WAS_LOW * probed else self._device_peak
 
 
-def _nice(value: float) -> float:
-    """The next of 1, 2, 5 x 10^n, so that a scale rarely moves."""
-    power = 1.0
+def _nice(value: float, least: float = 1.0) -> float:
+    """The next of 1, 2, 5 x 10^n, so that a scale rarely moves; `least` is one of them."""
+    power = least
     while power * 10 <= value:
         power *= 10
     return next(power * m for m in (1, 2, 5, 10) if power * m >= value)

@@ -25,7 +25,7 @@ def with_measurements(request: LoadRequest) -> LoadRequest:
         return request
     here = measurements.machine(Path(request.path).absolute().parent, measure=False)
     in_vram = 0
-    if here.gpus and (request.n_gpu_layers is None or request.vram_expert_bytes != 0):
+    if (here.gpus or here.integrated_gpu) and (request.n_gpu_layers is None or request.vram_expert_bytes != 0):
         made = plan_header(gguf, request_of(request), here)
         in_vram = made.place.vram_experts
         if made.gpu_reason:

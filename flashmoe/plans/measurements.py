@@ -214,7 +214,7 @@ def _record(
         told = {"prompt_tokens": tokens, "prompt_s": seconds}
         if stalled is not None:
             told["prompt_token_s"] = max(0.0, seconds - stalled) / tokens
-    here = Machine.detect()
+    here = Machine.detect(gpus=False)
     known = _read()
     memory = known.memory.bytes_s if known.memory else None
     formula = compute_seconds(gguf, msgspec.structs.replace(here, memory_bytes_s=memory)) - OVERHEAD_S

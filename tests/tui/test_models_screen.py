@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from backends.planner.machine import Machine
 from backends.planner.plan import Budgets, Placement, Plan
@@ -115,6 +115,27 @@ async def test_one_list_with_plans_for_this_machine(home: Path) -> None:
         await until(pilot, lambda: pilot.app.screen is not screen)
         assert pilot.app.controller.request is not None  # type: ignore[attr-defined]
         assert pilot.app.controller.request.path.endswith("Tiny-Q8_0.gguf")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 20), (90, 40)])
+@pytest.mark.usefixtures("home")
+async def test_under_the_list_the_details_have_room(size: tuple[int, int]) -> None:
+    """At 80 x 24 five lines of them were seen, of twenty, and fourteen of the list."""
+    async with models(size) as (pilot, screen):
+        await until(pilot, lambda: "Estimated;" in screen.query_one("#models-details Static", Static).render().plain)  # type: ignore[union-attr]
+        rows, details = screen.query_one("#models-list"), screen.query_one("#models-details")
+        assert details.size.height >= 0.4 * (rows.size.height + details.size.height)
+        assert rows.size.height >= 6
+        lines = picture(pilot).splitlines()
+        if size[0] >= 80:  # two short figures share a line
+            assert any(re.match(r" size +214 KiB +quant +Q8_0", line) for line in lines), lines
+        before = details.size.height
+        await type_text(pilot, "tiny")
+        await until(pilot, lambda: len([row for row in screen._shown if row is not None]) == 1)
+        assert details.size.height > before  # a short list leaves it its rows
+    async with models((80, 16)) as (pilot, screen):
+        assert not screen.query_one("#models-details").display
+        assert screen.query_one("#models-list").size.height >= 10
 
 
 async def test_the_guide_is_always_there(home: Path) -> None:

@@ -13,7 +13,7 @@ from tui import keymap as keys
 from tui.texts import joined
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.monitor.budget_curve import MOST_ROWS, budget_curve
-from tui.widgets.monitor.expert_map import layers_in_vram, legend, no_map, row_of_cells
+from tui.widgets.monitor.expert_map import layers_in_vram, legend, no_map, row_in_vram, row_of_cells, vram_layers
 from tui.widgets.monitor.layer_rates import ALL, LEAST, LayerRates
 from tui.widgets.monitor.lines import MUTED, RULE, Lines, fit, line, spread
 
@@ -111,13 +111,19 @@ class ExpertMapView(Lines):
         under, at = self.row // cells.per_row, self.column // cells.per_column
         ruler = line(" " * _LABEL, self._ruler(cells, at, wide))
         lines.append(line(fit(ruler, across), rates.title()))
-        for row in range(cells.rows):
-            first = row * cells.per_row
-            label = line(
-                (f"{arrays.layers[first]:>{_LABEL - 2}}", "bold $primary" if row == under else MUTED), (" │", RULE)
-            )
+        row_of = {arrays.layers[row * cells.per_row]: row for row in range(cells.rows)}
+        in_vram = set(vram_layers(self.feed))
+        if cells.per_row > 1 or len(in_vram | row_of.keys()) > room:
+            in_vram.clear()  # the legend names them
+        for layer in sorted(in_vram | row_of.keys()):
+            row = row_of.get(layer)
+            style = "bold $primary" if row == under else MUTED
+            label = line((f"{layer:>{_LABEL - 2}}", style), (" │", RULE))
+            if row is None or layer in in_vram:
+                lines.append(line(label, row_in_vram(cells.columns * wide, named=layer - 1 not in in_vram)))
+                continue
             body = row_of_cells(cells, row, at if row == under else None, wide)
-            lines.append(line(label, body, rates.row(first, cells.per_row)))
+            lines.append(line(label, body, rates.row(row * cells.per_row, cells.per_row)))
         lines.append(line(("─" * width, RULE)))
         return [fit(content, width) for content in lines]
 
@@ -129,8 +135,13 @@ class ExpertMapView(Lines):
             return fit(left, width)
         order = "most used first" if self.by_use else "by number"
         resident = arrays.resident_share()
-        held = f" · {figures.percent(resident).strip()} in RAM" if resident is not None else ""
-        shape = f"{arrays.rows} × {arrays.columns}"
+        layers = {*arrays.layers, *vram_layers(self.feed)}
+        in_vram = len(vram_layers(self.feed))
+        of = " of the others" if len(layers) > arrays.rows else ""
+        held = f" · {figures.percent(resident).strip()}{of} in RAM" if resident is not None else ""
+        if in_vram:
+            held = f" · {in_vram} {'layers' if in_vram > 1 else 'layer'} in VRAM{held}"
+        shape = f"{len(layers)} × {arrays.columns}"
         for words in (f"{shape}, {order}{held} · {cells.scale}", f"{shape}{held} · {cells.scale}", cells.scale):
             if left.cell_length + len(words) + 2 <= width or words == cells.scale:
                 break

@@ -102,6 +102,7 @@ class WatchScreen(Screen[None]):
 class WatchApp(App[int]):
     """Panes over a feed. Subclasses fill it and call `look`."""
 
+    TITLE = "flashmoe-tui"
     what = "watch"
     key_ids: ClassVar[list[str]] = ["watch.span", "watch.experts", "watch.quit"]
     BINDINGS = keys.bindings("watch")

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from backends.gguf.file import GgufFile, read_gguf
-from backends.planner.machine import Gpu, Machine, visible_cards
+from backends.planner.gpus import visible_cards
+from backends.planner.machine import Gpu, Machine
 from backends.planner.plan import PlanRequest, plan
 from backends.planner.speed import MeasuredRun
 from tests.backends.planner.test_plan import scaled

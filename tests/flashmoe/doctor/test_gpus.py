@@ -154,3 +154,14 @@ def test_the_command_suits_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert "~/'my venv/bin/python' -m pip install" in gpus.build_command("-DGGML_HIP=ON")
     monkeypatch.setattr(gpus, "find_spec", lambda name: None)
     assert "uv pip install --python ~/'my venv/bin/python' --reinstall" in gpus.build_command("-DGGML_HIP=ON")
+
+
+def test_a_driver_that_only_plays_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in GGML_VK_VISIBLE_DEVICES, Vulkan's software driver passes for a card with the machine's memory."""
+    software = {"name": "Vulkan0", "description": "llvmpipe (LLVM 15.0.6, 256 bits)", "kind": "GPU"}
+    (message,) = (f.message for f in findings._software_devices([CUDA0, software, {**software, "kind": "CPU"}]))
+    assert "Vulkan0 (llvmpipe (LLVM 15.0.6, 256 bits)) is no GPU" in message
+    assert "GGML_VK_VISIBLE_DEVICES" in message
+    monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0")
+    amd = Card(vendor="AMD", name="AMD Radeon RX 7900 XTX", driver="amdgpu")
+    assert told([amd], [software], ["vulkan"]) == []  # hidden on purpose, perhaps: not said to lack its driver

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from textual.content import Content
 
@@ -20,17 +20,47 @@ if TYPE_CHECKING:
     from flashmoe.plans.model_list import Machine, Plan
 
 LABEL = 10
+TWO_COLUMNS = 70
+"""Columns of a pane from which on two short fields share a line."""
 MOST_QUANTS = 24
 
 
-def lines(items: Iterable[Content | str | None]) -> Content:
-    """Joins what is there."""
-    return Content("\n").join(Content(item) if isinstance(item, str) else item for item in items if item is not None)
+class Field(NamedTuple):
+    """A figure with its label; two short ones share a line."""
+
+    content: Content
+    starts: bool
+    """It has a label: the ones without go on where the line before ends."""
 
 
-def field(label: str, value: str, style: str = "") -> Content:
+Item = Content | Field | str | None
+
+
+def lines(items: Iterable[Item], width: int = 0) -> Content:
+    """Joins what is there; fields in two columns where the pane's `width` has room for them."""
+    half, found = width // 2 if width >= TWO_COLUMNS else 0, list[Content]()
+    waiting: Content | None = None
+    for item in items:
+        if item is None:
+            continue
+        if isinstance(item, Field) and item.starts and item.content.cell_length < half:
+            if waiting is not None:
+                pad = " " * (half - waiting.cell_length)
+                found[-1], waiting = Content.assemble(waiting, pad, item.content), None
+            else:
+                found.append(item.content)
+                waiting = item.content
+            continue
+        if isinstance(item, Field):
+            item = item.content
+        found.append(Content(item) if isinstance(item, str) else item)
+        waiting = None
+    return Content("\n").join(found)
+
+
+def field(label: str, value: str) -> Field:
     """``label     value``."""
-    return Content.assemble((f"{label:<{LABEL}}", "$foreground-muted"), (visible_line(value), style))
+    return Field(Content.assemble((f"{label:<{LABEL}}", "$foreground-muted"), visible_line(value)), bool(label))
 
 
 def heading(text: str) -> Content:
@@ -38,10 +68,10 @@ def heading(text: str) -> Content:
     return Content.assemble("\n", (text, "bold $accent"))
 
 
-def local(row: Row, plan: Plan | None, note: str = "") -> Content:
-    """A model on this machine."""
+def local(row: Row, plan: Plan | None, note: str = "", width: int = 0) -> Content:
+    """A model on this machine. `width`: of the pane, in columns."""
     entry = row.entry
-    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
+    items: list[Item] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
     if entry is None:  # the guide
         items.append("It comes with flashmoe-tui, knows how to use it, and needs no download.")
     else:
@@ -59,16 +89,16 @@ def local(row: Row, plan: Plan | None, note: str = "") -> Content:
             items.append(active(facts.expert_bytes_per_token, facts.active_bytes_per_token))
     items += placement(plan)
     items.append(Content.styled("\n" + visible_line(note), "$foreground-muted") if note and plan is None else None)
-    return lines(items)
+    return lines(items, width)
 
 
 def catalogue(
-    row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "", plan_key: str = ""
+    row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "", plan_key: str = "", width: int = 0
 ) -> Content:
     """A model of the catalogue; with `repo`, what the hub says of its files now. `plan_key` plans from the header."""
     model = row.model
     assert model is not None
-    items: list[Content | str | None] = [
+    items: list[Item] = [
         Content.styled(visible_line(model.name), "bold"),
         *headline(plan),
         field("hub", model.repo),
@@ -90,15 +120,15 @@ def catalogue(
     else:
         items += quants([(q.label, q.size, 0) for q in model.quants], here)
         items.append(Content.styled(note or "Sizes from the catalogue.", "$foreground-muted"))
-    return lines(items)
+    return lines(items, width)
 
 
 def hub(
-    row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "", plan_key: str = ""
+    row: Row, plan: Plan | None, repo: HubRepo | None, here: Machine, note: str = "", plan_key: str = "", width: int = 0
 ) -> Content:
     """A repository that the search found. `plan_key` plans from the header."""
     hit = row.hit
-    items: list[Content | str | None] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
+    items: list[Item] = [Content.styled(visible_line(row.name), "bold"), *headline(plan)]
     if hit is not None:
         items.append(field("downloads", f"{hit.downloads:,}" if hit.downloads is not None else figures.UNKNOWN))
         if hit.modified:
@@ -123,20 +153,20 @@ def hub(
             items.append(Content.styled(text, "$foreground-muted"))
     elif note:
         items.append(Content.styled("\n" + visible_line(note), "$foreground-muted"))
-    return lines(items)
+    return lines(items, width)
 
 
 LINE_BYTES_S = 100e6 / 8
 """What a download's time is told for: a line of 100 Mbit/s."""
 
 
-def download(size: int) -> Content:
+def download(size: int) -> Field:
     """How much comes, and how long that takes on a line that many people have."""
     about = figures.roughly(max(60.0, size / LINE_BYTES_S))
     return field("download", f"{figures.size(size)}, {about} at 100 Mbit/s")
 
 
-def shape(n_layers: int, n_experts: int, n_used: int, context: int) -> list[Content | str | None]:
+def shape(n_layers: int, n_experts: int, n_used: int, context: int) -> list[Item]:
     """Layers, experts, context."""
     experts = f"{n_layers} layers x {n_experts} experts, {n_used} used" if n_experts else f"{n_layers} layers, dense"
     return [
@@ -145,7 +175,7 @@ def shape(n_layers: int, n_experts: int, n_used: int, context: int) -> list[Cont
     ]
 
 
-def active(expert_bytes: int, active_bytes: int) -> Content | None:
+def active(expert_bytes: int, active_bytes: int) -> Field | None:
     """Bytes that a token touches."""
     if not active_bytes:
         return None
@@ -153,7 +183,7 @@ def active(expert_bytes: int, active_bytes: int) -> Content | None:
     return field("a token", f"{figures.size(active_bytes)}{of}")
 
 
-def headline(plan: Plan | None) -> list[Content | str | None]:
+def headline(plan: Plan | None) -> list[Item]:
     """What would happen, in a sentence, and how fast it would be."""
     if plan is None:
         return []
@@ -169,12 +199,12 @@ def headline(plan: Plan | None) -> list[Content | str | None]:
     return [verdict, Content.assemble((about, "bold"), (spread, "$foreground-muted"))]
 
 
-def placement(plan: Plan | None) -> list[Content | str | None]:
+def placement(plan: Plan | None) -> list[Item]:
     """Where the bytes would go, and what the speed rests on."""
     if plan is None:
         return []
     place, speed = plan.place, plan.speed
-    items: list[Content | str | None] = []
+    items: list[Item] = []
     if plan.verdict in ("fits", "streams"):
         rest = f"dense {figures.size(place.dense_ram)}"
         rest += f", KV {figures.size(place.kv_ram)} for {figures.count(plan.n_ctx)}" if place.kv_ram else ""
@@ -214,12 +244,12 @@ def _short(path: str, width: int = 32) -> str:
     return path if len(path) <= width else "…" + path[-(width - 1) :]
 
 
-def quants(rows: list[tuple[str, int, int]], here: Machine) -> list[Content | str | None]:
+def quants(rows: list[tuple[str, int, int]], here: Machine) -> list[Item]:
     """(label, size, parts) with a first look at how each fits."""
     if not rows:
         return []
     width = min(24, max(len(label) for label, _, _ in rows))
-    items: list[Content | str | None] = []
+    items: list[Item] = []
     for label, size, parts in rows[:MOST_QUANTS]:
         fit = quant_fit(size, here)
         split = f"  {parts} parts" if parts > 1 else ""

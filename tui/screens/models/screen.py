@@ -240,13 +240,14 @@ class ModelsScreen(Screen[str | None]):
             return
         plan: Plan | None = finder.plans.get(row.key)
         note, repo = finder.learned.get(row.key, ""), finder.repos.get(row.repo)
+        width = self.query_one("#models-details").scrollable_content_region.width
         if row.section == "here":
-            body.update(details.local(row, plan, note))
+            body.update(details.local(row, plan, note, width))
         elif row.section == "catalogue":
             plan = plan or finder.estimates.get(row.key)
-            body.update(details.catalogue(row, plan, repo, finder.machine, note, self._plan_key))
+            body.update(details.catalogue(row, plan, repo, finder.machine, note, self._plan_key, width))
         else:
-            body.update(details.hub(row, plan, repo, finder.machine, note, self._plan_key))
+            body.update(details.hub(row, plan, repo, finder.machine, note, self._plan_key, width))
 
     # ---- actions -----------------------------------------------------------------------------------------------------
 

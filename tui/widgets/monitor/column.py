@@ -37,6 +37,8 @@ _GROW = ("server", "memory", "verdict", "SSD", "token", "memory", "verdict", "ex
 _LAST = ("over time",)
 """What takes the room that is left when all others have theirs."""
 
+_TALL = 30
+"""Lines from which on the verdict has rows of its own."""
 _EMPTY = Content("")
 
 
@@ -70,7 +72,10 @@ class MonitorColumn(Lines):
         inner = self._inner = width - 4
         if inner < 8 or height < 4:
             return []
-        rows = plan_rows(height, self._needs())
+        needs = self._needs()
+        if height >= _TALL and "verdict" in needs:
+            needs["verdict"] = (4, 5)  # its advice whole, with what that brings: before curves that only look back
+        rows = plan_rows(height, needs)
         made_map = self._section("experts", mini_map, inner, rows["experts"]) if "experts" in rows else []
         if "over time" in rows:  # cells stand for whole layers: the map may need fewer lines than it could have
             rows["over time"] += rows.get("experts", 0) - len(made_map)

@@ -1,6 +1,7 @@
 """The expert map's cells: heat by how dense a glyph is, residency by its family, so that it reads without colour too.
 
-In RAM: ``░▒▓█``. On SSD: ``· : + #``. Colour says the same again: what is hot and yet on SSD stands out.
+In RAM: ``░▒▓█``. On SSD: ``· : + #``. A layer in VRAM: ``■``. Colour says the same again: what is hot and yet on SSD
+stands out.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from tui.widgets.monitor.lines import MUTED, fit, line
 
 IN_RAM = "░▒▓█"
 ON_SSD = "·:+#"
+IN_VRAM = "■"
 
 _RAM_STYLES = ("$secondary", "$secondary", "$secondary", "bold $secondary")
 _SSD_STYLES = (MUTED, MUTED, "$warning", "bold $error")
+_VRAM_STYLE = "$success"
 _UNKNOWN = "?"
 
 
@@ -78,10 +81,21 @@ def legend() -> Content:
     )
 
 
+def row_in_vram(width: int, *, named: bool) -> Content:
+    """The row of a layer whose experts are in VRAM: nobody sees which of them are used. `named`: it says so."""
+    words = " in VRAM " if named and width >= 16 else ""
+    return line((words, _VRAM_STYLE), (IN_VRAM * (width - len(words)), _VRAM_STYLE))
+
+
+def vram_layers(feed: MonitorFeed) -> tuple[int, ...]:
+    """The layers whose experts are in VRAM."""
+    return feed.model.vram_expert_layers if feed.model is not None else ()
+
+
 def layers_in_vram(feed: MonitorFeed) -> str:
-    """The layers that the map doesn't show because their experts are in VRAM, e.g. ``in VRAM: layers 16-23``; empty
-    without any."""
-    layers = feed.model.vram_expert_layers if feed.model is not None else ()
+    """The layers that have no cells because their experts are in VRAM, e.g. ``in VRAM: layers 16-23``; empty without
+    any."""
+    layers = vram_layers(feed)
     if not layers:
         return ""
     runs: list[list[int]] = []

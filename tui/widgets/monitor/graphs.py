@@ -10,7 +10,7 @@ from textual.content import Content
 from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from tui.widgets.monitor.lines import COMPUTE, MUTED, READ, TITLE, fit, line, spread
-from tui.widgets.monitor.sections import is_remote, speed_top
+from tui.widgets.monitor.sections import is_remote
 
 LEAST_ROWS = 5
 LEAST_COLUMNS = 26
@@ -42,7 +42,7 @@ def _graphs(feed: MonitorFeed) -> list[_Graph]:
     if frame is not None and frame.decode is not None and frame.decode.hit_rate is not None:
         found.append(_Graph("hit rate", "hit", 1.0, "100 %", COMPUTE))
     if frame is not None and frame.tok_s is not None:
-        top = speed_top(feed)
+        top = feed.speed_scale()
         found.append(_Graph("speed", "tok_s", top, f"{figures.number(top)} tok/s", READ))
     return found
 

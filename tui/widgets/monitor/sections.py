@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from textual.content import Content
 
 from flashmoe import figures
@@ -126,18 +128,22 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
     return lines
 
 
-def in_vram(feed: MonitorFeed) -> str:
-    """How much of the experts the GPUs hold; empty without any."""
-    model = feed.model
-    if model is None or not model.vram_expert_bytes:
-        return ""
-    return f"experts {figures.size(model.vram_expert_bytes)}"
+def in_vram(feed: MonitorFeed) -> int:
+    """Bytes of experts that the GPUs hold."""
+    return feed.model.vram_expert_bytes if feed.model is not None else 0
 
 
-def _gpu_note(gpu: Gpu, width: int, experts: str = "") -> Content:
-    engine = f"engine {figures.size(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
+def _gpu_note(gpu: Gpu, width: int, expert_bytes: int = 0) -> Content:
+    """Whose the memory is and how busy the GPU is, in the longest words that leave nothing out."""
     busy = f"{figures.percent(gpu.busy).strip()} busy" if gpu.busy is not None else ""
-    return _note(joined([part for part in (engine, experts, busy) if part], width - _LABEL))
+    words = ""
+    for name, figure in (("engine", figures.size), ("own", partial(_own, total=gpu.total))):
+        engine = f"{name} {figure(gpu.engine_used)}" if gpu.engine_used is not None else gpu.name
+        experts = f"experts {figure(expert_bytes)}" if expert_bytes else ""
+        words = " · ".join(part for part in (engine, experts, busy) if part)
+        if len(words) <= width - _LABEL:
+            return _note(words)
+    return _note(joined(words.split(" · "), width - _LABEL))
 
 
 def _pressure_line(frame: Frame) -> Content | None:
@@ -211,7 +217,7 @@ def _arrivals(feed: MonitorFeed, frame: Frame, width: int) -> list[Content]:
         lines.append(line(("first token after ", MUTED), figures.duration(frame.prefill.total_s)))
     if frame.tok_s is not None:
         value = f"{figures.speed(frame.tok_s)} tok/s"
-        lines.append(_curve(feed, "speed", "tok_s", speed_top(feed), value, width, READ))
+        lines.append(_curve(feed, "speed", "tok_s", feed.speed_scale(), value, width, READ))
     return lines or [line(("no token yet", MUTED))]
 
 
@@ -224,16 +230,8 @@ def token(feed: MonitorFeed, width: int, rows: int) -> list[Content]:
     if frame is None or work is None or not work.total_s:
         return [line(("·" * width, MUTED)), line(("no token yet", MUTED))][:rows]
     lines = [anatomy_bar(work, width), anatomy_words(work)]
-    top = speed_top(feed)
-    lines.append(_curve(feed, "speed", "tok_s", top, f"{figures.speed(work.tok_s)} tok/s", width, READ))
+    lines.append(_curve(feed, "speed", "tok_s", feed.speed_scale(), f"{figures.speed(work.tok_s)} tok/s", width, READ))
     return lines[:rows]
-
-
-def speed_top(feed: MonitorFeed) -> float:
-    """The scale of the speed's curve, tokens/s."""
-    peak = max(feed.histories["tok_s"].peak, 0.1)
-    power = 10.0 ** len(str(int(peak))) / 10
-    return next(power * m for m in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if power * m >= peak)
 
 
 def _shown(frame: Frame | None) -> Work | None:
