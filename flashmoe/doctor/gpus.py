@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -27,6 +28,9 @@ DISPLAY = "0x03"
 DRIVERS = {"NVIDIA": ("nvidia",), "AMD": ("amdgpu",), "Intel": ("i915", "xe")}
 """The kernel's drivers through which llama.cpp can compute."""
 PCI_IDS = (Path("/usr/share/misc/pci.ids"), Path("/usr/share/hwdata/pci.ids"))
+SYSTEM_HEADERS = (Path("/usr/local/include"), Path("/usr/include"))
+LEAST_VULKAN = (1, 3, 272)
+"""llama.cpp names ``vk::LayerSettingEXT``, which came with these headers."""
 HIDING = {
     "NVIDIA": ("CUDA_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"),
     "AMD": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"),
@@ -148,10 +152,35 @@ def build_arguments(unusable: Sequence[Card], has: Any = None) -> tuple[str, str
         return "-DGGML_METAL=ON", ""
     if vendors == {"AMD"} and (has("hipconfig") or Path("/opt/rocm/bin/hipconfig").exists()):
         return "-DGGML_HIP=ON", ""
-    missing = "" if has("glslc") else "the Vulkan SDK, whose glslc isn't found here"
+    missing = _missing_of_vulkan(has("glslc") is not None)
     if vendors == {"AMD"} and missing:
         missing += " (or ROCm, and -DGGML_HIP=ON instead)"
     return "-DGGML_VULKAN=ON", missing
+
+
+def _missing_of_vulkan(has_glslc: bool) -> str:
+    if not has_glslc:
+        return "the Vulkan SDK, whose glslc isn't found here"
+    version = vulkan_headers()
+    if version is None or version >= LEAST_VULKAN:
+        return ""
+    least, here = (".".join(map(str, v)) for v in (LEAST_VULKAN, version))
+    return f"Vulkan's headers from {least} on, as a newer Vulkan SDK has them (here: {here})"
+
+
+def vulkan_headers(places: Sequence[Path] | None = None) -> tuple[int, int, int] | None:
+    """The version of Vulkan's headers that a build would take; None where there are none. `places`: folders with
+    headers, the first one that has them counts (None: the Vulkan SDK's, and the system's)."""
+    if places is None:
+        sdk = os.environ.get("VULKAN_SDK")
+        places = [*([Path(sdk) / "include"] if sdk else ()), *SYSTEM_HEADERS]
+    for folder in places:
+        text = _text(folder / "vulkan/vulkan_core.h")
+        last = re.search(r"^#define VK_HEADER_VERSION (\d+)", text, re.MULTILINE)
+        first = re.search(r"VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION\(0, (\d+), (\d+),", text)
+        if last and first:
+            return int(first[1]), int(first[2]), int(last[1])
+    return None
 
 
 def build_command(arguments: str) -> str:

@@ -23,6 +23,8 @@ def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs the tests may have taken cards away."""
     for name in (name for names in gpus.HIDING.values() for name in names):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("VULKAN_SDK", raising=False)
+    monkeypatch.setattr(gpus, "SYSTEM_HEADERS", ())
 
 
 @pytest.fixture
@@ -111,6 +113,33 @@ def test_the_build_suits_the_cards(vendors: list[Any], programs: list[str], argu
     assert made == arguments
     assert lacking.startswith(missing)
     assert bool(lacking) == bool(missing)
+
+
+def test_vulkans_headers_may_be_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12 has 1.3.239: the build ends at `vk::LayerSettingEXT` after ten minutes."""
+
+    def headers(folder: str, version: int) -> Path:
+        (tmp_path / folder / "vulkan").mkdir(parents=True)
+        (tmp_path / folder / "vulkan/vulkan_core.h").write_text(
+            "// Version of this file\n"
+            f"#define VK_HEADER_VERSION {version}\n"
+            "#define VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION(0, 1, 3, VK_HEADER_VERSION)\n"
+        )
+        return tmp_path / folder
+
+    amd = [Card(vendor="AMD", name="AMD", driver="amdgpu")]
+    old = headers("usr", 239)
+    monkeypatch.setattr(gpus, "SYSTEM_HEADERS", (old,))
+    programs = {"glslc": "/usr/bin/glslc"}
+    arguments, missing = gpus.build_arguments(amd, programs.get)
+    assert arguments == "-DGGML_VULKAN=ON"
+    assert "from 1.3.272 on" in missing
+    assert "(here: 1.3.239)" in missing
+    headers("sdk/include", 357)
+    monkeypatch.setenv("VULKAN_SDK", str(tmp_path / "sdk"))
+    assert gpus.build_arguments(amd, programs.get) == ("-DGGML_VULKAN=ON", "")
+    assert gpus.vulkan_headers([tmp_path / "nowhere", old]) == (1, 3, 239)
+    assert gpus.vulkan_headers([tmp_path / "nowhere"]) is None
 
 
 def test_what_llama_cpp_sees_is_no_finding() -> None:
