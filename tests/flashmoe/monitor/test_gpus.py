@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.sample import Gpu, Sample
-from tests.monitor_demo import GUIDE, DemoEngine
+from tests.monitor_demo import GUIDE, DemoEngine, feed_of
 from tests.places import TESTS
+from tui.widgets.monitor import sections
 from tui.widgets.monitor.column import MonitorColumn
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -103,3 +105,18 @@ def test_eight_gpus_have_a_line_each() -> None:
     shown = text(pane, 40, 60)
     assert all(f"GPU{i}" in shown for i in range(8))
     assert all(len(line) == 40 for line in shown.splitlines())
+
+
+def test_a_gpu_without_a_meter_is_not_said_to_be_missing() -> None:
+    """NVML and amdgpu are read; with Intel's card, in a build for Vulkan, the pane said "no GPU here"."""
+    _, feed = feed_of("capped", 8.0)
+    assert feed.model is not None
+
+    def vram(layers: int, taken: int | None) -> str:
+        feed.model = structs.replace(feed.model, n_gpu_layers=layers, vram_bytes=taken)
+        (line,) = (each.plain for each in sections.memory(feed, 50, 6) if each.plain.startswith("VRAM"))
+        return line
+
+    assert vram(0, None) == "VRAM no GPU here"
+    assert vram(9, 300 * MIB) == "VRAM 300 MiB at load · no meter for this GPU"
+    assert vram(9, None) == "VRAM no meter for this GPU"

@@ -6,6 +6,7 @@ from functools import partial
 
 from textual.content import Content
 
+from backends.interface import ModelInfo
 from flashmoe import figures
 from flashmoe.monitor.feed import MonitorFeed
 from flashmoe.monitor.frame import Frame, Work
@@ -108,7 +109,8 @@ def vram_rows(gpus: int) -> int:
 
 def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Content]:
     if not frame.gpus:
-        return [line((f"{'VRAM':<{_LABEL}}", "bold"), (frame.gpu_note or "unknown", MUTED))]
+        words = joined(_unmetered(feed.model), width - _LABEL) or frame.gpu_note or "unknown"
+        return [line((f"{'VRAM':<{_LABEL}}", "bold"), (words, MUTED))]
     if len(frame.gpus) == 1:
         gpu = frame.gpus[0]
         lines = [_curve(feed, "VRAM", "vram", gpu.total, _of(gpu.used, gpu.total), width, COMPUTE)]
@@ -126,6 +128,15 @@ def _vram(feed: MonitorFeed, frame: Frame, width: int, rows: int) -> list[Conten
         if in_full:
             lines.append(_gpu_note(gpu, width))
     return lines
+
+
+def _unmetered(model: ModelInfo | None) -> list[str]:
+    """What is known of a GPU that the model's layers are on and whose driver tells nothing here (Intel's, Vulkan's in
+    software, one in the processor); nothing where no layer is on one."""
+    if model is None or not model.n_gpu_layers:
+        return []
+    taken = [f"{figures.size(model.vram_bytes)} at load"] if model.vram_bytes else []
+    return [*taken, "no meter for this GPU"]
 
 
 def in_vram(feed: MonitorFeed) -> int:
