@@ -69,8 +69,8 @@ class MonitorFeed:
         if self.started is None:
             self.started = frame.t
         self._device_peak = max(self._device_peak, (frame.read_s or 0.0) + (frame.others_s or 0.0))
-        if frame.phase == "decode":
-            self._answer_peak = max(self._answer_peak, frame.tok_s or 0.0)
+        if frame.phase == "decode" and frame.decode is not None:
+            self._answer_peak = max(self._answer_peak, frame.decode.tok_s or 0.0)
         for name, value in _curve_values(frame).items():
             self.histories[name].push(frame.t, value)
         due = frame.t - self._verdict_t >= _VERDICT_EVERY_S or frame.t < self._verdict_t

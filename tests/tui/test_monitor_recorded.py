@@ -97,7 +97,7 @@ async def test_layers_in_vram_have_rows_of_their_own(
 ) -> None:
     """They were just named under a map of the others, which counted as if there were no more."""
     lines = await lines_of(app_for(monkeypatch, tmp_path, "h100-vram", mode), (120, 36), whole_map=True)
-    assert "24 × 64 · 8 layers in VRAM · 44 % of the others in RAM" in lines[0]
+    assert "24 × 64, by number · 8 layers in VRAM · 44 % of the others in RAM" in lines[0]
     rows = {int(line[:3]): line for line in lines if line[3:5] == " │"}
     assert list(rows) == list(range(24))
     assert rows[16].startswith(" 16 │ in VRAM ■■■")
