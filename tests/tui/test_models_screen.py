@@ -122,7 +122,7 @@ async def test_one_list_with_plans_for_this_machine(home: Path) -> None:
 async def test_under_the_list_the_details_have_room(size: tuple[int, int]) -> None:
     """At 80 x 24 five lines of them were seen, of twenty, and fourteen of the list."""
     async with models(size) as (pilot, screen):
-        await until(pilot, lambda: "Estimated;" in screen.query_one("#models-details Static", Static).render().plain)  # type: ignore[union-attr]
+        await until(pilot, lambda: "Estimated;" in str(screen.query_one("#models-details Static", Static).render()))
         rows, details = screen.query_one("#models-list"), screen.query_one("#models-details")
         assert details.size.height >= 0.4 * (rows.size.height + details.size.height)
         assert rows.size.height >= 6
@@ -130,7 +130,7 @@ async def test_under_the_list_the_details_have_room(size: tuple[int, int]) -> No
         if size[0] >= 80:  # two short figures share a line
             assert any(re.match(r" size +214 KiB +quant +Q8_0", line) for line in lines), lines
         before = details.size.height
-        await type_text(pilot, "tiny")
+        await type_text(pilot, "tiny-q8")
         await until(pilot, lambda: len([row for row in screen._shown if row is not None]) == 1)
         assert details.size.height > before  # a short list leaves it its rows
     async with models((80, 16)) as (pilot, screen):
