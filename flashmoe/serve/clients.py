@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 NO_KEY = "local"
 """Most clients want a key though none is needed."""
+_CLAUDE_PLACES = ("BEDROCK", "VERTEX", "FOUNDRY", "MANTLE", "GATEWAY", "ANTHROPIC_AWS", "ANTHROPIC_GOOGLE_CLOUD")
+"""Clouds that Claude Code would ask instead."""
 
 
 class Place(NamedTuple):
@@ -44,7 +46,10 @@ def _claude_env(place: Place) -> dict[str, str]:
         "ANTHROPIC_BASE_URL": place.root,
         "ANTHROPIC_AUTH_TOKEN": place.key or NO_KEY,
         "ANTHROPIC_MODEL": place.model,
-        "ANTHROPIC_DEFAULT_HAIKU_MODEL": place.model,
+        **{f"ANTHROPIC_DEFAULT_{size}_MODEL": place.model for size in ("HAIKU", "SONNET", "OPUS")},
+        # it takes a model that it doesn't know for one with a million tokens
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(place.n_ctx),
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(place.n_ctx // 4),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
 
@@ -74,8 +79,10 @@ def _opencode_file(place: Place) -> tuple[str, str]:
         "options": options,
         "models": {place.model: {"name": place.model, "limit": limit}},
     }
+    name = f"flashmoe/{place.model}"
+    # titles come from the small model: without it opencode may ask one of its own, elsewhere
     config = {"$schema": "https://opencode.ai/config.json", "provider": {"flashmoe": provider}}
-    return "opencode.json", json.dumps({**config, "model": f"flashmoe/{place.model}"}, indent=2, ensure_ascii=False)
+    return "opencode.json", json.dumps({**config, "model": name, "small_model": name}, indent=2, ensure_ascii=False)
 
 
 def _openai_env(place: Place) -> dict[str, str]:
@@ -93,12 +100,15 @@ def _opencode_env(place: Place) -> dict[str, str]:
 CLIENTS: dict[str, Client] = {
     "claude-code": Client(
         "claude", "npm install -g @anthropic-ai/claude-code", _claude_env, lambda place: [],
-        foreign=("ANTHROPIC_API_KEY", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_OAUTH_TOKEN"),
+        foreign=(
+            "ANTHROPIC_API_KEY", "ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_SMALL_FAST_MODEL", "CLAUDE_CODE_OAUTH_TOKEN",
+            *(f"CLAUDE_CODE_USE_{place}" for place in _CLAUDE_PLACES),
+        ),
     ),
     "codex": Client("codex", "npm install -g @openai/codex", _key_env, _codex_arguments),
     "aider": Client(
         "aider", "pip install aider-chat", _openai_env, lambda place: ["--model", f"openai/{place.model}"],
-        foreign=("OPENAI_BASE_URL",),
+        foreign=("OPENAI_BASE_URL", "AIDER_OPENAI_API_BASE", "AIDER_OPENAI_API_KEY"),
     ),
     "opencode": Client(
         "opencode", "npm install -g opencode-ai", _key_env, lambda place: [], _opencode_file, _opencode_env

@@ -168,8 +168,9 @@ def test_what_isnt_there_is_said_before_anything_is_loaded(
 @pytest.mark.parametrize("name", sorted(CLIENTS))
 def test_the_users_own_keys_and_addresses_stay_away(name: str) -> None:
     place = Place("http://127.0.0.1:8080", "some model", 4096, KEY)
-    base = {"ANTHROPIC_API_KEY": "theirs", "OPENAI_BASE_URL": "https://elsewhere.example", "HOME": "/home"}
     client = CLIENTS[name]
+    base = {"ANTHROPIC_API_KEY": "theirs", "OPENAI_BASE_URL": "https://elsewhere.example", "HOME": "/home"}
+    base |= dict.fromkeys(client.foreign, "theirs")
     env = environment_for(client, place, base)
     assert env["HOME"] == "/home"
     assert not [v for v in client.foreign if v in env]
@@ -178,7 +179,11 @@ def test_the_users_own_keys_and_addresses_stay_away(name: str) -> None:
     told = " ".join([*client.arguments(place), *env.values()])
     assert "http://127.0.0.1:8080" in told
     assert "some model" in told
+    if name == "claude-code":  # else it takes the model for one with a million tokens
+        assert env["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "4096"
+        assert {env[f"ANTHROPIC_DEFAULT_{size}_MODEL"] for size in ("HAIKU", "SONNET", "OPUS")} == {"some model"}
     if name == "opencode":  # a folder's own opencode.json stays as it is, and doesn't win
         config = json.loads(env["OPENCODE_CONFIG_CONTENT"])
+        assert config["model"] == config["small_model"] == "flashmoe/some model"  # no title is asked for elsewhere
         assert config["provider"]["flashmoe"]["options"]["baseURL"] == "http://127.0.0.1:8080/v1"
         assert KEY not in env["OPENCODE_CONFIG_CONTENT"]
