@@ -139,10 +139,15 @@ class ExpertMapView(Lines):
         in_vram = len(vram_layers(self.feed))
         of = " of the others" if len(layers) > arrays.rows else ""
         held = f" · {figures.percent(resident).strip()}{of} in RAM" if resident is not None else ""
-        if in_vram:
-            held = f" · {in_vram} {'layers' if in_vram > 1 else 'layer'} in VRAM{held}"
+        there = f" · {in_vram} {'layers' if in_vram > 1 else 'layer'} in VRAM" if in_vram else ""
+        held = there + held
         shape = f"{len(layers)} × {arrays.columns}"
-        for words in (f"{shape}, {order}{held} · {cells.scale}", f"{shape}{held} · {cells.scale}", cells.scale):
+        for words in (
+            f"{shape}, {order}{held} · {cells.scale}",
+            f"{shape}{held} · {cells.scale}",
+            f"{shape}{there} · {cells.scale}",
+            cells.scale,
+        ):
             if left.cell_length + len(words) + 2 <= width or words == cells.scale:
                 break
         return spread(left, line((words, MUTED)), width)
