@@ -90,7 +90,8 @@ class PoolStore:
             number[g] += row.n_experts
         for g, size in enumerate(self._sizes):
             n = max(1, min(number[g], int(ram_bytes * (total[g] / sum(total))) // size))
-            self._groups.append(SlotGroup([r for r, x in enumerate(self.group) if x == g], size, n))
+            rows = [r for r, x in enumerate(self.group) if x == g]
+            self._groups.append(SlotGroup(rows, size, n, self._layout.rows[0].n_experts))
         self.budget: list[int | None] = [g.n_slots * g.stride for g in self._groups]
 
     # ---- room --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,10 @@ _REMADE_TOKENS = 16
 _MOST_MOVED = 24
 """Each of them is looked at whenever a slot is taken; from so many on the order is made anew."""
 _FOREIGN = -1e300
+FIRST_SHARE = 3
+"""How many times as many slots as the others' the first row may have."""
+MANY_ROWS = 16
+"""With fewer rows its larger share would cost the others too much."""
 
 
 def slot_geometry(layout: ExpertLayout, align: int, memory_align: int) -> tuple[list[list[int]], list[int], list[int]]:
@@ -48,10 +52,19 @@ def slot_geometry(layout: ExpertLayout, align: int, memory_align: int) -> tuple[
     return at, sizes, [max(g for g, size in enumerate(sizes) if n <= size) for n in exact]
 
 
+def first_share(n_slots: int, n_rows: int, experts: int) -> int:
+    """Slots of the first row, whose experts nobody guesses: each that is missing is waited for, while the others' reads
+    go on beside computing. 0: as many as any other row."""
+    even = n_slots // n_rows
+    more = min(experts, FIRST_SHARE * even)
+    return more if n_rows >= MANY_ROWS and more > even else 0
+
+
 class SlotGroup:
     """Slots of one size and the rows that use them."""
 
-    def __init__(self, rows: list[int], stride: int, n_slots: int) -> None:
+    def __init__(self, rows: list[int], stride: int, n_slots: int, first: int = 0) -> None:
+        """`first`: experts of row 0, which has a larger home, or 0 for one like the others'."""
         self.rows, self.stride, self.n_slots = rows, stride, n_slots
         self.bytes = -(-n_slots * stride // _HUGE) * _HUGE
         self.region = libc.reserve(self.bytes + _HUGE)
@@ -73,7 +86,9 @@ class SlotGroup:
         self._out = bytearray(n_slots)
         """1 for a slot that is among the moved ones, or that the disk writes into."""
         self._made: dict[int, int] = dict.fromkeys(rows, -_REMADE_TOKENS)
-        edges = np.linspace(0, n_slots, len(rows) + 1).astype(int).tolist()
+        own = first_share(n_slots, len(rows), first) if rows[0] == 0 else 0
+        edges = [0] if own else []
+        edges += np.linspace(own, n_slots, len(rows) + 1 - len(edges)).astype(int).tolist()
         self.home = {row: (edges[i], edges[i + 1]) for i, row in enumerate(rows)}
         self.home_row = np.zeros(n_slots, np.int64)
         for row, (a, b) in self.home.items():
