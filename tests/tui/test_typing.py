@@ -107,6 +107,7 @@ def in_field(app: Probe, wanted: Callable[[str], bool]) -> None:
 def test_fields_of_one_line(small: Probe, field: str) -> None:
     opens, leaves = FIELDS[field]
     before = small.field()
+    small.wait(1.0)  # what comes right after lines in one piece would still belong to them
     small.type(opens, pause=0.5)
     in_field(small, lambda name: name != before["id"])
     type_and_compare(small, 40, 15, lines=False, widest=200)
