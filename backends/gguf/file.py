@@ -129,7 +129,7 @@ class GgufFile(Struct, frozen=True, kw_only=True):
     def only_looked_up(self, name: str) -> bool:
         """Whether a tensor is a table of rows, with which nothing is multiplied: an embedding that isn't the output
         matrix as well."""
-        return name in _TABLES and not (name == _TABLES[0] and not self.bytes.output)
+        return _is_table(name, tied=not self.bytes.output)
 
     def without_tables(self) -> GgufFile:
         """The same, with its tables loaded like the rest."""
@@ -348,16 +348,16 @@ def _expert_layers(
     )
 
 
-def _tables(tensors: Sequence[Tensor]) -> tuple[str, ...]:
+def _is_table(name: str, *, tied: bool) -> bool:
     """What is looked up by row and nothing else; the token embedding isn't where it is the output matrix as well."""
+    return name in _TABLES and not (tied and name == _TABLES[0])
+
+
+def _tables(tensors: Sequence[Tensor]) -> tuple[str, ...]:
+    """The tables that are large enough to be read by row."""
     tied = not any(t.name == "output.weight" for t in tensors)
     return tuple(
-        t.name
-        for t in tensors
-        if t.name in _TABLES
-        and not (tied and t.name == _TABLES[0])
-        and len(t.dims) == 2
-        and t.nbytes >= LEAST_TABLE_BYTES
+        t.name for t in tensors if _is_table(t.name, tied=tied) and len(t.dims) == 2 and t.nbytes >= LEAST_TABLE_BYTES
     )
 
 
