@@ -167,3 +167,9 @@ def device_memory(device: int) -> tuple[int, int]:
     free, total = C.c_size_t(), C.c_size_t()
     query(device, C.byref(free), C.byref(total))
     return free.value, total.value
+
+
+def free_bytes(devices: Sequence[int]) -> list[int] | None:
+    """Free bytes of each of these devices; None without any, and where one doesn't tell its memory."""
+    memory = [device_memory(device) for device in devices]
+    return [free for free, _ in memory] if memory and all(total for _, total in memory) else None

@@ -115,8 +115,8 @@ def vram_free_bytes() -> int | None:
 
 
 def _free(devices: Sequence[int]) -> int | None:
-    memory = [abi.device_memory(d) for d in devices]
-    return sum(free for free, _ in memory) if memory and all(total for _, total in memory) else None
+    each = abi.free_bytes(devices)
+    return None if each is None else sum(each)
 
 
 def set_progress(params: Any, keep: list[Any], go_on: Callable[[float], bool]) -> None:

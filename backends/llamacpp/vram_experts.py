@@ -37,29 +37,28 @@ def choose_vram_layers(request: LoadRequest, gguf: GgufFile, info: ModelInfo, kv
     if request.vram_expert_bytes == 0 or not gguf.expert_layers:
         return ()
     layers = request.n_gpu_layers or 0
-    memory = [abi.device_memory(d) for d in abi.cards()]
+    cards = abi.cards()
+    free = abi.free_bytes(cards)
     why = ""
-    if not memory:
+    if not cards:
         why = "the GPU has no memory of its own" if abi.gpu_devices() else "this build of llama.cpp sees no GPU"
     elif not layers:
         why = "no layer is on a GPU"
-    elif not all(total for _, total in memory):
+    elif free is None:
         why = "a GPU doesn't tell how much memory it has"
-    if why:
+    if why or free is None:
         if request.vram_expert_bytes is None:
             return ()
         raise EngineError("bad_request", f"Experts can't go to VRAM: {why}", "leave --vram-experts out.")
     return choose_layers(
-        gguf, request.vram_expert_bytes, n_gpu_layers=layers, free=[free for free, _ in memory], kv=kv,
-        n_ctx=info.n_ctx, n_ubatch=info.n_ubatch,
-    )  # fmt: skip
+        gguf, request.vram_expert_bytes, n_gpu_layers=layers, free=free, kv=kv, n_ctx=info.n_ctx, n_ubatch=info.n_ubatch
+    )
 
 
 def vram_room(gguf: GgufFile, others: int) -> int | None:
     """Bytes that the fullest GPU has left for buffers, beside dense weights and `others` (KV cache, experts); None
     without a GPU that has memory of its own and tells how much."""
-    memory = [abi.device_memory(d) for d in abi.cards()]
-    if not memory or not all(total for _, total in memory):
+    free = abi.free_bytes(abi.cards())
+    if free is None:
         return None
-    free = [free for free, _ in memory]
     return max(0, min(free) - (gguf.bytes.dense + others) // len(free) - RUNTIME_BYTES)
